@@ -1,0 +1,193 @@
+// Package config is what a proxy is told, as plain immutable values: listeners, routes, clusters, endpoints.
+//
+// proxy/xds makes it from protobuf, the data path reads it through one pointer. It is pure: no I/O, no locks. A part
+// that did not change keeps its pointer in the next Config, so pointer equality is the cheap "unchanged".
+package config
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Config is everything a request may see. Nil slices and maps are empty.
+type Config struct {
+	// Version is what the control plane calls this state (delta: system_version_info; state of the world: version_info
+	// of the type that changed last). Empty for a purely static configuration.
+	Version string
+	// Listeners is sorted by Name. A listener whose routes have not arrived yet is not in it (warming).
+	Listeners []*Listener
+	// Clusters by name.
+	Clusters map[string]*Cluster
+}
+
+// Listener is a set of addresses and what to do with connections that arrive there. Exactly one of HTTP and TCP is set.
+type Listener struct {
+	Name       string
+	Addresses  []netip.AddrPort // at least one
+	HTTP       *HTTP
+	TCP        *TCP
+	AccessLogs []AccessLog
+}
+
+// HTTP says how requests on a listener are read, changed and routed (Envoy's HttpConnectionManager). Durations of 0
+// mean no limit unless said otherwise; proxy/xds has put Envoy's defaults in.
+type HTTP struct {
+	StatPrefix            string
+	Routes                *RouteTable   // never nil
+	RequestHeadersTimeout time.Duration // from the first byte of a request to the end of its head
+	RequestTimeout        time.Duration // from the first byte of a request to its last byte
+	StreamIdleTimeout     time.Duration // without a byte in either direction, within a request
+	IdleTimeout           time.Duration // a connection without a request
+	DrainTimeout          time.Duration // how long a draining connection may still finish its request
+	MaxRequestHeadBytes   int           // a larger head is answered with 431
+	MaxRequestHeaders     int           // more header lines are answered with 431
+	UseRemoteAddress      bool          // the peer's address is the client's: append it to x-forwarded-for
+	XFFTrustedHops        int
+	GenerateRequestID     bool
+	ServerName            string   // "server" header of local replies and, overwriting, of responses
+	Upgrades              []string // lower case, e.g. "websocket"; others are refused with 403
+	AccessLogs            []AccessLog
+}
+
+// TCP forwards bytes (Envoy's TcpProxy).
+type TCP struct {
+	StatPrefix  string
+	Clusters    []WeightedCluster // at least one
+	IdleTimeout time.Duration
+	AccessLogs  []AccessLog
+}
+
+// AccessLog is a place for Envoy's default line. Path is a file, "/dev/stdout" or "/dev/stderr".
+type AccessLog struct {
+	Path string
+}
+
+// RouteTable maps requests to clusters (Envoy's RouteConfiguration).
+type RouteTable struct {
+	Name         string
+	VirtualHosts []*VirtualHost
+}
+
+// VirtualHost holds the routes of some domains. A domain is exact ("a.b", "a.b:80"), a suffix ("*.b", "*-x.b"), a prefix
+// ("a.*", "a.b:*") or "*"; they are matched in that order, longest first, without regard to case.
+type VirtualHost struct {
+	Name    string
+	Domains []string // lower case
+	Routes  []*Route // the first that matches wins
+}
+
+// PathMatch is how a route compares a path.
+type PathMatch uint8
+
+// The ways to match a path, without its query.
+const (
+	PathPrefix          PathMatch = iota
+	PathExact                     // equal
+	PathSeparatedPrefix           // equal, or followed by '/'
+)
+
+// Route is one rule of a virtual host. Exactly one of Clusters and Direct is set.
+type Route struct {
+	Name            string
+	Path            string
+	PathMatch       PathMatch
+	CaseInsensitive bool
+	Headers         []HeaderMatch // all must match
+	Clusters        []WeightedCluster
+	Direct          *DirectResponse
+	Timeout         time.Duration // for the whole response; 0: none
+	IdleTimeout     time.Duration // 0: the HTTP's StreamIdleTimeout
+	Retry           Retry
+}
+
+// HeaderMatch compares one request header. Pseudo headers (":method", ":path", ":authority") are allowed.
+type HeaderMatch struct {
+	Name    string // lower case
+	Present bool   // the header must be there; Exact is ignored
+	Exact   string
+	Invert  bool
+}
+
+// WeightedCluster is a cluster's share of a route. Weights are at least 1.
+type WeightedCluster struct {
+	Name   string
+	Weight uint32
+}
+
+// DirectResponse answers without an upstream.
+type DirectResponse struct {
+	Status int
+	Body   string
+}
+
+// RetryOn is a set of conditions under which a request is tried again on another host.
+type RetryOn uint8
+
+// The conditions, by Envoy's names.
+const (
+	RetryConnectFailure RetryOn = 1 << iota // connect-failure: no byte was sent
+	RetryReset                              // reset: the upstream ended before the first byte of a response
+	RetryRefusedStream                      // refused-stream
+	Retry5xx                                // 5xx
+	RetryGatewayError                       // gateway-error: 502, 503, 504
+)
+
+// Retry says when and how often a request is tried again. Whatever the policy says, a request that was sent is only
+// repeated when its method is idempotent (RFC 9110 section 9.2.2) and its body, if any, is still at hand.
+type Retry struct {
+	On            RetryOn
+	Max           int
+	PerTryTimeout time.Duration // 0: the route's Timeout
+}
+
+// Cluster is a set of endpoints and how to use them.
+type Cluster struct {
+	Name           string
+	Policy         Policy
+	ConnectTimeout time.Duration // more than 0
+	// PanicThreshold in percent: when fewer endpoints are healthy, health is ignored. 0: never.
+	PanicThreshold float64
+	IdleTimeout    time.Duration // of a pooled connection; 0: none
+	MaxConnections uint32        // circuit breakers; 0: no limit
+	MaxPending     uint32
+	MaxRequests    uint32
+	MaxRetries     uint32
+	// Assigned is false until the endpoints are known (EDS has not answered). An assigned cluster may be empty.
+	Assigned  bool
+	Endpoints []*Endpoint
+}
+
+// Policy is a load balancing policy.
+type Policy uint8
+
+// The policies there are.
+const (
+	RoundRobin Policy = iota
+	LeastRequest
+)
+
+// Endpoint is one upstream host of a cluster. Two Endpoints of one Addr in two Configs are the same host.
+type Endpoint struct {
+	Addr     netip.AddrPort
+	Hostname string
+	Weight   uint32 // at least 1; locality weights are already multiplied in
+	Priority uint32
+	Health   Health
+	Locality Locality
+}
+
+// Locality is where an endpoint runs.
+type Locality struct {
+	Region, Zone, SubZone string
+}
+
+// Health is what the control plane says of an endpoint.
+type Health uint8
+
+// The zero Health may be used.
+const (
+	Healthy Health = iota
+	Degraded
+	Unhealthy
+	Draining
+)
