@@ -1,0 +1,94 @@
+package http1
+
+import "math"
+
+// Kind is how a body is delimited.
+type Kind uint8
+
+// The kinds of framing.
+const (
+	NoBody Kind = iota
+	Length
+	Chunked
+	UntilClose
+)
+
+// Framing says how a body is delimited. Length counts only for that kind and is then at least 1.
+type Framing struct {
+	Kind   Kind
+	Length int64
+}
+
+// Body follows a body through the bytes of a connection. It holds no bytes and no pointers.
+type Body struct {
+	kind   Kind
+	state  chunkState
+	unwrap bool
+	done   bool
+	remain int64 // of the body or of the chunk
+	ext    uint16
+	digits uint8
+	extras int32 // bytes of extensions and trailers so far
+}
+
+// NewBody starts at the first byte after a head. With unwrap, a chunked body is taken out of its chunks.
+func NewBody(f Framing, unwrap bool) Body {
+	return Body{kind: f.Kind, remain: f.Length, unwrap: unwrap, done: f.Kind == NoBody}
+}
+
+// Done reports whether the body has ended; the next byte is not part of it.
+func (b *Body) Done() bool { return b.done }
+
+// Kind tells how the body is delimited.
+func (b *Body) Kind() Kind { return b.kind }
+
+// Remaining returns how many bytes of a body of known length are still to come.
+func (b *Body) Remaining() int64 {
+	if b.kind != Length {
+		return 0
+	}
+	return b.remain
+}
+
+// Next says what to do with the first n bytes of buf: to pass them on as they are, or (keep is false) to drop them. n is 0 when
+// the body has ended or more bytes are needed; buf then starts with the same bytes in the next call. Call it until it
+// returns 0.
+//
+// A chunked body is passed on in its own chunks: everything is validated, extensions are dropped (RFC 9112 section 7.1.1), and
+// so are trailer fields that would change how the message is framed, routed or authenticated (RFC 9110 section 6.5.1). With unwrap
+// only the data is kept.
+//
+// After an error, an [Error], what was passed on so far is a truncated message: close both connections.
+func (b *Body) Next(buf []byte) (n int, keep bool, err error) {
+	if b.done || len(buf) == 0 {
+		return 0, false, nil
+	}
+	switch b.kind {
+	case UntilClose:
+		return len(buf), true, nil
+	case Length:
+		n = int(min(b.remain, int64(len(buf))))
+		b.remain -= int64(n)
+		b.done = b.remain == 0
+		return n, true, nil
+	}
+	return b.chunked(buf)
+}
+
+// End is told that the connection has ended: nil if the body may end there.
+func (b *Body) End() error {
+	if b.kind == UntilClose {
+		b.done = true
+	}
+	if !b.done {
+		return ErrTruncated
+	}
+	return nil
+}
+
+const (
+	maxExtension = 256
+	maxExtras    = 16 << 10
+	maxTrailer   = 4 << 10
+	maxChunk     = math.MaxInt64
+)
