@@ -42,7 +42,7 @@ const (
 	maxBytes        = 1 << 20
 	maxDepth        = 64
 	maxAliasedNodes = 10_000 // values reached through aliases, over the whole file
-	maxProblems     = 100    // of one file; the rest are counted in a last one
+	maxProblems     = 100    // of one file; looking for more stops there
 )
 
 // Problem is one mistake in a file.
