@@ -1,0 +1,42 @@
+# Each target is one command that you could type. `make help` lists them.
+VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo devel)
+LDFLAGS  = -s -w -X main.version=$(VERSION)
+GOFUMPT     = go run mvdan.cc/gofumpt@v0.9.2
+STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOFLAGS_TEST ?= -race -timeout 20m
+WORK ?= all
+FUZZTIME ?= 20s
+
+.PHONY: help build run test unit lint setup bench soak fuzz clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+build: ## build bin/mesh and bin/mesh-proxy
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/mesh ./cmd/mesh-proxy
+
+run: build ## run a whole mesh on this machine, with a demo (ARGS are mesh dev's)
+	bin/mesh dev $(ARGS)
+
+setup: ## install what the tests need (packages as root, test servers into the cache)
+	e2e/setup.sh
+
+test: setup lint unit ## everything: set-up, lint, all tests with the race detector
+
+unit: build ## all tests with the race detector, without the set-up
+	e2e/test.sh $(GOFLAGS_TEST)
+
+lint: ## formatting, vet, staticcheck, shellcheck, yamllint
+	e2e/lint.sh "$(GOFUMPT)" "$(STATICCHECK)"
+
+bench: build ## side by side with the peers; WORK=http1-128 for one work
+	go run ./bench -work $(WORK) -out bench/results.jsonl
+
+soak: build ## the fault tests with outages of full length
+	HOSTMESH_SOAK=1 go test -count 1 -timeout 60m -run 'Fault|Outage' -v ./e2e/
+
+fuzz: ## every fuzz target for FUZZTIME
+	e2e/fuzz.sh $(FUZZTIME)
+
+clean: ## remove what was built
+	rm -rf bin

@@ -1,0 +1,21 @@
+#!/bin/bash
+# test.sh [GO TEST FLAG..]   runs all tests; says which suites it leaves out when it is not root, and why
+set -euo pipefail
+cd "$(dirname "$0")/.."
+left_out=()
+reason=()
+if ! command -v dig >/dev/null; then
+  left_out+=(Dig)
+  reason+=("those with dig: it is not installed, and installing it needs root")
+fi
+if [ "$(id -u)" != 0 ] && [ "$(cat /proc/sys/net/ipv4/ip_unprivileged_port_start)" -gt 80 ]; then
+  left_out+=(Port80)
+  reason+=("those on port 80: binding it needs root or net.ipv4.ip_unprivileged_port_start=80")
+fi
+if [ ${#left_out[@]} -gt 0 ]; then
+  printf 'test: left out %s\n' "${reason[@]}"
+  [ -z "${HOSTMESH_NOTHING_LEFT_OUT:-}" ] || { echo 'test: nothing may be left out here' >&2; exit 1; }
+  set -- "$@" -skip "$(IFS='|'; echo "${left_out[*]}")"
+fi
+# The system tests share two cores with the servers they start, so packages run one after the other.
+go test "$@" -p 2 ./...
