@@ -1,0 +1,167 @@
+// Package upstream holds a loop's view of its clusters: which host is next, which connections to it are open, and how
+// much of its limits is used.
+//
+// Every loop has clusters of its own, built when first used; nothing here is safe for concurrent use. The hosts share
+// their endpoints with the configuration.
+package upstream
+
+import (
+	"math/rand/v2"
+	"net/netip"
+
+	"github.com/hostmesh/hostmesh/proxy/config"
+	"github.com/hostmesh/hostmesh/proxy/loop"
+)
+
+// Cluster is one loop's part of a cluster.
+type Cluster struct {
+	Stats Stats
+
+	loop  *loop.Loop
+	share int // of how many loops this is one; limits are divided by it
+	cfg   *config.Cluster
+	rand  *rand.Rand
+
+	hosts  []*Host // all, in the order of the configuration
+	byAddr map[netip.AddrPort]*Host
+	usable balance
+
+	conns    int // open or opening
+	opening  int
+	requests int
+	retries  int
+	waiting  waiters
+	gone     bool
+}
+
+// Host is an endpoint of a cluster with its connections. It stays the same while configurations change around it.
+type Host struct {
+	Endpoint *config.Endpoint
+	Stats    HostStats
+
+	cluster *Cluster
+	idle    *Conn // the one used last: it is the warmest, and the others may time out
+	gone    bool  // no longer in the configuration
+	active  int   // requests
+	conns   int
+
+	deadline float64 // of the weighted round robin
+}
+
+// New builds a loop's part of a cluster. loops is the number of parts; random draws the balancing's choices.
+func New(l *loop.Loop, loops int, cfg *config.Cluster, random *rand.Rand) *Cluster {
+	c := &Cluster{loop: l, share: max(loops, 1), rand: random, cfg: &config.Cluster{}}
+	c.waiting.init()
+	c.Update(cfg)
+	return c
+}
+
+// Config is what the cluster was last given.
+func (c *Cluster) Config() *config.Cluster { return c.cfg }
+
+// Hosts are the hosts in the order of the configuration. The slice is the cluster's own.
+func (c *Cluster) Hosts() []*Host { return c.hosts }
+
+// Update takes a new configuration. Hosts that stay keep their connections and counters; of hosts that left the idle
+// connections are closed and the others when their request is done. nil retires the whole cluster.
+func (c *Cluster) Update(cfg *config.Cluster) {
+	c.gone = cfg == nil
+	if c.gone {
+		cfg = &config.Cluster{Name: c.cfg.Name, ConnectTimeout: c.cfg.ConnectTimeout}
+	}
+	old := c.byAddr
+	c.cfg = cfg
+	c.hosts = make([]*Host, 0, len(cfg.Endpoints))
+	c.byAddr = make(map[netip.AddrPort]*Host, len(cfg.Endpoints))
+	for _, e := range cfg.Endpoints {
+		if c.byAddr[e.Addr] != nil {
+			continue // the same socket would be one host twice
+		}
+		h := old[e.Addr]
+		if h == nil {
+			h = &Host{cluster: c}
+		}
+		h.Endpoint = e
+		c.byAddr[e.Addr] = h
+		c.hosts = append(c.hosts, h)
+	}
+	for addr, h := range old {
+		if c.byAddr[addr] == nil {
+			h.leave()
+		}
+	}
+	c.usable.build(c)
+	c.serveWaiting()
+}
+
+// Close closes all connections that no request uses and lets no new one start.
+func (c *Cluster) Close() { c.Update(nil) }
+
+func (h *Host) leave() {
+	h.gone = true
+	for h.idle != nil {
+		h.idle.Discard()
+	}
+}
+
+// Healthy reports whether the control plane lets the host be used.
+func (h *Host) Healthy() bool {
+	return h.Endpoint.Health == config.Healthy || h.Endpoint.Health == config.Degraded
+}
+
+// Active is the number of requests the host is serving for this loop.
+func (h *Host) Active() int { return h.active }
+
+// Conns is the number of connections to the host that are open or opening.
+func (h *Host) Conns() int { return h.conns }
+
+// limit is this loop's part of a limit of the whole proxy; 0 is none.
+func (c *Cluster) limit(all uint32) int { return (int(all) + c.share - 1) / c.share }
+
+func over(used, limit int) bool { return limit > 0 && used >= limit }
+
+// BeginRequest counts a request in, or reports false when the cluster serves as many as it may.
+func (c *Cluster) BeginRequest() bool {
+	if over(c.requests, c.limit(c.cfg.MaxRequests)) {
+		c.Stats.Count[RequestPendingOverflow]++
+		return false
+	}
+	c.requests++
+	c.Stats.Count[RequestTotal]++
+	return true
+}
+
+// EndRequest counts a request out that BeginRequest counted in.
+func (c *Cluster) EndRequest() { c.requests-- }
+
+// BeginRetry counts a retry in, or reports false when there are as many as may be.
+func (c *Cluster) BeginRetry() bool {
+	if over(c.retries, c.limit(c.cfg.MaxRetries)) {
+		c.Stats.Count[RetryOverflow]++
+		return false
+	}
+	c.retries++
+	c.Stats.Count[Retry]++
+	return true
+}
+
+// EndRetry counts a retry out.
+func (c *Cluster) EndRetry() { c.retries-- }
+
+// Gauges are the present values of a cluster on one loop.
+type Gauges struct {
+	Conns, Requests, Pending      int
+	Members, HealthyMembers       int
+	ConnsOpening, RetriesInFlight int
+}
+
+// Gauges returns the present values.
+func (c *Cluster) Gauges() Gauges {
+	g := Gauges{Conns: c.conns, Requests: c.requests, Pending: c.waiting.count, Members: len(c.hosts), ConnsOpening: c.opening, RetriesInFlight: c.retries}
+	for _, h := range c.hosts {
+		if h.Healthy() {
+			g.HealthyMembers++
+		}
+	}
+	return g
+}

@@ -1,0 +1,259 @@
+package upstream
+
+import (
+	"errors"
+	"syscall"
+
+	"github.com/hostmesh/hostmesh/proxy/loop"
+)
+
+// Why a connection could not be had.
+var (
+	// ErrOverflow is returned by Acquire when connections and the queue for them have reached the cluster's limits.
+	ErrOverflow = errors.New("circuit breaker: too many connections and pending requests")
+	// ErrWait is returned by Acquire when all connections are in use: the user is in the queue and gets Free.
+	ErrWait = errors.New("all connections are in use")
+)
+
+// User is a request, or a stream of bytes, that uses a connection. It is called on the loop.
+type User interface {
+	// Connected is called once for a connection that Acquire began to open: err is nil when it is there, and otherwise
+	// why it is not (a syscall.Errno, ETIMEDOUT after the connect timeout); the connection is then gone.
+	Connected(err error)
+	// UpstreamReady is called with the events of the connection.
+	UpstreamReady(loop.Event)
+	// Free is called for a user that Acquire put in the queue: to call Acquire again.
+	Free()
+}
+
+// Waiter is a place in the queue for connections, embedded in each user.
+type Waiter struct {
+	next, prev *Waiter
+	user       User
+}
+
+type waiters struct {
+	head  Waiter
+	count int
+}
+
+func (w *waiters) init() { w.head.next, w.head.prev = &w.head, &w.head }
+
+// Conn is a connection to a host.
+type Conn struct {
+	loop.Socket
+	Host *Host
+	// Requests is how many requests were sent on it.
+	Requests int
+
+	user       User
+	next, prev *Conn // in the host's idle stack; next was used earlier
+	idle       bool
+	connecting bool
+	timer      loop.Timer // connecting, or idle
+}
+
+// Acquire takes a connection to h for user: an idle one (reused is true), or one that begins to open, and user will be
+// told by Connected. With verify an idle connection is only taken if the host has not ended it. The error is ErrWait,
+// ErrOverflow, or that of the system call that opens sockets.
+func (c *Cluster) Acquire(h *Host, user User, w *Waiter, verify bool) (conn *Conn, reused bool, err error) {
+	for h.idle != nil {
+		conn := h.idle
+		conn.leavePool()
+		if verify && !conn.Quiet() {
+			conn.Discard()
+			continue
+		}
+		conn.user = user
+		h.active++
+		return conn, true, nil
+	}
+	if over(c.conns, c.limit(c.cfg.MaxConnections)) && !c.evict(h) {
+		if over(c.waiting.count, c.limit(c.cfg.MaxPending)) {
+			c.Stats.Count[RequestPendingOverflow]++
+			return nil, false, ErrOverflow
+		}
+		c.Stats.Count[ConnOverflow]++
+		c.Stats.Count[RequestPendingTotal]++
+		c.enqueue(w, user)
+		return nil, false, ErrWait
+	}
+	if over(c.opening+c.waiting.count, c.limit(c.cfg.MaxPending)) {
+		c.Stats.Count[RequestPendingOverflow]++
+		return nil, false, ErrOverflow
+	}
+	return c.open(h, user)
+}
+
+func (c *Cluster) open(h *Host, user User) (*Conn, bool, error) {
+	conn := &Conn{Host: h, user: user, connecting: true}
+	if err := conn.Dial(c.loop, h.Endpoint.Addr, conn); err != nil {
+		c.Stats.Count[ConnConnectFail]++
+		h.Stats.ConnectFail++
+		return nil, false, err
+	}
+	c.conns++
+	c.opening++
+	h.conns++
+	h.active++
+	c.Stats.Count[ConnTotal]++
+	c.Stats.Count[RequestPendingTotal]++
+	h.Stats.ConnTotal++
+	c.loop.Start(&conn.timer, c.cfg.ConnectTimeout, conn)
+	return conn, false, nil
+}
+
+// evict makes room for a connection to h by closing an idle one of another host.
+func (c *Cluster) evict(h *Host) bool {
+	for _, other := range c.hosts {
+		if other != h && other.idle != nil {
+			other.idle.Discard()
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Cluster) enqueue(w *Waiter, user User) {
+	head := &c.waiting.head
+	w.user, w.prev, w.next = user, head.prev, head
+	head.prev.next = w
+	head.prev = w
+	c.waiting.count++
+}
+
+// Dequeue takes a user out of the queue, if it is in it.
+func (c *Cluster) Dequeue(w *Waiter) {
+	if w.next == nil {
+		return
+	}
+	w.prev.next, w.next.prev = w.next, w.prev
+	*w = Waiter{}
+	c.waiting.count--
+}
+
+func (c *Cluster) serveWaiting() {
+	if w := c.waiting.head.next; w != &c.waiting.head {
+		user := w.user
+		c.Dequeue(w)
+		user.Free()
+	}
+}
+
+// Release gives a connection back whose request is done and which can serve another one.
+func (conn *Conn) Release() {
+	h := conn.Host
+	c := h.cluster
+	h.active--
+	conn.user = nil
+	if h.gone || c.gone {
+		conn.Close()
+		c.closed(h)
+		return
+	}
+	conn.idle, conn.next = true, h.idle
+	if h.idle != nil {
+		h.idle.prev = conn
+	}
+	h.idle = conn
+	c.loop.Start(&conn.timer, c.cfg.IdleTimeout, conn)
+	c.serveWaiting()
+}
+
+func (conn *Conn) leavePool() {
+	if conn.prev != nil {
+		conn.prev.next = conn.next
+	} else {
+		conn.Host.idle = conn.next
+	}
+	if conn.next != nil {
+		conn.next.prev = conn.prev
+	}
+	conn.idle, conn.next, conn.prev = false, nil, nil
+	conn.timer.Stop()
+}
+
+// Discard closes a connection, whatever it is doing. Its user is not told.
+func (conn *Conn) Discard() {
+	if !conn.IsOpen() {
+		return
+	}
+	h := conn.Host
+	c := h.cluster
+	switch {
+	case conn.idle:
+		conn.leavePool()
+	default:
+		h.active--
+	}
+	if conn.connecting {
+		conn.connecting = false
+		c.opening--
+	}
+	conn.timer.Stop()
+	conn.user = nil
+	conn.Close()
+	c.closed(h)
+}
+
+func (c *Cluster) closed(h *Host) {
+	c.conns--
+	h.conns--
+	c.serveWaiting()
+}
+
+// Ready takes the socket's events.
+func (conn *Conn) Ready(e loop.Event) {
+	switch {
+	case conn.connecting:
+		conn.connected(e)
+	case conn.idle:
+		// An edge may tell of bytes that were read with those before them.
+		if e&(loop.Hup|loop.Err) != 0 || e&loop.In != 0 && !conn.Quiet() {
+			conn.Discard()
+		}
+	case conn.user != nil:
+		conn.user.UpstreamReady(e)
+	}
+}
+
+func (conn *Conn) connected(e loop.Event) {
+	if e&(loop.Out|loop.Err|loop.Hup) == 0 {
+		return
+	}
+	if e&(loop.Err|loop.Hup) != 0 {
+		if errno := conn.Failure(); errno != 0 {
+			conn.fail(errno)
+			return
+		}
+	}
+	c := conn.Host.cluster
+	conn.connecting = false
+	c.opening--
+	conn.timer.Stop()
+	conn.user.Connected(nil)
+	// What came along with the first event would not be told again.
+	if rest := e &^ loop.Out; rest != 0 && conn.user != nil {
+		conn.user.UpstreamReady(rest)
+	}
+}
+
+// Expired ends a connect that takes too long and a connection that was idle for too long.
+func (conn *Conn) Expired(*loop.Timer) {
+	c := conn.Host.cluster
+	if !conn.connecting {
+		c.Stats.Count[ConnIdleTimeout]++
+		conn.Discard()
+		return
+	}
+	c.Stats.Count[ConnConnectTimeout]++
+	conn.fail(syscall.ETIMEDOUT)
+}
+
+func (conn *Conn) fail(errno syscall.Errno) {
+	c, user := conn.Host.cluster, conn.user
+	c.Stats.Count[ConnConnectFail]++
+	conn.Host.Stats.ConnectFail++
+	conn.Discard()
+	user.Connected(errno)
+}
