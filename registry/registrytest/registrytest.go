@@ -1,0 +1,119 @@
+// Package registrytest is the suite that every registry adapter must pass.
+//
+// An adapter's test hands over a way to start a real server and to change the truth in it; the suite runs Watch as the
+// Catalog does and judges what it publishes:
+//
+//	registrytest.Run(t, registrytest.Harness{
+//		New:    func(t *testing.T) (registry.Registry, registrytest.Driver) { … },
+//		Cannot: map[registrytest.Case]string{registrytest.PermissionLost: "a directory has no permissions of its own"},
+//	})
+package registrytest
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/hostmesh/hostmesh/registry"
+)
+
+// Harness is what an adapter gives to the suite.
+type Harness struct {
+	// New starts a server that holds no service of the suite, with everything it needs to be reached, and ends it by
+	// t.Cleanup. Services of the server's own (Consul's "consul") may be there. It is called once for each case.
+	New func(t *testing.T) (registry.Registry, Driver)
+	// Settle is how long a change may take to be published and Watch to return; 0 means 10 s.
+	Settle time.Duration
+	// Cannot names the cases that this registry has no notion of, each with the reason. A case that is not named is
+	// run, and fails when the Driver lacks what it needs.
+	Cannot map[Case]string
+}
+
+// Driver changes the truth in the server. Each function returns when the server has taken the change, and fails t
+// when it did not. Put and Delete are always needed; the others may be nil when Cannot names the cases that need them.
+//
+// The services that the suite puts are in the default namespace and have one unnamed port of protocol http; their
+// endpoints are at loopback addresses of 127.20.0.0/16, so that a check may really be answered there. The adapter may
+// call endpoints and that port as it likes, and add labels.
+type Driver struct {
+	// Put makes the service be exactly that: endpoints that are not in it any more leave.
+	Put func(t *testing.T, s *registry.Service)
+	// Delete removes the service with all its endpoints.
+	Delete func(t *testing.T, name registry.Name)
+	// SetHealth makes the one endpoint at addr healthy, unhealthy. For HealthChange.
+	SetHealth func(t *testing.T, name registry.Name, addr netip.Addr, health registry.Health)
+	// Down makes the server unreachable, Up brings it back with the truth it had. For DownAndUp.
+	Down, Up func(t *testing.T)
+	// Deny takes the permission to read from the registry under test, Allow gives it back. For PermissionLost.
+	Deny, Allow func(t *testing.T)
+}
+
+// Case is one case of the suite.
+type Case string
+
+// The cases, in the order in which they are run. In each of them every view must validate, a service that did not
+// change must keep its pointer and its content, publish must not be called concurrently nor after Watch returned, and
+// Watch must return soon after its context ended.
+const (
+	EmptyView       Case = "EmptyView"       // a server without services is a view too, and the first one
+	FirstView       Case = "FirstView"       // the first view holds everything that was there before Watch
+	Add             Case = "Add"             // a service, and an endpoint, that is added
+	Change          Case = "Change"          // an endpoint's port number changes
+	Remove          Case = "Remove"          // an endpoint is removed, then the service
+	Labels          Case = "Labels"          // labels arrive at the endpoint or the service, and change
+	Weight          Case = "Weight"          // weights arrive
+	Protocol        Case = "Protocol"        // the port's protocol arrives
+	HealthChange    Case = "HealthChange"    // an endpoint turns unhealthy, and healthy again
+	DownAndUp       Case = "DownAndUp"       // Watch says that the server is away, loses nothing, and sees the next change
+	PermissionLost  Case = "PermissionLost"  // Watch returns ErrPermission, loses nothing, and sees the next change
+	PointerIdentity Case = "PointerIdentity" // a change of one service leaves the pointer of the others
+	NoGoroutineLeft Case = "NoGoroutineLeft" // what Watch started is gone when it returned; it may be called again
+)
+
+var cases = [...]struct {
+	name Case
+	run  func(*suite)
+}{
+	{EmptyView, (*suite).emptyView},
+	{FirstView, (*suite).firstView},
+	{Add, (*suite).add},
+	{Change, (*suite).change},
+	{Remove, (*suite).remove},
+	{Labels, (*suite).labels},
+	{Weight, (*suite).weight},
+	{Protocol, (*suite).protocol},
+	{HealthChange, (*suite).healthChange},
+	{DownAndUp, (*suite).downAndUp},
+	{PermissionLost, (*suite).permissionLost},
+	{PointerIdentity, (*suite).pointerIdentity},
+	{NoGoroutineLeft, (*suite).noGoroutineLeft},
+}
+
+// Run runs every case as a subtest of t, one after the other. Nothing else should run in the process meanwhile, as
+// goroutines are counted. A case in h.Cannot is listed with its reason instead.
+func Run(t *testing.T, h Harness) {
+	if h.Settle == 0 {
+		h.Settle = 10 * time.Second
+	}
+	known := make(map[Case]bool, len(cases))
+	for _, c := range cases {
+		known[c.name] = true
+		t.Run(string(c.name), func(t *testing.T) {
+			if reason, ok := h.Cannot[c.name]; ok {
+				if reason == "" {
+					t.Errorf("Cannot[%s] gives no reason", c.name)
+				}
+				t.Logf("not run, this registry cannot: %s", reason)
+				return
+			}
+			c.run(newSuite(t, h))
+		})
+	}
+	for _, c := range slices.Sorted(maps.Keys(h.Cannot)) {
+		if !known[c] {
+			t.Errorf("Cannot names %q, which is no case", c)
+		}
+	}
+}
