@@ -300,7 +300,7 @@ func (s Service) normal() Service {
 	}
 	s.Namespace = cmp.Or(s.Namespace, DefaultNamespace)
 	s.Address = s.Address.Unmap()
-	if len(s.Ports) == 0 && s.Port != 0 {
+	if len(s.Ports) == 0 {
 		s.Ports = []Port{{Port: s.Port, Protocol: s.Protocol}}
 	}
 	for i := range s.Ports {
@@ -309,9 +309,7 @@ func (s Service) normal() Service {
 	if s.Check != nil {
 		check := *s.Check
 		check.Timeout = cmp.Or(check.Timeout, check.Interval)
-		if check.Port == 0 && len(s.Ports) > 0 {
-			check.Port = s.Ports[0].TargetPort // the first of the file, hence before the sort
-		}
+		check.Port = cmp.Or(check.Port, s.Ports[0].TargetPort) // the file's first, hence before the sort
 		s.Check = &check
 	}
 	slices.SortFunc(s.Ports, func(a, b Port) int { return cmp.Compare(a.Name, b.Name) })
@@ -334,14 +332,12 @@ func (s *Service) spread() {
 		}
 		numbers := make(map[string]uint16, max(len(s.Ports), 1))
 		for _, p := range s.Ports {
-			numbers[p.Name] = p.TargetPort
+			if p.TargetPort != 0 {
+				numbers[p.Name] = p.TargetPort
+			}
 		}
 		if e.Port != 0 {
-			name := ""
-			if len(s.Ports) == 1 {
-				name = s.Ports[0].Name
-			}
-			numbers[name] = e.Port
+			numbers[s.Ports[0].Name] = e.Port // the only one
 		}
 		maps.Copy(numbers, e.Ports)
 		e.Ports = numbers

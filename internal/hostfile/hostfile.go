@@ -30,8 +30,8 @@ type Service struct {
 	// Port and Protocol are the short form of Ports with a single, unnamed port.
 	Port     uint16 `yaml:"port"`
 	Protocol string `yaml:"protocol"`
-	// Ports holds every port after decoding, the short form too; sorted by Name. It is empty only for a static
-	// service whose endpoints bring their numbers.
+	// Ports holds every port after decoding, at least one, the short form too; sorted by Name. Only a static service
+	// whose endpoints bring their numbers may have one with Port 0.
 	Ports  []Port            `yaml:"ports"`
 	Labels map[string]string `yaml:"labels"` // of the instance; in static.d of every endpoint, which may override
 	Weight uint32            `yaml:"weight"` // share among its siblings, 1 to MaxWeight, default 1; in static.d the endpoints' default

@@ -72,6 +72,7 @@ port: 80
 endpoints: []
 ---
 service: loose
+protocol: http
 endpoints: [{address: 192.0.2.9, port: 81}]
 `))
 	if err != nil {
@@ -93,8 +94,9 @@ endpoints: [{address: 192.0.2.9, port: 81}]
 		},
 		{Service: "empty", Namespace: "default", Port: 80, Weight: 1, Line: 12, Ports: []hostfile.Port{{Port: 80, TargetPort: 80}}, Endpoints: []hostfile.Endpoint{}},
 		{
-			Service: "loose", Namespace: "default", Weight: 1, Line: 16,
-			Endpoints: []hostfile.Endpoint{{Address: netip.MustParseAddr("192.0.2.9"), Port: 81, Ports: map[string]uint16{"": 81}, Weight: 1, Health: "unknown", Line: 17}},
+			Service: "loose", Namespace: "default", Protocol: "http", Weight: 1, Line: 16,
+			Ports:     []hostfile.Port{{Protocol: "http"}},
+			Endpoints: []hostfile.Endpoint{{Address: netip.MustParseAddr("192.0.2.9"), Port: 81, Ports: map[string]uint16{"": 81}, Weight: 1, Health: "unknown", Line: 18}},
 		},
 	}
 	if diff := cmp.Diff(want, got, sameAddr); diff != "" {

@@ -1,0 +1,175 @@
+package file
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/hostmesh/hostmesh/internal/hostfile"
+	"github.com/hostmesh/hostmesh/registry"
+)
+
+// mostBytes is a little more than a file may have, so that the decoder sees one that is too large.
+const mostBytes = 1<<20 + 1
+
+// content is what is known of one file.
+type content struct {
+	sum      [sha256.Size]byte  // of what was read last
+	services []hostfile.Service // of the last good state
+	problems []registry.Problem // of what was read last; empty when that is the last good state
+}
+
+// read reads all files and returns the view, and whether it differs from the one before.
+func (f *files) read() (view registry.View, changed bool, err error) {
+	names, err := f.list()
+	if err != nil {
+		return registry.View{}, false, err
+	}
+	for name := range f.known {
+		if !slices.Contains(names, name) {
+			delete(f.known, name)
+			changed = true
+		}
+	}
+	var gone []string
+	for _, name := range names {
+		switch differs, err := f.readFile(name); {
+		case errors.Is(err, fs.ErrNotExist):
+			gone = append(gone, name) // since it was listed
+			changed = true
+		default:
+			changed = changed || differs
+		}
+	}
+	names = slices.DeleteFunc(names, func(name string) bool { return slices.Contains(gone, name) })
+	view = f.merge(names)
+	return view, changed, nil
+}
+
+// list returns the files to read, sorted.
+func (f *files) list() ([]string, error) {
+	info, err := os.Stat(f.path)
+	if err != nil {
+		return nil, f.refused(err)
+	}
+	if !info.IsDir() {
+		if file, err := os.Open(f.path); err != nil {
+			return nil, f.refused(err)
+		} else if err := file.Close(); err != nil {
+			return nil, f.refused(err)
+		}
+		return []string{f.path}, nil
+	}
+	entries, err := os.ReadDir(f.path)
+	if err != nil {
+		return nil, f.refused(err)
+	}
+	var names []string
+	for _, entry := range entries {
+		ext := filepath.Ext(entry.Name())
+		if (ext == ".yaml" || ext == ".yml") && !strings.HasPrefix(entry.Name(), ".") {
+			names = append(names, filepath.Join(f.path, entry.Name()))
+		}
+	}
+	return names, nil
+}
+
+// refused names missing permission as the Catalog knows it.
+func (f *files) refused(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("read files: %w: %w", registry.ErrPermission, err)
+	}
+	return fmt.Errorf("read files: %w", err)
+}
+
+// readFile brings what is known of a file up to date. The only error is fs.ErrNotExist: the file is gone.
+func (f *files) readFile(name string) (changed bool, err error) {
+	known := f.known[name]
+	if known == nil {
+		known = &content{}
+	}
+	data, err := readRegular(name)
+	if err != nil {
+		if _, gone := os.Lstat(name); errors.Is(gone, fs.ErrNotExist) {
+			delete(f.known, name)
+			return true, gone
+		}
+		problem := []registry.Problem{{Object: name, Reason: "cannot be read: " + reason(err)}}
+		changed = !slices.Equal(problem, known.problems)
+		f.known[name] = &content{services: known.services, problems: problem}
+		return changed, nil
+	}
+	sum := sha256.Sum256(data)
+	if f.known[name] != nil && known.sum == sum {
+		return false, nil
+	}
+	services, problems := decode(name, data)
+	if problems != nil {
+		services = known.services
+	}
+	f.known[name] = &content{sum: sum, services: services, problems: problems}
+	return true, nil
+}
+
+func reason(err error) string {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		err = path.Err
+	}
+	return err.Error()
+}
+
+// readRegular reads a file; a pipe or a device would block or never end.
+func readRegular(name string) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("got %s, want a regular file", info.Mode().Type())
+	}
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return io.ReadAll(io.LimitReader(file, mostBytes))
+}
+
+// decode returns a file's services, or its problems.
+func decode(name string, data []byte) ([]hostfile.Service, []registry.Problem) {
+	if len(bytes.TrimSpace(data)) == 0 {
+		// Cut off, most likely: half of a rewrite, or a full disk. A comment says that it is meant.
+		return nil, []registry.Problem{{Object: name, Reason: "got an empty file, want a service (to remove its services delete the file)"}}
+	}
+	services, err := hostfile.DecodeStatic(name, data)
+	if err == nil {
+		return services, nil
+	}
+	var problems []registry.Problem
+	for _, p := range hostfile.Problems(err) {
+		reason := fmt.Sprintf("got %s, want %s", p.Got, p.Want)
+		if p.Path != "" {
+			reason = p.Path + ": " + reason
+		}
+		problems = append(problems, registry.Problem{Object: at(name, p.Line), Reason: reason})
+	}
+	if problems == nil {
+		problems = []registry.Problem{{Object: name, Reason: err.Error()}}
+	}
+	return nil, problems
+}
+
+func at(name string, line int) string {
+	if line == 0 {
+		return name
+	}
+	return fmt.Sprintf("%s:%d", name, line)
+}
