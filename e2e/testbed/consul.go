@@ -32,6 +32,7 @@ const (
 type ConsulOptions struct {
 	Mode           ConsulMode
 	ACL            bool     // with ConsulTLS: ACLs on, default policy deny
+	Persist        bool     // one server that keeps its data over a Restart; it takes a second longer to start
 	VerifyIncoming bool     // with ConsulTLS: a client must show a certificate
 	HCL            []string // further fragments of the servers' configuration
 }
@@ -131,9 +132,12 @@ func startConsul(t testing.TB, path string, certs Certs, opts ConsulOptions) ([]
 // modeArgs returns the arguments that opts adds, and notes in c what a client needs to know.
 func (c *Consul) modeArgs(opts ConsulOptions, port int, t testing.TB) []string {
 	var args []string
-	if opts.Mode == ConsulCluster {
+	switch {
+	case opts.Mode == ConsulCluster:
 		args = append(args, "-server", "-bootstrap-expect=3", "-data-dir="+t.TempDir(), "-retry-interval=1s")
-	} else {
+	case opts.Persist:
+		args = append(args, "-server", "-bootstrap-expect=1", "-data-dir="+t.TempDir())
+	default:
 		args = append(args, "-dev")
 	}
 	if opts.Mode == ConsulTLS {
@@ -231,7 +235,7 @@ func (c *Consul) Pause() { c.t.Helper(); c.must(c.proc.signal(syscall.SIGSTOP)) 
 func (c *Consul) Continue() { c.t.Helper(); c.must(c.proc.signal(syscall.SIGCONT)) }
 
 // Start starts a killed or stopped server again, on the same ports, and does not wait for a leader. A server of a
-// cluster has kept its data, any other comes back empty.
+// cluster, and one that was to Persist, has kept its data; any other comes back empty.
 func (c *Consul) Start() {
 	c.t.Helper()
 	if c.proc.running() {

@@ -1,0 +1,269 @@
+package consul
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/hostmesh/hostmesh/registry"
+)
+
+// part is what one datacenter says about one of its services. It is immutable.
+type part struct {
+	name      string // Consul's spelling
+	instances int    // entries in Consul's answer, of whatever kind
+	ports     []registry.Port
+	endpoints []*registry.Endpoint // sorted by ID
+	problems  []registry.Problem
+}
+
+// board gathers the parts and publishes views of them as soon, and only while, all of them are there.
+type board struct {
+	namespace string
+	changed   chan struct{} // holds one element when there is something new
+
+	mu    sync.Mutex
+	dcs   map[string]*dcParts // guarded by mu
+	ready bool                // guarded by mu: every part was there once
+
+	published map[string]merged // by label; of run alone
+}
+
+type dcParts struct {
+	listed bool                       // the names are known
+	parts  map[string]*part           // by Consul's name; nil: wanted, not read yet
+	odd    []registry.Problem         // what is wrong with the list itself
+	alive  map[string]context.Context // of whoever may set the part
+}
+
+// merged is a service as it was last made, and what it was made from.
+type merged struct {
+	from     []*part
+	service  *registry.Service // nil when no endpoint is left
+	problems []registry.Problem
+}
+
+func newBoard(namespace string, datacenters []string) *board {
+	b := &board{namespace: namespace, changed: make(chan struct{}, 1), dcs: make(map[string]*dcParts)}
+	for _, dc := range datacenters {
+		b.dcs[dc] = &dcParts{parts: make(map[string]*part), alive: make(map[string]context.Context)}
+	}
+	return b
+}
+
+// list declares which services a datacenter has, each with the context of the only one that may set its part: what
+// comes after that context ended is dropped. Parts of other services are gone.
+func (b *board) list(dc string, names map[string]context.Context, odd []registry.Problem) {
+	b.mu.Lock()
+	d := b.dcs[dc]
+	d.listed, d.odd, d.alive = true, odd, maps.Clone(names)
+	for name := range d.parts {
+		if names[name] == nil {
+			delete(d.parts, name)
+		}
+	}
+	for name := range names {
+		if _, ok := d.parts[name]; !ok {
+			d.parts[name] = nil
+		}
+	}
+	b.mu.Unlock()
+	b.notify()
+}
+
+// get returns the part as it stands, nil when there is none yet.
+func (b *board) get(dc, name string) *part {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.dcs[dc].parts[name]
+}
+
+// names returns the datacenter's services.
+func (b *board) names(dc string) []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Collect(maps.Keys(b.dcs[dc].parts))
+}
+
+// wants tells whether the datacenter has a service of that name.
+func (b *board) wants(dc, name string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, ok := b.dcs[dc].parts[name]
+	return ok
+}
+
+// onNode returns the names of the datacenter's services that have, or for all we know may have, an endpoint on a node.
+func (b *board) onNode(dc, node string) []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var names []string
+	for name, p := range b.dcs[dc].parts {
+		if p == nil || slices.ContainsFunc(p.endpoints, func(e *registry.Endpoint) bool { return e.Host == node }) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// set replaces a part. A part that equals the one before leaves that in place.
+func (b *board) set(dc string, p *part) {
+	b.mu.Lock()
+	d := b.dcs[dc]
+	alive := d.alive[p.name]
+	before := d.parts[p.name]
+	if alive == nil || alive.Err() != nil || before != nil && before.equal(p) {
+		b.mu.Unlock()
+		return
+	}
+	if before != nil {
+		p.reuse(before)
+	}
+	d.parts[p.name] = p
+	b.mu.Unlock()
+	b.notify()
+}
+
+func (b *board) notify() {
+	select {
+	case b.changed <- struct{}{}:
+	default:
+	}
+}
+
+// run publishes a view after each change, from this goroutine.
+func (b *board) run(ctx context.Context, publish func(registry.View)) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-b.changed:
+		}
+		groups, problems, ok := b.collect()
+		if ok && ctx.Err() == nil {
+			publish(b.view(groups, problems))
+		}
+	}
+}
+
+// collect groups the parts by the label their service will have. Before the first view every part must be there;
+// later a service that is new and was not read yet is just not there yet.
+func (b *board) collect() (groups map[string][]*part, problems []registry.Problem, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	groups = make(map[string][]*part)
+	for _, dc := range slices.Sorted(maps.Keys(b.dcs)) {
+		d := b.dcs[dc]
+		if !d.listed {
+			return nil, nil, false
+		}
+		problems = append(problems, d.odd...)
+		for _, p := range d.parts {
+			if p == nil {
+				if !b.ready {
+					return nil, nil, false
+				}
+				continue
+			}
+			label := toLabel(p.name)
+			groups[label] = append(groups[label], p)
+		}
+	}
+	b.ready = true
+	return groups, problems, true
+}
+
+// view makes the view of these parts. What is made from the same parts as before is the same service.
+func (b *board) view(groups map[string][]*part, problems []registry.Problem) registry.View {
+	next := make(map[string]merged, len(groups))
+	for label, parts := range groups {
+		// The service that is spelled like its label comes first, then by spelling; datacenters stay in order.
+		slices.SortStableFunc(parts, func(x, y *part) int {
+			if (x.name == label) != (y.name == label) {
+				if x.name == label {
+					return -1
+				}
+				return 1
+			}
+			return strings.Compare(x.name, y.name)
+		})
+		if before, ok := b.published[label]; ok && slices.Equal(before.from, parts) {
+			next[label] = before
+		} else {
+			next[label] = b.merge(label, parts, before)
+		}
+	}
+	b.published = next
+	view := registry.View{Problems: problems}
+	for _, label := range slices.Sorted(maps.Keys(next)) {
+		m := next[label]
+		if m.service != nil {
+			view.Services = append(view.Services, m.service)
+		}
+		view.Problems = append(view.Problems, m.problems...)
+	}
+	return view
+}
+
+// merge makes one service of parts that have one label: of the first spelling, from all datacenters.
+func (b *board) merge(label string, parts []*part, before merged) merged {
+	m := merged{from: parts}
+	service := &registry.Service{Name: registry.Name{Namespace: b.namespace, Name: label}}
+	if parts[0].name != label {
+		service.Original = parts[0].name
+	}
+	for _, p := range parts {
+		if p.name != parts[0].name {
+			m.problems = append(m.problems, registry.Problem{
+				Object: p.name,
+				Reason: "its name in the mesh would be " + quote(label) + ", which is that of " + quote(parts[0].name) + "; it is left out",
+			})
+			continue
+		}
+		m.problems = append(m.problems, p.problems...)
+		service.Endpoints = append(service.Endpoints, p.endpoints...)
+		service.Ports = mergePorts(service.Ports, p.ports)
+	}
+	if len(service.Endpoints) == 0 {
+		return m
+	}
+	slices.SortFunc(service.Endpoints, func(x, y *registry.Endpoint) int { return strings.Compare(x.ID, y.ID) })
+	m.service = service
+	if before.service != nil && sameService(before.service, service) {
+		m.service = before.service
+	}
+	return m
+}
+
+// mergePorts adds the ports of another datacenter that are not there yet; the first one's protocol stands.
+func mergePorts(ports, more []registry.Port) []registry.Port {
+	for _, p := range more {
+		i, found := slices.BinarySearchFunc(ports, p.Name, func(x registry.Port, name string) int { return strings.Compare(x.Name, name) })
+		switch {
+		case !found:
+			ports = slices.Insert(slices.Clip(ports), i, p)
+		case ports[i].Protocol == "":
+			ports = slices.Clone(ports)
+			ports[i].Protocol = p.Protocol
+		}
+	}
+	return ports
+}
+
+// toLabel makes an RFC 1123 label of a name: lower case, "-" for what may not stand in one, 63 characters at most.
+// It is "" when nothing is left.
+func toLabel(name string) string {
+	label := strings.Map(func(r rune) rune {
+		switch {
+		case 'a' <= r && r <= 'z', '0' <= r && r <= '9', r == '-':
+			return r
+		case 'A' <= r && r <= 'Z':
+			return r + 'a' - 'A'
+		}
+		return '-'
+	}, name)
+	label = strings.TrimLeft(label, "-")
+	return strings.TrimRight(label[:min(len(label), 63)], "-")
+}

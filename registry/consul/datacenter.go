@@ -1,0 +1,346 @@
+package consul
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hostmesh/hostmesh/registry"
+)
+
+const (
+	// consulService is what Consul's servers register themselves as. It is in every catalog, so a catalog without it is
+	// not all of it; and it is nobody's upstream, so it is read only by name.
+	consulService = "consul"
+
+	// heartbeat is how long the list of services is waited for. Its answer also tells that the server is alive, has
+	// a leader and still lets us see everything, which no answer to the streamed queries does.
+	heartbeat = 10 * time.Second
+
+	// firstReads bounds how many services are read at a time before they are followed: each asks the leader.
+	firstReads = 32
+)
+
+// datacenter watches one datacenter.
+type datacenter struct {
+	name   string
+	cfg    Config
+	client *client
+	board  *board
+	group  *errgroup.Group
+	log    *slog.Logger
+
+	first   chan struct{} // counts the first reads under way
+	names   map[string]bool
+	follows map[string]follow // by service; of run alone
+	anon    bool              // we have no token and the policy is deny
+	wide    *wide             // nil while each service is followed by a query of its own
+}
+
+// follow is the life of the goroutine that follows one service.
+type follow struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+}
+
+func newDatacenter(name string, cfg Config, c *client, b *board, group *errgroup.Group, log *slog.Logger) *datacenter {
+	return &datacenter{
+		name: name, cfg: cfg, client: c, board: b, group: group, log: log,
+		first: make(chan struct{}, firstReads), follows: make(map[string]follow),
+	}
+}
+
+// run follows the list of services and sees to it that each of them is followed.
+func (d *datacenter) run(ctx context.Context) error {
+	defer func() {
+		for _, f := range d.follows {
+			f.cancel()
+		}
+	}()
+	var last uint64
+	var pace limiter
+	for {
+		a, err := d.client.get(ctx, query{path: "/v1/catalog/services", datacenter: d.name, index: last, wait: min(heartbeat, d.cfg.WaitTime)})
+		if err != nil {
+			return err
+		}
+		if last == 0 || a.index != last || a.filtered {
+			if err := d.accept(ctx, a); err != nil {
+				return err
+			}
+		}
+		last = nextIndex(last, a.index)
+		if err := pace.wait(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// nextIndex applies the rules of blocking queries: an index that goes backwards (a restored snapshot, a server that
+// lags) starts again from a read of what the leader has.
+func nextIndex(last, got uint64) uint64 {
+	if got < last {
+		return 0
+	}
+	return got
+}
+
+// accept takes over a list of services.
+func (d *datacenter) accept(ctx context.Context, a answer) error {
+	names, err := d.listed(a)
+	if err != nil {
+		return err
+	}
+	d.anon = a.denyPolicy && d.client.transport.token == nil
+	if lost := missingFrom(names, d.names); lost || d.names == nil {
+		if err := d.verify(ctx, names); err != nil {
+			return err
+		}
+	}
+	var odd []registry.Problem
+	for name := range names {
+		if toLabel(name) == "" || !askable(name) {
+			delete(names, name)
+			odd = append(odd, registry.Problem{Object: name, Reason: "no RFC 1123 label can be made of its name; it is left out"})
+		}
+	}
+	slices.SortFunc(odd, func(x, y registry.Problem) int { return strings.Compare(x.Object, y.Object) })
+	d.names = names
+	if d.wide == nil && d.tooMany(len(names)) {
+		if err := d.widen(ctx); err != nil {
+			return err
+		}
+	}
+	d.followAll(ctx, names, odd)
+	return nil
+}
+
+// missingFrom tells whether names lacks one of before.
+func missingFrom(names, before map[string]bool) bool {
+	for name := range before {
+		if !names[name] {
+			return true
+		}
+	}
+	return false
+}
+
+// listed decodes a list of services and refuses one that cannot be all of it.
+func (d *datacenter) listed(a answer) (map[string]bool, error) {
+	if len(d.cfg.Services) > 0 {
+		names := make(map[string]bool, len(d.cfg.Services))
+		for _, name := range d.cfg.Services {
+			names[name] = true
+		}
+		return names, nil
+	}
+	if a.filtered {
+		return nil, fmt.Errorf("list services: %w: the token may not read all services; give it service:read for all, or name those that it may read", registry.ErrPermission)
+	}
+	names, err := decodeNames(a.body)
+	if err != nil {
+		return nil, err
+	}
+	if !names[consulService] {
+		if a.denyPolicy {
+			return nil, fmt.Errorf("list services: %w: Consul's own service is not in the list; without a token the policy is deny", registry.ErrPermission)
+		}
+		return nil, fmt.Errorf("list services: Consul's own service is not in the list, so it is not the whole list")
+	}
+	delete(names, consulService)
+	return names, nil
+}
+
+func decodeNames(body []byte) (map[string]bool, error) {
+	var list map[string]json.RawMessage
+	if err := json.Unmarshal(body, &list); err != nil {
+		return nil, fmt.Errorf("decode list of services: %w", err)
+	}
+	names := make(map[string]bool, len(list))
+	for name := range list {
+		names[name] = true
+	}
+	return names, nil
+}
+
+// verify asks whether we see everything where Consul would not tell by itself: without a token under a deny policy.
+func (d *datacenter) verify(ctx context.Context, names map[string]bool) error {
+	if !d.anon {
+		return nil
+	}
+	wanted := []access{{Resource: "node", Access: "read"}}
+	if len(d.cfg.Services) == 0 {
+		wanted = append(wanted, access{Resource: "service", Access: "read"})
+	} else {
+		for name := range names {
+			wanted = append(wanted, access{Resource: "service", Access: "read", Segment: name})
+		}
+	}
+	return d.client.mayRead(ctx, d.name, wanted)
+}
+
+// followAll starts to follow services that are new and leaves those that are gone.
+func (d *datacenter) followAll(ctx context.Context, names map[string]bool, odd []registry.Problem) {
+	for name, f := range d.follows {
+		if !names[name] {
+			f.cancel()
+			delete(d.follows, name)
+		}
+	}
+	var added []string
+	for name := range names {
+		if _, ok := d.follows[name]; !ok {
+			var f follow
+			f.ctx, f.cancel = context.WithCancel(ctx)
+			d.follows[name] = f
+			added = append(added, name)
+		}
+	}
+	alive := make(map[string]context.Context, len(d.follows))
+	for name, f := range d.follows {
+		alive[name] = f.ctx
+	}
+	d.board.list(d.name, alive, odd)
+	if d.wide != nil {
+		d.wide.listed(added)
+		return
+	}
+	for _, name := range added {
+		f := d.follows[name]
+		d.group.Go(func() error {
+			if err := d.follow(f.ctx, name); f.ctx.Err() == nil || ctx.Err() != nil {
+				return err
+			}
+			return nil // the service is gone, or followed in another way
+		})
+	}
+}
+
+// follow keeps one blocking query for a service outstanding.
+func (d *datacenter) follow(ctx context.Context, name string) error {
+	var last uint64
+	var pace limiter
+	for {
+		a, err := d.ask(ctx, name, last)
+		if err != nil {
+			return err
+		}
+		if last == 0 || a.index != last || a.filtered {
+			if err := d.take(ctx, name, a); err != nil {
+				return err
+			}
+		}
+		last = nextIndex(last, a.index)
+		if err := pace.wait(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+func (d *datacenter) ask(ctx context.Context, name string, index uint64) (answer, error) {
+	if index == 0 {
+		select {
+		case d.first <- struct{}{}:
+			defer func() { <-d.first }()
+		case <-ctx.Done():
+			return answer{}, context.Cause(ctx)
+		}
+	}
+	return d.client.get(ctx, query{path: "/v1/health/service/" + name, datacenter: d.name, index: index, wait: d.cfg.WaitTime})
+}
+
+// take takes over what an answer says of a service, after a second question when instances are missing from it: a
+// streamed answer does not tell that ACLs hide them, and an empty one may be all that an anonymous reader sees.
+func (d *datacenter) take(ctx context.Context, name string, a answer) error {
+	if a.filtered {
+		return hidden(name)
+	}
+	before := d.board.get(d.name, name)
+	p, err := d.cfg.parse(name, a.body, before)
+	if err != nil {
+		return err
+	}
+	if p.instances == 0 || p.lost(before) && (a.streamed || d.anon) {
+		if p, err = d.confirm(ctx, name, before); err != nil {
+			return err
+		}
+	}
+	d.board.set(d.name, p)
+	return nil
+}
+
+func hidden(name string) error {
+	return fmt.Errorf("read %q: %w: ACLs hide instances of it; the token needs service:read and node:read", name, registry.ErrPermission)
+}
+
+// confirm reads a service from the leader. When that too has no instance, the list of services must not have it
+// either: one that is listed has instances, and then it is we who may not see them.
+func (d *datacenter) confirm(ctx context.Context, name string, before *part) (*part, error) {
+	const attempts = 3 // as the service may come back between the two questions
+	for range attempts {
+		a, err := d.client.get(ctx, query{path: "/v1/health/service/" + name, datacenter: d.name})
+		if err != nil {
+			return nil, err
+		}
+		if a.filtered {
+			return nil, hidden(name)
+		}
+		p, err := d.cfg.parse(name, a.body, before)
+		if err != nil {
+			return nil, err
+		}
+		if err := d.verify(ctx, map[string]bool{name: true}); err != nil || p.instances > 0 {
+			return p, err
+		}
+		list, err := d.client.get(ctx, query{path: "/v1/catalog/services", datacenter: d.name})
+		if err != nil {
+			return nil, err
+		}
+		names, err := decodeNames(list.body)
+		if err != nil || !names[name] {
+			return p, err
+		}
+	}
+	return nil, fmt.Errorf("read %q: %w: it is listed, but none of its instances is shown", name, registry.ErrPermission)
+}
+
+// limiter keeps a query whose answer changes all the time from spinning: ten answers at once, then ten a second.
+type limiter struct {
+	spent float64 // answers that are not paid off yet
+	last  time.Time
+}
+
+const (
+	paceBurst     = 10
+	pacePerSecond = 10
+)
+
+func (l *limiter) wait(ctx context.Context) error {
+	now := time.Now()
+	if !l.last.IsZero() {
+		l.spent = max(0, l.spent-now.Sub(l.last).Seconds()*pacePerSecond)
+	}
+	l.last = now
+	l.spent++
+	if l.spent <= paceBurst {
+		return nil
+	}
+	return sleep(ctx, time.Duration((l.spent-paceBurst)/pacePerSecond*float64(time.Second)))
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
+}
