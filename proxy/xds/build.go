@@ -1,0 +1,202 @@
+package xds
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hostmesh/hostmesh/proxy/config"
+)
+
+// refer finds the names that listeners and clusters refer to, and forgets what no longer is referred to.
+func (s *store) refer(now time.Time) {
+	tables, assignments := map[string]bool{}, map[string]bool{}
+	for _, l := range s.listeners {
+		if l.routes != "" {
+			tables[l.routes] = true
+		}
+	}
+	clear(s.users)
+	for name, c := range s.clusters {
+		if c.eds != "" {
+			assignments[c.eds] = true
+			s.users[c.eds] = append(s.users[c.eds], name)
+		}
+	}
+	for k, names := range map[kind]map[string]bool{routeTables: tables, endpoints: assignments} {
+		t := s.types[k]
+		for name := range names {
+			if t.wanted[name].IsZero() {
+				t.wanted[name] = now
+			}
+		}
+		for name := range t.wanted {
+			if !names[name] {
+				delete(t.wanted, name)
+				delete(t.have, name)
+				delete(t.rejected, name)
+				delete(t.absent, name)
+				if k == routeTables {
+					delete(s.tables, name)
+				}
+			}
+		}
+	}
+}
+
+// versions is what is claimed when a stream is opened: name → version.
+func (s *store) versions(k kind) map[string]string {
+	out := map[string]string{}
+	for name, res := range s.types[k].have {
+		if !res.gone {
+			out[name] = res.version
+		}
+	}
+	return out
+}
+
+// names are the names to subscribe, sorted; none for a wildcard kind.
+func (s *store) names(k kind) []string { return slices.Sorted(maps.Keys(s.types[k].wanted)) }
+
+// build returns the Config for what is known at the time now and whether it is another than before. Parts that did not
+// change keep their pointers.
+//
+// New listeners and routes wait until the endpoints of all clusters are known, and what they lead to stays as long: a
+// request never meets a route whose cluster is still being fetched.
+func (s *store) build(now time.Time) (*config.Config, bool) {
+	ready := s.expire(now)
+	next := &config.Config{Version: s.version, Listeners: s.current.Listeners, Clusters: s.current.Clusters}
+	if ready && s.relisten {
+		next.Listeners = s.buildListeners()
+		s.relisten = false
+	}
+	for name, since := range s.leaving {
+		if !leadsTo(next.Listeners, name) || now.Sub(since) >= fetchTimeout {
+			delete(s.leaving, name)
+			delete(s.built, name)
+		}
+	}
+	if !maps.Equal(s.built, next.Clusters) {
+		next.Clusters = maps.Clone(s.built)
+	} else if slices.Equal(next.Listeners, s.current.Listeners) && next.Version == s.current.Version {
+		return s.current, false
+	}
+	s.current = next
+	return next, true
+}
+
+// settle ends the wait for everything that is not there: the state comes from before, there is nobody to wait for.
+func (s *store) settle() {
+	for name := range s.types[endpoints].wanted {
+		for _, user := range s.users[name] {
+			if c := s.clusters[user]; c != nil && !c.Assigned {
+				s.types[endpoints].absent[name] = true
+				s.assign(name, assignment{})
+			}
+		}
+	}
+}
+
+// late reports whether the server has had its time to speak of something that is waited for since then.
+func (s *store) late(since, now time.Time) bool {
+	if s.opened.After(since) {
+		since = s.opened
+	}
+	return !s.opened.IsZero() && now.Sub(since) >= fetchTimeout
+}
+
+// expire ends the wait for assignments that the server has not spoken of in time: they have no endpoint. It reports
+// whether nothing is waited for any more.
+func (s *store) expire(now time.Time) bool {
+	ready := s.noCDS || s.types[clusters].answered || s.late(time.Time{}, now)
+	for name, since := range s.types[endpoints].wanted {
+		for _, user := range s.users[name] {
+			if c := s.clusters[user]; c == nil || c.Assigned {
+				continue
+			}
+			if !s.late(since, now) {
+				ready = false
+				break
+			}
+			s.assign(name, assignment{})
+		}
+	}
+	return ready
+}
+
+// pending reports whether build may come to another result by time alone.
+func (s *store) pending() bool {
+	if len(s.leaving) > 0 || !s.noCDS && !s.types[clusters].answered {
+		return true
+	}
+	for _, c := range s.clusters {
+		if !c.Assigned {
+			return true
+		}
+	}
+	return false
+}
+
+// whole reports whether everything that is referred to is known, or overdue, so that the state is worth keeping.
+func (s *store) whole(now time.Time) bool {
+	for _, k := range []kind{endpoints, routeTables} {
+		t := s.types[k]
+		for name, since := range t.wanted {
+			if t.have[name] == nil && !t.absent[name] && !s.late(since, now) {
+				return false
+			}
+		}
+	}
+	return s.noCDS || s.types[clusters].answered
+}
+
+// buildListeners returns all listeners whose routes are known, sorted. One that waits for a new route table stays as
+// it was.
+func (s *store) buildListeners() []*config.Listener {
+	out := make([]*config.Listener, 0, len(s.listeners))
+	next := map[string]publishedListener{}
+	for name, l := range s.listeners {
+		p := publishedListener{from: l, table: s.tables[l.routes]}
+		switch before, ok := s.published[name]; {
+		case l.routes != "" && p.table == nil && !ok:
+			continue // warming
+		case l.routes != "" && p.table == nil, ok && before.from == l && before.table == p.table:
+			p = before
+		default:
+			made := l.Listener
+			if l.routes != "" {
+				http := *l.HTTP
+				http.Routes = p.table
+				made.HTTP = &http
+			}
+			p.out = &made
+		}
+		next[name] = p
+		out = append(out, p.out)
+	}
+	s.published = next
+	slices.SortFunc(out, func(a, b *config.Listener) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// leadsTo reports whether a route of any listener names the cluster.
+func leadsTo(list []*config.Listener, cluster string) bool {
+	named := func(c config.WeightedCluster) bool { return c.Name == cluster }
+	for _, l := range list {
+		if l.TCP != nil && slices.ContainsFunc(l.TCP.Clusters, named) {
+			return true
+		}
+		if l.HTTP == nil {
+			continue
+		}
+		for _, vh := range l.HTTP.Routes.VirtualHosts {
+			for _, route := range vh.Routes {
+				if slices.ContainsFunc(route.Clusters, named) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,298 @@
+package xds
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	filelogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
+	streamlogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
+	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/hostmesh/hostmesh/proxy/config"
+)
+
+const (
+	typePrefix = "type.googleapis.com/"
+	hcmType    = typePrefix + "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+	tcpType    = typePrefix + "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
+	routerType = typePrefix + "envoy.extensions.filters.http.router.v3.Router"
+	fileLog    = typePrefix + "envoy.extensions.access_loggers.file.v3.FileAccessLog"
+	stdoutLog  = typePrefix + "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog"
+	stderrLog  = typePrefix + "envoy.extensions.access_loggers.stream.v3.StderrAccessLog"
+)
+
+// defaultLogFormat is the line that Envoy writes when no format is given. It is the only one there is yet.
+const defaultLogFormat = `[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" ` +
+	`%RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% ` +
+	`%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" ` +
+	`"%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%"` + "\n"
+
+// listener is a decoded Listener. When routes is set its table comes by RDS under that name and HTTP.Routes is nil.
+type listener struct {
+	config.Listener
+	routes string
+}
+
+// listener reads a Listener.
+func (r *reader) listener(at *path, m *listenerv3.Listener) *listener {
+	l := &listener{Listener: config.Listener{Name: m.GetName()}}
+	if m.GetName() == "" {
+		r.wrong(at.field("name"), "none", "a name")
+	}
+	if a, ok := r.address(at.field("address"), m.GetAddress()); ok {
+		l.Addresses = append(l.Addresses, a)
+	}
+	for i, additional := range m.GetAdditionalAddresses() {
+		p := at.at("additional_addresses", i).field("address")
+		a, ok := r.address(p, additional.GetAddress())
+		if ok && slices.Contains(l.Addresses, a) {
+			r.wrong(p, a, "each address once")
+		} else if ok {
+			l.Addresses = append(l.Addresses, a)
+		}
+	}
+	if reuse := m.GetEnableReusePort(); reuse != nil && !reuse.GetValue() {
+		r.wrong(at.field("enable_reuse_port"), false, "true or nothing")
+	}
+	if bind := m.GetBindToPort(); bind != nil && !bind.GetValue() {
+		r.wrong(at.field("bind_to_port"), false, "true or nothing")
+	}
+	l.AccessLogs = r.accessLogs(at, m.GetAccessLog())
+	chains := m.GetFilterChains()
+	if len(chains) != 1 {
+		r.wrong(at.field("filter_chains"), len(chains), "exactly one filter chain")
+		return l
+	}
+	filters, at := chains[0].GetFilters(), at.at("filter_chains", 0)
+	if len(filters) != 1 {
+		r.wrong(at.field("filters"), len(filters), "exactly one filter")
+		return l
+	}
+	r.networkFilter(at.at("filters", 0), filters[0], l)
+	return l
+}
+
+func (r *reader) networkFilter(at *path, f *listenerv3.Filter, l *listener) {
+	typed := f.GetTypedConfig()
+	p := at.field("typed_config")
+	switch typed.GetTypeUrl() {
+	case hcmType:
+		m := new(hcmv3.HttpConnectionManager)
+		if r.unpack(p, typed, m) {
+			l.HTTP, l.routes = r.http(p, m)
+		}
+	case tcpType:
+		m := new(tcpv3.TcpProxy)
+		if r.unpack(p, typed, m) {
+			l.TCP = r.tcp(p, m)
+		}
+	default:
+		r.wrong(at, named(f.GetName(), typed.GetTypeUrl()), "envoy.filters.network.http_connection_manager or envoy.filters.network.tcp_proxy")
+	}
+}
+
+// named is how a filter or extension is called in a complaint.
+func named(name, typeURL string) string {
+	typeURL = strings.TrimPrefix(typeURL, typePrefix)
+	switch {
+	case typeURL == "":
+		return clip(name) + " without a typed_config"
+	case name == "":
+		return clip(typeURL)
+	}
+	return clip(name) + " (" + clip(typeURL) + ")"
+}
+
+// http reads an HttpConnectionManager; the second result is the name of its route table if that comes by RDS.
+func (r *reader) http(at *path, m *hcmv3.HttpConnectionManager) (*config.HTTP, string) {
+	if c := m.GetCodecType(); c != hcmv3.HttpConnectionManager_AUTO && c != hcmv3.HttpConnectionManager_HTTP1 {
+		r.wrong(at.field("codec_type"), c, "AUTO or HTTP1")
+	}
+	common := m.GetCommonHttpProtocolOptions()
+	h := &config.HTTP{
+		StatPrefix:            m.GetStatPrefix(),
+		RequestHeadersTimeout: r.duration(at.field("request_headers_timeout"), m.GetRequestHeadersTimeout(), 0),
+		RequestTimeout:        r.duration(at.field("request_timeout"), m.GetRequestTimeout(), 0),
+		StreamIdleTimeout:     r.duration(at.field("stream_idle_timeout"), m.GetStreamIdleTimeout(), 5*time.Minute),
+		DrainTimeout:          r.duration(at.field("drain_timeout"), m.GetDrainTimeout(), 5*time.Second),
+		IdleTimeout:           r.duration(at.field("common_http_protocol_options").field("idle_timeout"), common.GetIdleTimeout(), time.Hour),
+		MaxRequestHeadBytes:   60 << 10,
+		MaxRequestHeaders:     100,
+		UseRemoteAddress:      m.GetUseRemoteAddress().GetValue(),
+		XFFTrustedHops:        int(m.GetXffNumTrustedHops()),
+		GenerateRequestID:     m.GetGenerateRequestId() == nil || m.GetGenerateRequestId().GetValue(),
+		ServerName:            m.GetServerName(),
+		AccessLogs:            r.accessLogs(at, m.GetAccessLog()),
+	}
+	if h.ServerName == "" {
+		h.ServerName = "envoy"
+	}
+	if kb := m.GetMaxRequestHeadersKb(); kb != nil {
+		h.MaxRequestHeadBytes = int(kb.GetValue()) << 10
+	}
+	if n := common.GetMaxHeadersCount(); n != nil {
+		h.MaxRequestHeaders = int(n.GetValue())
+	}
+	for i, u := range m.GetUpgradeConfigs() {
+		name := strings.ToLower(u.GetUpgradeType())
+		switch {
+		case name == "" || name == "connect" || name == "connect-udp":
+			r.wrong(at.at("upgrade_configs", i).field("upgrade_type"), u.GetUpgradeType(), "an upgrade such as websocket")
+		case u.GetEnabled() == nil || u.GetEnabled().GetValue():
+			h.Upgrades = append(h.Upgrades, name)
+		}
+	}
+	r.httpFilters(at, m.GetHttpFilters())
+	switch {
+	case m.GetRouteConfig() != nil:
+		h.Routes = r.routes(at.field("route_config"), m.GetRouteConfig())
+	case m.GetRds() != nil:
+		r.ads(at.field("rds").field("config_source"), m.GetRds().GetConfigSource())
+		if m.GetRds().GetRouteConfigName() == "" {
+			r.wrong(at.field("rds").field("route_config_name"), "none", "the name of a route configuration")
+		}
+	default:
+		r.wrong(at, "no routes", "rds or route_config")
+	}
+	return h, m.GetRds().GetRouteConfigName()
+}
+
+// httpFilters checks that the router is the last and, so far, only filter.
+func (r *reader) httpFilters(at *path, filters []*hcmv3.HttpFilter) {
+	for i, f := range filters {
+		p := at.at("http_filters", i)
+		typed := f.GetTypedConfig()
+		if typed.GetTypeUrl() != routerType {
+			r.wrong(p, named(f.GetName(), typed.GetTypeUrl()), "envoy.filters.http.router ("+strings.TrimPrefix(routerType, typePrefix)+")")
+			continue
+		}
+		r.unpack(p.field("typed_config"), typed, new(routerv3.Router))
+	}
+	if len(filters) != 1 {
+		r.wrong(at.field("http_filters"), len(filters), "exactly one filter: envoy.filters.http.router")
+	}
+}
+
+func (r *reader) tcp(at *path, m *tcpv3.TcpProxy) *config.TCP {
+	t := &config.TCP{
+		StatPrefix:  m.GetStatPrefix(),
+		IdleTimeout: r.duration(at.field("idle_timeout"), m.GetIdleTimeout(), time.Hour),
+		AccessLogs:  r.accessLogs(at, m.GetAccessLog()),
+	}
+	if w := m.GetWeightedClusters(); w != nil {
+		for _, c := range w.GetClusters() {
+			if c.GetWeight() > 0 {
+				t.Clusters = append(t.Clusters, config.WeightedCluster{Name: intern(c.GetName()), Weight: c.GetWeight()})
+			}
+		}
+		if len(t.Clusters) == 0 {
+			r.wrong(at.field("weighted_clusters"), "no weight", "a cluster with a weight of at least 1")
+		}
+		return t
+	}
+	if m.GetCluster() == "" {
+		r.wrong(at.field("cluster"), "none", "cluster or weighted_clusters")
+	}
+	t.Clusters = []config.WeightedCluster{{Name: intern(m.GetCluster()), Weight: 1}}
+	return t
+}
+
+func (r *reader) accessLogs(at *path, logs []*accesslogv3.AccessLog) []config.AccessLog {
+	var out []config.AccessLog
+	for i, m := range logs {
+		p := at.at("access_log", i)
+		typed := m.GetTypedConfig()
+		var place string
+		var format *corev3.SubstitutionFormatString
+		ok := true
+		switch typed.GetTypeUrl() {
+		case fileLog:
+			f := new(filelogv3.FileAccessLog)
+			ok = r.unpack(p.field("typed_config"), typed, f)
+			place, format = f.GetPath(), f.GetLogFormat()
+		case stdoutLog:
+			f := new(streamlogv3.StdoutAccessLog)
+			ok = r.unpack(p.field("typed_config"), typed, f)
+			place, format = "/dev/stdout", f.GetLogFormat()
+		case stderrLog:
+			f := new(streamlogv3.StderrAccessLog)
+			ok = r.unpack(p.field("typed_config"), typed, f)
+			place, format = "/dev/stderr", f.GetLogFormat()
+		default:
+			r.wrong(p, named(m.GetName(), typed.GetTypeUrl()), "envoy.access_loggers.file, .stdout or .stderr")
+			continue
+		}
+		if ok && format != nil && dataSource(format.GetTextFormatSource()) != defaultLogFormat {
+			r.wrong(p.field("typed_config").field("log_format"), "a format of its own", "none or Envoy's default")
+		}
+		out = append(out, config.AccessLog{Path: place})
+	}
+	return out
+}
+
+// dataSource is the text that stands in the configuration itself.
+func dataSource(d *corev3.DataSource) string {
+	if b := d.GetInlineBytes(); len(b) > 0 {
+		return string(b)
+	}
+	return d.GetInlineString()
+}
+
+// address reads an IP address and TCP port.
+func (r *reader) address(at *path, m *corev3.Address) (netip.AddrPort, bool) {
+	s := m.GetSocketAddress()
+	if s == nil {
+		r.wrong(at, "no socket_address", "a socket_address")
+		return netip.AddrPort{}, false
+	}
+	at = at.field("socket_address")
+	if s.GetProtocol() != corev3.SocketAddress_TCP {
+		r.wrong(at.field("protocol"), s.GetProtocol(), "TCP")
+	}
+	ip, err := netip.ParseAddr(s.GetAddress())
+	if err != nil {
+		r.wrong(at.field("address"), clip(s.GetAddress()), "an IP address")
+		return netip.AddrPort{}, false
+	}
+	if _, numbered := s.GetPortSpecifier().(*corev3.SocketAddress_PortValue); !numbered || s.GetPortValue() > 65535 {
+		r.wrong(at.field("port_value"), s.GetPortValue(), "a port")
+		return netip.AddrPort{}, false
+	}
+	return netip.AddrPortFrom(ip, uint16(s.GetPortValue())), true
+}
+
+// ads checks that a resource is to come from the one stream there is.
+func (r *reader) ads(at *path, m *corev3.ConfigSource) {
+	if m.GetAds() == nil {
+		r.wrong(at, "another source", "ads: {}")
+	}
+	r.v3(at.field("resource_api_version"), m.GetResourceApiVersion())
+}
+
+// v3 allows V3 and, as Envoy does today, AUTO which means the same.
+func (r *reader) v3(at *path, v corev3.ApiVersion) {
+	if v != corev3.ApiVersion_V3 && v != corev3.ApiVersion_AUTO {
+		r.wrong(at, v, "V3")
+	}
+}
+
+// duration reads a duration of at least 0; unset means otherwise.
+func (r *reader) duration(at *path, d *durationpb.Duration, otherwise time.Duration) time.Duration {
+	if d == nil {
+		return otherwise
+	}
+	v := d.AsDuration()
+	if err := d.CheckValid(); err != nil || v < 0 {
+		r.wrong(at, v, "a duration of at least 0s")
+		return otherwise
+	}
+	return v
+}

@@ -1,0 +1,202 @@
+package xds
+
+import (
+	"math"
+	"strings"
+	"time"
+	"unique"
+
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+
+	"github.com/hostmesh/hostmesh/proxy/config"
+)
+
+const (
+	defaultRouteTimeout = 15 * time.Second
+	defaultBodyLimit    = 4096 // of a direct response, as in Envoy
+	previousHosts       = typePrefix + "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+)
+
+// intern makes equal names share their memory: a mesh repeats few of them often.
+func intern(name string) string { return unique.Make(name).Value() }
+
+// routes reads a RouteConfiguration.
+func (r *reader) routes(at *path, m *routev3.RouteConfiguration) *config.RouteTable {
+	t := &config.RouteTable{Name: m.GetName()}
+	if m.GetValidateClusters().GetValue() {
+		r.wrong(at.field("validate_clusters"), true, "false or nothing")
+	}
+	limit := uint32(defaultBodyLimit)
+	if v := m.GetMaxDirectResponseBodySizeBytes(); v != nil {
+		limit = v.GetValue()
+	}
+	names, domains := map[string]bool{}, map[string]string{}
+	for i, vh := range m.GetVirtualHosts() {
+		p := at.at("virtual_hosts", i)
+		if names[vh.GetName()] {
+			r.wrong(p.field("name"), clip(vh.GetName()), "each name once")
+		}
+		names[vh.GetName()] = true
+		out := &config.VirtualHost{Name: vh.GetName()}
+		for j, d := range vh.GetDomains() {
+			d = strings.ToLower(d)
+			if want := domainError(d); want != "" {
+				r.wrong(p.at("domains", j), clip(d), want)
+			} else if other, taken := domains[d]; taken {
+				r.wrong(p.at("domains", j), clip(d), "each domain once; virtual host "+clip(other)+" has it")
+			}
+			domains[d] = vh.GetName()
+			out.Domains = append(out.Domains, d)
+		}
+		retry := r.retry(p.field("retry_policy"), vh.GetRetryPolicy())
+		for j, route := range vh.GetRoutes() {
+			out.Routes = append(out.Routes, r.route(p.at("routes", j), route, retry, limit))
+		}
+		t.VirtualHosts = append(t.VirtualHosts, out)
+	}
+	return t
+}
+
+// domainError says what a domain should have been; "" if it is right: at most one *, first or last.
+func domainError(d string) string {
+	stars := strings.Count(d, "*")
+	switch {
+	case d == "":
+		return "a domain"
+	case strings.ContainsAny(d, " \t\r\n\x00/"):
+		return "a domain without spaces and slashes"
+	case stars > 1, stars == 1 && d[0] != '*' && d[len(d)-1] != '*':
+		return "at most one *, at the beginning or the end"
+	}
+	return ""
+}
+
+func (r *reader) route(at *path, m *routev3.Route, retry config.Retry, bodyLimit uint32) *config.Route {
+	out := &config.Route{Name: m.GetName()}
+	r.match(at.field("match"), m.GetMatch(), out)
+	switch action := m.GetAction().(type) {
+	case *routev3.Route_Route:
+		r.action(at.field("route"), action.Route, out, retry)
+	case *routev3.Route_DirectResponse:
+		d := action.DirectResponse
+		body := dataSource(d.GetBody())
+		if uint64(len(body)) > uint64(bodyLimit) {
+			r.wrong(at.field("direct_response").field("body"), len(body), "at most max_direct_response_body_size_bytes")
+		}
+		if d.GetStatus() < 200 || d.GetStatus() > 599 {
+			r.wrong(at.field("direct_response").field("status"), d.GetStatus(), "200 to 599")
+		}
+		out.Direct = &config.DirectResponse{Status: int(d.GetStatus()), Body: body}
+	default:
+		r.wrong(at, "no action", "route or direct_response")
+	}
+	return out
+}
+
+func (r *reader) match(at *path, m *routev3.RouteMatch, out *config.Route) {
+	switch s := m.GetPathSpecifier().(type) {
+	case *routev3.RouteMatch_Prefix:
+		out.Path, out.PathMatch = s.Prefix, config.PathPrefix
+	case *routev3.RouteMatch_Path:
+		out.Path, out.PathMatch = s.Path, config.PathExact
+	case *routev3.RouteMatch_PathSeparatedPrefix:
+		out.Path, out.PathMatch = s.PathSeparatedPrefix, config.PathSeparatedPrefix
+	default:
+		r.wrong(at, "no path", "prefix, path or path_separated_prefix")
+	}
+	if strings.ContainsAny(out.Path, "?#") {
+		r.wrong(at, clip(out.Path), "a path without query and fragment")
+	}
+	out.CaseInsensitive = m.GetCaseSensitive() != nil && !m.GetCaseSensitive().GetValue()
+	for i, h := range m.GetHeaders() {
+		p := at.at("headers", i)
+		match := config.HeaderMatch{Name: intern(strings.ToLower(h.GetName())), Invert: h.GetInvertMatch()}
+		switch s := h.GetHeaderMatchSpecifier().(type) {
+		case nil: // nothing to compare: the header is to be there
+			match.Present = true
+		case *routev3.HeaderMatcher_PresentMatch:
+			match.Present = true
+			match.Invert = match.Invert == s.PresentMatch
+		case *routev3.HeaderMatcher_ExactMatch:
+			match.Exact = s.ExactMatch
+		case *routev3.HeaderMatcher_StringMatch:
+			match.Exact = s.StringMatch.GetExact()
+			if s.StringMatch.GetMatchPattern() == nil {
+				r.wrong(p.field("string_match"), "no pattern", "exact")
+			}
+		default:
+			r.wrong(p, "another comparison", "string_match.exact, exact_match or present_match")
+		}
+		out.Headers = append(out.Headers, match)
+	}
+}
+
+func (r *reader) action(at *path, m *routev3.RouteAction, out *config.Route, retry config.Retry) {
+	out.Timeout = r.duration(at.field("timeout"), m.GetTimeout(), defaultRouteTimeout)
+	out.IdleTimeout = r.duration(at.field("idle_timeout"), m.GetIdleTimeout(), 0)
+	if m.GetIdleTimeout() != nil && out.IdleTimeout == 0 {
+		r.wrong(at.field("idle_timeout"), "0s", "more than 0s, or nothing")
+	}
+	out.Retry = retry
+	if m.GetRetryPolicy() != nil {
+		out.Retry = r.retry(at.field("retry_policy"), m.GetRetryPolicy())
+	}
+	switch s := m.GetClusterSpecifier().(type) {
+	case *routev3.RouteAction_Cluster:
+		out.Clusters = []config.WeightedCluster{{Name: intern(s.Cluster), Weight: 1}}
+	case *routev3.RouteAction_WeightedClusters:
+		var sum uint64
+		for _, c := range s.WeightedClusters.GetClusters() {
+			sum += uint64(c.GetWeight().GetValue())
+			if c.GetWeight().GetValue() > 0 {
+				out.Clusters = append(out.Clusters, config.WeightedCluster{Name: intern(c.GetName()), Weight: c.GetWeight().GetValue()})
+			}
+		}
+		p := at.field("weighted_clusters")
+		if sum == 0 || sum > math.MaxUint32 {
+			r.wrong(p, sum, "a sum of weights from 1 to 4294967295")
+		}
+		if total := s.WeightedClusters.GetTotalWeight(); total != nil && uint64(total.GetValue()) != sum { //nolint:staticcheck // still sent
+			r.wrong(p.field("total_weight"), total.GetValue(), "the sum of the weights or nothing")
+		}
+	default:
+		r.wrong(at, "no cluster", "cluster or weighted_clusters")
+	}
+}
+
+// retry reads a RetryPolicy; nil is no retry. A reset of the upstream counts as a 5xx, as in Envoy, so that 5xx and
+// gateway-error contain the conditions without a response.
+func (r *reader) retry(at *path, m *routev3.RetryPolicy) config.Retry {
+	if m == nil {
+		return config.Retry{}
+	}
+	const withoutResponse = config.RetryReset | config.RetryConnectFailure | config.RetryRefusedStream
+	out := config.Retry{Max: 1, PerTryTimeout: r.duration(at.field("per_try_timeout"), m.GetPerTryTimeout(), 0)}
+	for name := range strings.SplitSeq(m.GetRetryOn(), ",") {
+		switch strings.TrimSpace(name) {
+		case "":
+		case "connect-failure":
+			out.On |= config.RetryConnectFailure
+		case "refused-stream":
+			out.On |= config.RetryRefusedStream
+		case "reset":
+			out.On |= withoutResponse
+		case "5xx":
+			out.On |= config.Retry5xx | withoutResponse
+		case "gateway-error":
+			out.On |= config.RetryGatewayError | withoutResponse
+		default:
+			r.wrong(at.field("retry_on"), clip(strings.TrimSpace(name)), "connect-failure, refused-stream, reset, gateway-error or 5xx")
+		}
+	}
+	if n := m.GetNumRetries(); n != nil {
+		out.Max = int(n.GetValue())
+	}
+	for i, predicate := range m.GetRetryHostPredicate() {
+		// Another host is always preferred for a retry, so this one is met and every other is refused.
+		if predicate.GetTypedConfig().GetTypeUrl() != previousHosts {
+			r.wrong(at.at("retry_host_predicate", i), named(predicate.GetName(), predicate.GetTypedConfig().GetTypeUrl()), "envoy.retry_host_predicates.previous_hosts")
+		}
+	}
+	return out
+}

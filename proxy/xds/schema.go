@@ -1,0 +1,126 @@
+package xds
+
+import (
+	"strings"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// schema says per message which fields this proxy understands; a message that is not listed is a plain value. Some
+// fields are understood for some values only: the reader of the message checks those.
+type schema map[protoreflect.FullName]map[string]bool
+
+func newSchema() schema {
+	s := schema{}
+	add := func(message protoreflect.FullName, fields string) {
+		known := map[string]bool{}
+		for _, f := range strings.Fields(fields) {
+			known[f] = true
+		}
+		s[message] = known
+	}
+	s.addCore(add)
+	s.addListener(add)
+	s.addRoute(add)
+	s.addCluster(add)
+	s.addBootstrap(add)
+	return s
+}
+
+func (schema) addCore(add func(protoreflect.FullName, string)) {
+	const core = "envoy.config.core.v3."
+	add(core+"Address", "socket_address pipe")
+	add(core+"SocketAddress", "protocol address port_value")
+	add(core+"Pipe", "path")
+	add(core+"ConfigSource", "ads resource_api_version initial_fetch_timeout")
+	add(core+"AggregatedConfigSource", "")
+	add(core+"Metadata", "filter_metadata")
+	add(core+"Locality", "region zone sub_zone")
+	add(core+"DataSource", "inline_string inline_bytes")
+	add(core+"SubstitutionFormatString", "text_format_source")
+	add(core+"TypedExtensionConfig", "name typed_config")
+	add("envoy.type.matcher.v3.StringMatcher", "exact")
+}
+
+func (schema) addListener(add func(protoreflect.FullName, string)) {
+	const (
+		listener = "envoy.config.listener.v3."
+		network  = "envoy.extensions.filters.network."
+		hcm      = network + "http_connection_manager.v3."
+		logs     = "envoy.extensions.access_loggers."
+	)
+	add(listener+"Listener", "name address additional_addresses filter_chains metadata traffic_direction access_log enable_reuse_port bind_to_port")
+	add(listener+"AdditionalAddress", "address")
+	add(listener+"FilterChain", "name filters metadata")
+	add(listener+"Filter", "name typed_config")
+	add(hcm+"HttpConnectionManager", `codec_type stat_prefix rds route_config http_filters common_http_protocol_options
+		server_name max_request_headers_kb stream_idle_timeout request_timeout request_headers_timeout drain_timeout access_log
+		use_remote_address xff_num_trusted_hops generate_request_id upgrade_configs`)
+	add(hcm+"Rds", "config_source route_config_name")
+	add(hcm+"HttpFilter", "name typed_config")
+	add(hcm+"HttpConnectionManager.UpgradeConfig", "upgrade_type enabled")
+	add("envoy.config.core.v3.HttpProtocolOptions", "idle_timeout max_headers_count")
+	add("envoy.extensions.filters.http.router.v3.Router", "suppress_envoy_headers")
+	add(network+"tcp_proxy.v3.TcpProxy", "stat_prefix cluster weighted_clusters idle_timeout access_log")
+	add(network+"tcp_proxy.v3.TcpProxy.WeightedCluster", "clusters")
+	add(network+"tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight", "name weight")
+	add("envoy.config.accesslog.v3.AccessLog", "name typed_config")
+	add(logs+"file.v3.FileAccessLog", "path log_format")
+	add(logs+"stream.v3.StdoutAccessLog", "log_format")
+	add(logs+"stream.v3.StderrAccessLog", "log_format")
+}
+
+func (schema) addRoute(add func(protoreflect.FullName, string)) {
+	const route = "envoy.config.route.v3."
+	add(route+"RouteConfiguration", "name virtual_hosts validate_clusters max_direct_response_body_size_bytes metadata")
+	add(route+"VirtualHost", "name domains routes retry_policy metadata")
+	add(route+"Route", "name match route direct_response metadata")
+	add(route+"RouteMatch", "prefix path path_separated_prefix case_sensitive headers")
+	add(route+"HeaderMatcher", "name exact_match present_match string_match invert_match")
+	add(route+"RouteAction", "cluster weighted_clusters timeout idle_timeout retry_policy")
+	add(route+"WeightedCluster", "clusters total_weight")
+	add(route+"WeightedCluster.ClusterWeight", "name weight")
+	add(route+"DirectResponseAction", "status body")
+	add(route+"RetryPolicy", "retry_on num_retries per_try_timeout retry_host_predicate host_selection_retry_max_attempts")
+	add(route+"RetryPolicy.RetryHostPredicate", "name typed_config")
+}
+
+func (schema) addCluster(add func(protoreflect.FullName, string)) {
+	const (
+		cluster  = "envoy.config.cluster.v3."
+		endpoint = "envoy.config.endpoint.v3."
+		http     = "envoy.extensions.upstreams.http.v3."
+	)
+	add(cluster+"Cluster", `name alt_stat_name type eds_cluster_config connect_timeout lb_policy load_assignment circuit_breakers
+		common_http_protocol_options typed_extension_protocol_options least_request_lb_config common_lb_config metadata`)
+	add(cluster+"Cluster.EdsClusterConfig", "eds_config service_name")
+	add(cluster+"Cluster.LeastRequestLbConfig", "choice_count")
+	add(cluster+"Cluster.CommonLbConfig", "healthy_panic_threshold locality_weighted_lb_config")
+	add(cluster+"Cluster.CommonLbConfig.LocalityWeightedLbConfig", "")
+	add(cluster+"CircuitBreakers", "thresholds")
+	add(cluster+"CircuitBreakers.Thresholds", "priority max_connections max_pending_requests max_requests max_retries")
+	add(http+"HttpProtocolOptions", "common_http_protocol_options explicit_http_config")
+	add(http+"HttpProtocolOptions.ExplicitHttpConfig", "http_protocol_options")
+	add("envoy.config.core.v3.Http1ProtocolOptions", "")
+	add(endpoint+"ClusterLoadAssignment", "cluster_name endpoints policy")
+	add(endpoint+"ClusterLoadAssignment.Policy", "overprovisioning_factor")
+	add(endpoint+"LocalityLbEndpoints", "locality metadata lb_endpoints load_balancing_weight priority")
+	add(endpoint+"LbEndpoint", "endpoint health_status metadata load_balancing_weight")
+	add(endpoint+"Endpoint", "address hostname")
+}
+
+func (schema) addBootstrap(add func(protoreflect.FullName, string)) {
+	const (
+		bootstrap = "envoy.config.bootstrap.v3."
+		core      = "envoy.config.core.v3."
+	)
+	add(bootstrap+"Bootstrap", "node static_resources dynamic_resources admin")
+	add(bootstrap+"Bootstrap.StaticResources", "listeners clusters")
+	add(bootstrap+"Bootstrap.DynamicResources", "lds_config cds_config ads_config")
+	add(bootstrap+"Admin", "address")
+	add(core+"Node", "id cluster metadata locality")
+	add(core+"ApiConfigSource", "api_type transport_api_version grpc_services set_node_on_first_message_only")
+	add(core+"GrpcService", "envoy_grpc google_grpc")
+	add(core+"GrpcService.EnvoyGrpc", "cluster_name")
+	add(core+"GrpcService.GoogleGrpc", "target_uri stat_prefix")
+}
