@@ -37,6 +37,14 @@ func (r *Response) Parse(buf []byte, limits Limits) (n int, err error) {
 	if err := r.head.finish(r.buf); err != nil {
 		return 0, err
 	}
+	if r.Status < 200 || r.Status == 204 {
+		switch { // RFC 9112 section 6.1, RFC 9110 section 8.6: not with these; "Content-Length: 0" is common and harmless
+		case r.chunked:
+			return 0, ErrCoding
+		case r.length > 0:
+			return 0, ErrLength
+		}
+	}
 	return r.pos, nil
 }
 
@@ -78,8 +86,8 @@ func (r *Response) Reason() []byte {
 // Interim reports whether another response head follows (1xx but 101).
 func (r *Response) Interim() bool { return r.Status < 200 && r.Status != 101 }
 
-// KeepAlive reports whether the upstream lets the connection be used again after the body. After a body that only the end
-// of the connection delimits it does not.
+// KeepAlive reports whether the upstream lets the connection be used again after the body, if the body's framing does: not
+// after UntilClose.
 func (r *Response) KeepAlive() bool {
 	return !r.close && (!r.http10 || r.keepAlive)
 }
