@@ -1,0 +1,67 @@
+package xds
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/hostmesh/hostmesh/controlplane/compile"
+)
+
+// ClientStatus is one stream as an operator sees it.
+type ClientStatus struct {
+	NodeID       string     `json:"nodeID"`
+	Cluster      string     `json:"cluster,omitempty"`
+	Kind         string     `json:"kind"` // "proxy" or "grpc"
+	Variant      string     `json:"variant"`
+	Address      string     `json:"address"`
+	Connected    time.Time  `json:"connected"`
+	Disconnected *time.Time `json:"disconnected,omitempty"` // nil while it is connected
+	// Types has an element for each type that the client asked for, in the order CDS, EDS, LDS, RDS.
+	Types []TypeStatus `json:"types"`
+}
+
+// TypeStatus is how far a client is with one type of resource. The numbers are those of snapshots.
+type TypeStatus struct {
+	Type       string `json:"type"` // as in "CDS"
+	Wildcard   bool   `json:"wildcard,omitempty"`
+	Subscribed int    `json:"subscribed"`     // names
+	Sent       uint64 `json:"sent"`           // 0: nothing yet
+	Acked      uint64 `json:"acked"`          // 0: nothing yet
+	Nack       *Nack  `json:"nack,omitempty"` // the last response it refused, unless it has accepted a later one
+
+	lastNonce uint64
+}
+
+// Nack is why a client refused a response.
+type Nack struct {
+	Reason string    `json:"reason"`
+	Time   time.Time `json:"time"`
+	Number uint64    `json:"number"`
+}
+
+// status returns what s knows of its client; ok is false before the first request.
+func (s *session) status() (c ClientStatus, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.node == nil {
+		return c, false
+	}
+	c = ClientStatus{NodeID: s.node.ID, Cluster: s.node.Cluster, Kind: s.node.Kind.String(), Variant: "state of the world"}
+	if s.delta {
+		c.Variant = "delta"
+	}
+	for t := range s.interests {
+		if in := &s.interests[t]; in.asked {
+			in.status.Type = compile.Type(t).String()
+			c.Types = append(c.Types, in.status)
+		}
+	}
+	return c, true
+}
+
+func sortStatus(all []ClientStatus) {
+	slices.SortFunc(all, func(a, b ClientStatus) int {
+		return cmp.Or(cmp.Compare(a.NodeID, b.NodeID), a.Connected.Compare(b.Connected))
+	})
+}
