@@ -1,0 +1,242 @@
+package registry
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/hostmesh/hostmesh/internal/watch"
+)
+
+// Source is a Registry under the name that provenance shows.
+type Source struct {
+	Name     string // unique in its Catalog
+	Kind     string // "consul", "file", …: for display, and a sealed view of another kind is not taken
+	Registry Registry
+}
+
+// Options of a Catalog. The zero Options are usable: nothing is sealed.
+type Options struct {
+	// StateDir is where views are sealed and the number of the last Snapshot is kept; "" keeps nothing. A directory
+	// that cannot be written is told in SourceStatus and the log; serving goes on.
+	StateDir string
+	// Interval is the least time between two Snapshots; the first change after quiet goes out at once. Default 100 ms.
+	Interval time.Duration
+	// SealEvery is the least time between two sealings. Default 5 s.
+	SealEvery time.Duration
+	// Grace is how long after the start of Run readiness waits for a source that has not spoken. Default 10 s.
+	Grace time.Duration
+	// RetryMin and RetryMax bound the time until a failed Watch is called again; it doubles from the one to the other,
+	// with jitter of a half. Defaults 200 ms and 5 s.
+	RetryMin, RetryMax time.Duration
+	// Log gets what happens to sources. Default: nothing is logged.
+	Log *slog.Logger
+}
+
+// Catalog runs registries and merges what they said last. All methods are safe for concurrent use.
+type Catalog struct {
+	options  Options
+	log      *slog.Logger
+	sources  []*source // in configured order
+	snapshot *watch.Value[*Snapshot]
+	wake     chan struct{} // one slot: a source has a new view
+	sealNow  chan struct{} // one slot: a view is to be sealed
+
+	merger  *merger  // belongs to Run (and NewCatalog before it)
+	numbers *numbers // belongs to Run
+
+	mu      sync.Mutex
+	started time.Time // guarded by mu; when Run began, zero before
+}
+
+// NewCatalog returns a Catalog of these sources, whose order is their precedence. It reads what StateDir holds, so
+// Current serves the sealed views at once; what cannot be taken is refused with the reason, see SourceStatus. It fails
+// only on sources and options that make no sense.
+func NewCatalog(sources []Source, options Options) (*Catalog, error) {
+	if err := check(sources, options); err != nil {
+		return nil, fmt.Errorf("make catalog: %w", err)
+	}
+	options.Interval = cmp.Or(options.Interval, 100*time.Millisecond)
+	options.SealEvery = cmp.Or(options.SealEvery, 5*time.Second)
+	options.Grace = cmp.Or(options.Grace, 10*time.Second)
+	options.RetryMin = cmp.Or(options.RetryMin, 200*time.Millisecond)
+	options.RetryMax = max(cmp.Or(options.RetryMax, 5*time.Second), options.RetryMin)
+	if options.Log == nil {
+		options.Log = slog.New(slog.DiscardHandler)
+	}
+	c := &Catalog{
+		options: options,
+		log:     options.Log,
+		wake:    make(chan struct{}, 1),
+		sealNow: make(chan struct{}, 1),
+	}
+	if options.StateDir != "" {
+		if err := os.MkdirAll(options.StateDir, 0o700); err != nil {
+			c.log.Error("no state can be kept", "error", err)
+		}
+	}
+	c.numbers = loadNumbers(options.StateDir, c.log)
+	var names []string
+	for _, s := range sources {
+		names = append(names, s.Name)
+		c.sources = append(c.sources, newSource(s, c))
+	}
+	c.merger = newMerger(names)
+	for i, s := range c.sources {
+		s.load()
+		c.merger.set(i, s.view.Services)
+	}
+	services, _ := c.merger.merge()
+	c.snapshot = watch.New(&Snapshot{Number: c.numbers.next(), Services: services})
+	return c, nil
+}
+
+func check(sources []Source, o Options) error {
+	var errs []error
+	seen := make(map[string]bool)
+	for i, s := range sources {
+		switch {
+		case s.Name == "":
+			errs = append(errs, fmt.Errorf("source %d has no name", i+1))
+		case seen[s.Name]:
+			errs = append(errs, fmt.Errorf("source %q: there are two of that name", s.Name))
+		case s.Registry == nil:
+			errs = append(errs, fmt.Errorf("source %q has no registry", s.Name))
+		}
+		seen[s.Name] = true
+	}
+	for _, d := range []time.Duration{o.Interval, o.SealEvery, o.Grace, o.RetryMin, o.RetryMax} {
+		if d < 0 {
+			errs = append(errs, fmt.Errorf("negative duration %v", d))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Current returns the latest Snapshot, never nil, and a channel that is closed when there is a later one.
+func (c *Catalog) Current() (*Snapshot, <-chan struct{}) { return c.snapshot.Get() }
+
+// Run watches all sources until ctx ends, and seals their last views before it returns. It is called once; its
+// error is that of ctx.
+func (c *Catalog) Run(ctx context.Context) error {
+	c.mu.Lock()
+	if !c.started.IsZero() {
+		c.mu.Unlock()
+		return errors.New("run catalog: it has been run before")
+	}
+	c.started = time.Now()
+	c.mu.Unlock()
+
+	var watching, sealing sync.WaitGroup
+	for _, s := range c.sources {
+		watching.Go(func() { s.run(ctx) })
+	}
+	stopSealing := make(chan struct{})
+	if c.options.StateDir != "" {
+		sealing.Go(func() { c.sealViews(stopSealing) })
+	}
+	c.mergeViews(ctx)
+	watching.Wait()
+	close(stopSealing)
+	sealing.Wait()
+	c.numbers.close()
+	return ctx.Err()
+}
+
+// mergeViews makes a Snapshot of what is new: at once after quiet, at most one per Interval else.
+func (c *Catalog) mergeViews(ctx context.Context) {
+	quiet := time.NewTimer(0)
+	defer quiet.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-quiet.C:
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.wake:
+		}
+		if c.mergeOnce() {
+			quiet.Reset(c.options.Interval)
+		} else {
+			quiet.Reset(0)
+		}
+	}
+}
+
+// mergeOnce publishes a Snapshot if the sources' views make one that differs.
+func (c *Catalog) mergeOnce() bool {
+	for i, s := range c.sources {
+		if services, fresh := s.take(); fresh {
+			c.merger.set(i, services)
+		}
+	}
+	services, changed := c.merger.merge()
+	if !changed {
+		return false
+	}
+	c.snapshot.Set(&Snapshot{Number: c.numbers.next(), Services: services})
+	return true
+}
+
+// sealViews seals what changed, at most every SealEvery, and once more on stop.
+func (c *Catalog) sealViews(stop <-chan struct{}) {
+	for stopped := false; !stopped; {
+		select {
+		case <-stop:
+			stopped = true
+		case <-c.sealNow:
+			select {
+			case <-stop:
+				stopped = true
+			case <-time.After(c.options.SealEvery):
+			}
+		}
+		for _, s := range c.sources {
+			if err := s.seal(); err != nil && !stopped {
+				notify(c.sealNow) // again after SealEvery
+			}
+		}
+	}
+}
+
+// Ready reports whether every source has published a view since the start, or its grace has ended. The reason names
+// the sources that have not; it may be there although the Catalog is ready.
+func (c *Catalog) Ready() (ready bool, reason string) {
+	c.mu.Lock()
+	started := c.started
+	c.mu.Unlock()
+	graceEnded := !started.IsZero() && time.Since(started) >= c.options.Grace
+	ready = true
+	for _, s := range c.sources {
+		if spoken, why := s.spoken(); !spoken {
+			ready = ready && graceEnded
+			if reason != "" {
+				reason += "; "
+			}
+			reason += why
+		}
+	}
+	if reason != "" && graceEnded {
+		reason += fmt.Sprintf(" (grace of %v has ended)", c.options.Grace)
+	}
+	if started.IsZero() {
+		return false, "the catalog is not running"
+	}
+	return ready, reason
+}
+
+// notify fills a channel of one slot; it never blocks.
+func notify(slot chan<- struct{}) {
+	select {
+	case slot <- struct{}{}:
+	default:
+	}
+}

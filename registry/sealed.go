@@ -1,0 +1,118 @@
+package registry
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"path/filepath"
+	"time"
+
+	"github.com/hostmesh/hostmesh/internal/seal"
+)
+
+// Of the sealed file of a view.
+const (
+	viewKind    = "view"
+	viewVersion = 1
+)
+
+// sealedView is the payload of version 1. It names its source, so that a file put in another's place is told.
+type sealedView struct {
+	Source   string     `json:"source"`
+	Kind     string     `json:"kind"`
+	Time     time.Time  `json:"time"` // when the view was published
+	Services []*Service `json:"services"`
+	Problems []Problem  `json:"problems,omitempty"`
+}
+
+// decodeView reads the payload of a sealed view. What it returns validates as a live view must.
+func decodeView(payload []byte) (sealedView, error) {
+	var v sealedView
+	if err := json.Unmarshal(payload, &v); err != nil {
+		return sealedView{}, fmt.Errorf("decode view: %w", err)
+	}
+	if v.Time.IsZero() {
+		return sealedView{}, errors.New("decode view: it has no time")
+	}
+	if err := validate(v.Services, nil); err != nil {
+		return sealedView{}, fmt.Errorf("decode view: %w", err)
+	}
+	return v, nil
+}
+
+// viewPath returns where the view of a source is sealed: a name that says the source's, whatever is in that.
+func viewPath(dir, source string) string {
+	name := url.PathEscape(source)
+	if len(name) > 200 { // file names end at 255 bytes, and the temporary one is longer
+		sum := sha256.Sum256([]byte(source))
+		name = name[:100] + "-" + hex.EncodeToString(sum[:])
+	}
+	return filepath.Join(dir, "view-"+name)
+}
+
+// load takes the view that was sealed, or records why it is refused. It is called before the source runs.
+func (s *source) load() {
+	dir := s.catalog.options.StateDir
+	if dir == "" {
+		return
+	}
+	v, err := s.readSealed(viewPath(dir, s.Name))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		s.sealRefused = err.Error()
+		s.catalog.log.Error("sealed view refused", "registry", s.Name, "error", err)
+	default:
+		s.view = View{Services: v.Services, Problems: v.Problems}
+		s.endpoints = countEndpoints(v.Services)
+		s.viewed, s.fromSeal = v.Time, true
+		s.catalog.log.Info("serving the sealed view", "registry", s.Name, "services", len(v.Services), "of", v.Time)
+	}
+}
+
+func (s *source) readSealed(path string) (sealedView, error) {
+	payload, err := seal.Read(path, viewKind, viewVersion)
+	if err != nil {
+		return sealedView{}, err
+	}
+	v, err := decodeView(payload)
+	if err != nil {
+		return sealedView{}, fmt.Errorf("open %s: %w", path, err)
+	}
+	if v.Source != s.Name || v.Kind != s.Kind {
+		return sealedView{}, fmt.Errorf("open %s: it is of registry %q (%s), want %q (%s)", path, v.Source, v.Kind, s.Name, s.Kind)
+	}
+	return v, nil
+}
+
+// seal writes the last view to disk if it is not there yet.
+func (s *source) seal() error {
+	s.mu.Lock()
+	if !s.unsealed {
+		s.mu.Unlock()
+		return nil
+	}
+	v := sealedView{Source: s.Name, Kind: s.Kind, Time: s.viewed, Services: s.view.Services, Problems: s.view.Problems}
+	s.unsealed = false
+	s.mu.Unlock()
+
+	payload, err := json.Marshal(v)
+	if err == nil {
+		err = seal.Write(viewPath(s.catalog.options.StateDir, s.Name), viewKind, viewVersion, payload)
+	}
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		s.unsealed = true
+		if s.sealErr == nil || s.sealErr.Error() != err.Error() {
+			s.catalog.log.Error("view not sealed", "registry", s.Name, "error", err)
+		}
+	}
+	s.sealErr = err
+	return err
+}
