@@ -58,7 +58,7 @@ func (b *Body) Remaining() int64 {
 // so are trailer fields that would change how the message is framed, routed or authenticated (RFC 9110 section 6.5.1). With unwrap
 // only the data is kept.
 //
-// After an error, an [Error], what was passed on so far is a truncated message: close both connections.
+// With an error, an [Error], n is 0; what was passed on so far is a truncated message: close both connections.
 func (b *Body) Next(buf []byte) (n int, keep bool, err error) {
 	if b.done || len(buf) == 0 {
 		return 0, false, nil

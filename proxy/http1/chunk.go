@@ -21,7 +21,7 @@ const (
 	atTrailer // start of a trailer line or of the last CRLF
 )
 
-// chunked advances over one span that is all kept or all dropped.
+// chunked advances over one span that is all kept or all dropped. An error is told at the start of a span.
 func (b *Body) chunked(buf []byte) (n int, keep bool, err error) {
 	for n < len(buf) && !b.done {
 		take, pass := 0, false
@@ -37,14 +37,17 @@ func (b *Body) chunked(buf []byte) (n int, keep bool, err error) {
 		default:
 			take, pass = 1, !b.unwrap && !b.inExtension(buf[n])
 		}
-		if err != nil {
-			return n, keep, err
-		}
-		if n > 0 && pass != keep {
+		if n > 0 && (err != nil || pass != keep) {
 			return n, keep, nil
 		}
-		if err := b.advance(buf[n:], take); err != nil {
-			return n, keep, err
+		if err == nil {
+			err = b.advance(buf[n:], take)
+		}
+		if err != nil && n > 0 {
+			return n, keep, nil // what is before it comes first; the next call finds the same error
+		}
+		if err != nil {
+			return 0, false, err
 		}
 		n, keep = n+take, pass
 	}
