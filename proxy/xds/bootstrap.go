@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
@@ -20,6 +21,9 @@ import (
 
 // maxBootstrapBytes bounds what is read of a bootstrap file.
 const maxBootstrapBytes = 16 << 20
+
+// maxSocketPath is sun_path's room less the final NUL.
+const maxSocketPath = 107
 
 // Bootstrap is what a proxy is started with. ReadBootstrap makes it of a file; where none is wanted, its exported
 // fields are enough. It must not be changed once a Client has it.
@@ -69,7 +73,7 @@ func parseBootstrap(file string, data []byte) (*Bootstrap, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &reader{schema: newSchema()}
+	r := &reader{rules: rules{schema: newSchema()}}
 	b := r.bootstrap(m)
 	doc.add(r.problems)
 	if err := doc.err(); err != nil {
@@ -150,8 +154,8 @@ func (r *reader) dynamic(at *path, m *bootstrapv3.Bootstrap_DynamicResources, b 
 
 // control checks the address of the xDS server.
 func (r *reader) control(at *path, target string) string {
-	if _, _, err := ParseControl(target); err != nil {
-		r.problems = append(r.problems, problem{at.String(), err.Error()})
+	if _, _, wrong := ParseControl(target); wrong != nil {
+		r.wrong(at, wrong.Got, wrong.Want)
 		return ""
 	}
 	return target
@@ -196,7 +200,7 @@ func (r *reader) staticResources(at *path, m *bootstrapv3.Bootstrap_StaticResour
 
 // controlCluster reads the cluster that leads to the xDS server.
 func (r *reader) controlCluster(at *path, m *clusterv3.Cluster) string {
-	own := &reader{schema: r.schema.forControl()}
+	own := &reader{rules: rules{schema: r.schema.forControl()}}
 	defer func() { r.problems = append(r.problems, own.problems...) }()
 	if !own.check(at, m) {
 		return ""
@@ -218,7 +222,7 @@ func (r *reader) controlCluster(at *path, m *clusterv3.Cluster) string {
 		return own.control(at.field("pipe").field("path"), "unix:"+p.GetPath())
 	}
 	s := address.GetSocketAddress()
-	return own.control(at.field("socket_address"), net.JoinHostPort(s.GetAddress(), fmt.Sprint(s.GetPortValue())))
+	return own.control(at.field("socket_address"), net.JoinHostPort(s.GetAddress(), strconv.FormatUint(uint64(s.GetPortValue()), 10)))
 }
 
 // forControl is the schema of the cluster that leads to the xDS server: HTTP/2 is what it speaks.
@@ -236,24 +240,40 @@ func (s schema) forControl() schema {
 	return own
 }
 
+// AddressError says why an address of an xDS server is not taken.
+type AddressError struct{ Got, Want string }
+
+// Error returns "got X, want Y".
+func (e *AddressError) Error() string { return "got " + e.Got + ", want " + e.Want }
+
 // ParseControl splits the address of an xDS server for a dialler. Until hosts have identities configuration is not
 // taken from other hosts: a Unix socket ("unix:/path", "unix:///path") and the loopback are all that is allowed.
-func ParseControl(target string) (network, address string, err error) {
+func ParseControl(target string) (network, address string, wrong *AddressError) {
+	refuse := func(want string) (string, string, *AddressError) {
+		return "", "", &AddressError{strconv.Quote(clip(target)), want}
+	}
 	if p, ok := strings.CutPrefix(target, "unix:"); ok {
 		p = strings.Replace(p, "///", "/", 1)
 		if len(p) < 2 || p[0] != '/' && p[0] != '@' {
-			return "", "", fmt.Errorf("got %q, want unix: and an absolute path", clip(target))
+			return refuse("unix: and an absolute path")
+		}
+		if len(p) > maxSocketPath {
+			return refuse("a path of at most " + strconv.Itoa(maxSocketPath) + " bytes, the limit of Unix sockets")
 		}
 		return "unix", p, nil
 	}
-	plain := strings.TrimPrefix(strings.TrimPrefix(strings.TrimPrefix(target, "dns:///"), "ipv4:"), "ipv6:")
+	plain := target
+	for _, scheme := range []string{"dns:///", "ipv4:", "ipv6:"} {
+		plain = strings.TrimPrefix(plain, scheme)
+	}
 	host, port, err := net.SplitHostPort(plain)
-	if err != nil || port == "" || port == "0" {
-		return "", "", fmt.Errorf("got %q, want unix:/path or a loopback address with a port", clip(target))
+	number, badPort := strconv.ParseUint(port, 10, 16)
+	if err != nil || badPort != nil || number == 0 {
+		return refuse("unix:/path or a loopback address with a port")
 	}
 	ip, err := netip.ParseAddr(host)
 	if host != "localhost" && (err != nil || !ip.Unmap().IsLoopback()) {
-		return "", "", fmt.Errorf("got %q, want unix:/path or a loopback address: other hosts are not trusted without identities", clip(target))
+		return refuse("unix:/path or a loopback address: other hosts are not trusted before hosts have identities")
 	}
 	return "tcp", plain, nil
 }

@@ -233,7 +233,12 @@ func (r *reader) accessLogs(at *path, logs []*accesslogv3.AccessLog) []config.Ac
 		if ok && format != nil && dataSource(format.GetTextFormatSource()) != defaultLogFormat {
 			r.wrong(p.field("typed_config").field("log_format"), "a format of its own", "none or Envoy's default")
 		}
-		out = append(out, config.AccessLog{Path: place})
+		if place == "/dev/stdout" && r.stdout != "" {
+			place = r.stdout
+		}
+		if place != NoAccessLog {
+			out = append(out, config.AccessLog{Path: place})
+		}
 	}
 	return out
 }

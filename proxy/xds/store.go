@@ -84,7 +84,7 @@ type typeState struct {
 
 // store holds what the server has said and makes a Config of it. It does no I/O and is not safe for concurrent use.
 type store struct {
-	schema    schema
+	rules     rules
 	static    map[kind]map[string]bool // names that the server may not use
 	types     [kinds]*typeState
 	listeners map[string]*listener
@@ -109,9 +109,9 @@ type publishedListener struct {
 }
 
 // newStore returns a store with what the bootstrap holds. That is published at once, whatever the server says.
-func newStore(sc schema, b *Bootstrap, now time.Time) *store {
+func newStore(own rules, b *Bootstrap, now time.Time) *store {
 	s := &store{
-		schema: sc, static: map[kind]map[string]bool{clusters: {}, listeners: {}},
+		rules: own, static: map[kind]map[string]bool{clusters: {}, listeners: {}},
 		listeners: map[string]*listener{}, tables: map[string]*config.RouteTable{}, clusters: map[string]*cluster{},
 		users: map[string][]string{}, built: map[string]*config.Cluster{}, leaving: map[string]time.Time{},
 		published: map[string]publishedListener{}, noCDS: b.Control == "" || b.noCDS,
@@ -204,7 +204,7 @@ func (s *store) accept(k kind, res *discoveryv3.Resource, again bool, now time.T
 
 // decode puts the meaning of a resource in its place. On error nothing has changed.
 func (s *store) decode(k kind, name string, raw []byte) error {
-	r := &reader{schema: s.schema}
+	r := &reader{rules: s.rules}
 	switch k {
 	case clusters:
 		c := r.namedCluster(name, raw)
@@ -284,7 +284,7 @@ func (s *store) setCluster(name string, c *cluster) {
 	delete(s.leaving, name)
 	if c.eds != "" {
 		if known := s.types[endpoints].have[c.eds]; known != nil {
-			r := &reader{schema: s.schema}
+			r := &reader{rules: s.rules}
 			a := r.namedAssignment(c.eds, known.raw) // it was accepted before
 			c.Endpoints, c.Assigned = keep(old, a.endpoints(c.weighted)), true
 		} else if old != nil && old.Assigned {

@@ -29,9 +29,9 @@ const (
 
 // dial prepares the connection to the server; it is made when a stream is opened.
 func dial(control string) (*grpc.ClientConn, error) {
-	network, address, err := ParseControl(control)
-	if err != nil {
-		return nil, fmt.Errorf("dial control plane: %w", err)
+	network, address, wrong := ParseControl(control)
+	if wrong != nil {
+		return nil, fmt.Errorf("dial control plane: %w", wrong)
 	}
 	conn, err := grpc.NewClient("passthrough:///"+address,
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {

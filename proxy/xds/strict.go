@@ -48,8 +48,14 @@ func (p problem) String() string {
 // reader turns the protobuf of one resource into config values and collects everything that is wrong with it. What
 // is made is only to be used when nothing was found.
 type reader struct {
-	schema   schema
+	rules
 	problems []problem
+}
+
+// rules are what all readers of a proxy go by.
+type rules struct {
+	schema schema
+	stdout string // takes the place of /dev/stdout in access logs, if set
 }
 
 // wrong notes that at p there is got where want was expected.
@@ -82,7 +88,7 @@ func (r *reader) unmarshal(at *path, raw []byte, m proto.Message) bool {
 // check does all of unmarshal but the decoding.
 func (r *reader) check(at *path, m proto.Message) bool {
 	before := len(r.problems)
-	r.rules(at, m)
+	r.validate(at, m)
 	r.strict(at, m.ProtoReflect())
 	return len(r.problems) == before
 }
@@ -92,8 +98,8 @@ func (r *reader) unpack(at *path, typed *anypb.Any, m proto.Message) bool {
 	return r.unmarshal(at, typed.GetValue(), m)
 }
 
-// rules runs the validation that the API's own proto files declare.
-func (r *reader) rules(at *path, m proto.Message) {
+// validate runs the rules that the API's own proto files declare.
+func (r *reader) validate(at *path, m proto.Message) {
 	v, ok := m.(interface{ ValidateAll() error })
 	if !ok {
 		return

@@ -30,11 +30,16 @@ const (
 	lastRetry  = 5 * time.Second
 )
 
+// NoAccessLog as Options.AccessLog drops access logs to /dev/stdout.
+const NoAccessLog = "off"
+
 // Options say what a Client works with.
 type Options struct {
 	Bootstrap *Bootstrap
 	// StateDir is an existing directory for the sealed configuration; empty: none is kept.
 	StateDir string
+	// AccessLog takes the place of /dev/stdout in access logs, where it is set; NoAccessLog leaves them out.
+	AccessLog string
 	// Version is this program's, for the server's records.
 	Version string
 	Log     *slog.Logger // nil: slog.Default()
@@ -60,8 +65,8 @@ func New(o Options) (*Client, error) {
 		return nil, errors.New("start xds client: got no bootstrap, want one")
 	}
 	if o.Bootstrap.Control != "" {
-		if _, _, err := ParseControl(o.Bootstrap.Control); err != nil {
-			return nil, fmt.Errorf("start xds client: control: %w", err)
+		if _, _, wrong := ParseControl(o.Bootstrap.Control); wrong != nil {
+			return nil, fmt.Errorf("start xds client: control: %w", wrong)
 		}
 	}
 	if _, err := o.Bootstrap.Node.proto(o.Version); err != nil {
@@ -70,7 +75,7 @@ func New(o Options) (*Client, error) {
 	now := time.Now()
 	c := &Client{
 		options: o, log: o.Log, dirty: make(chan struct{}, 1), started: now,
-		store:  newStore(newSchema(), o.Bootstrap, now),
+		store:  newStore(rules{newSchema(), o.AccessLog}, o.Bootstrap, now),
 		status: newStatus(o.Bootstrap.Control, now),
 	}
 	if c.log == nil {
