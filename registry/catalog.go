@@ -79,6 +79,7 @@ func NewCatalog(sources []Source, options Options) (*Catalog, error) {
 		if err := os.MkdirAll(options.StateDir, 0o700); err != nil {
 			c.log.Error("no state can be kept", "error", err)
 		}
+		removeHalfWritten(options.StateDir)
 	}
 	c.numbers = loadNumbers(options.StateDir, c.log)
 	var names []string

@@ -82,7 +82,7 @@ func (n *numbers) write(upTo uint64) {
 	err := seal.Write(n.path, numberKind, numberVersion, strconv.AppendUint(nil, upTo, 10))
 	if err == nil {
 		n.reserved = upTo
-	} else if n.err == nil || n.err.Error() != err.Error() {
+	} else if n.err == nil { // once for an outage
 		n.log.Error("number of the snapshot not kept, serving goes on", "error", err)
 	}
 	n.err = err

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/hostmesh/hostmesh/internal/seal"
@@ -52,6 +54,20 @@ func viewPath(dir, source string) string {
 		name = name[:100] + "-" + hex.EncodeToString(sum[:])
 	}
 	return filepath.Join(dir, "view-"+name)
+}
+
+// removeHalfWritten removes the temporary files of a process that was killed while it sealed. A file that stays
+// does no harm but take its space.
+func removeHalfWritten(dir string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return // told by the first write
+	}
+	for _, e := range entries {
+		if name := e.Name(); strings.HasPrefix(name, ".view-") || strings.HasPrefix(name, "."+numberFile+".") {
+			_ = os.Remove(filepath.Join(dir, name))
+		}
+	}
 }
 
 // load takes the view that was sealed, or records why it is refused. It is called before the source runs.
@@ -109,7 +125,7 @@ func (s *source) seal() error {
 	defer s.mu.Unlock()
 	if err != nil {
 		s.unsealed = true
-		if s.sealErr == nil || s.sealErr.Error() != err.Error() {
+		if s.sealErr == nil { // once for an outage
 			s.catalog.log.Error("view not sealed", "registry", s.Name, "error", err)
 		}
 	}
