@@ -153,7 +153,7 @@ func (a *Announcement) check() error {
 
 func (in *Instance) check() error {
 	switch {
-	case !isLabel(in.Namespace) || !isLabel(in.Service):
+	case !hostfile.IsLabel(in.Namespace) || !hostfile.IsLabel(in.Service):
 		return fmt.Errorf("want RFC 1123 labels as names")
 	case in.ID == "" || len(in.ID) > 253:
 		return fmt.Errorf("an id of %d bytes, want 1 to 253", len(in.ID))
@@ -174,7 +174,7 @@ func (in *Instance) check() error {
 		if i > 0 && in.Ports[i-1].Name >= p.Name {
 			return fmt.Errorf("port %q: twice or out of order", p.Name)
 		}
-		if p.Name != "" && !isLabel(p.Name) {
+		if p.Name != "" && !hostfile.IsLabel(p.Name) {
 			return fmt.Errorf("port %q: want an RFC 1123 label", p.Name)
 		}
 		switch p.Protocol {
@@ -191,17 +191,4 @@ func checkAddr(addr netip.Addr) error {
 		return fmt.Errorf("address %s: want a plain unicast address", addr)
 	}
 	return nil
-}
-
-// isLabel reports whether s is a lower-case RFC 1123 label.
-func isLabel(s string) bool {
-	if s == "" || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {
-		return false
-	}
-	for i := range len(s) {
-		if c := s[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
-			return false
-		}
-	}
-	return true
 }

@@ -94,7 +94,7 @@ func Listen(o Options) (*Node, error) {
 
 // newNode makes a node that has no addresses yet.
 func newNode(o Options) (*Node, error) {
-	if !validHostID(o.HostID) {
+	if !ValidHostID(o.HostID) {
 		return nil, fmt.Errorf("host id %q is not a DNS name", o.HostID)
 	}
 	if o.Role != Proxy && o.Role != Control {

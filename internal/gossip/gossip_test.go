@@ -110,7 +110,7 @@ func is(id string, state State) func(map[string]Host) bool {
 func announces(id string, names ...string) func(map[string]Host) bool {
 	return func(hosts map[string]Host) bool {
 		h := hosts[id]
-		if h.State != Alive || !h.Current || len(h.Body.Instances) != len(names) {
+		if h.State != Alive || !h.Current || h.Body == nil || len(h.Body.Instances) != len(names) {
 			return false
 		}
 		for i, name := range names {

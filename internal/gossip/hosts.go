@@ -41,7 +41,7 @@ type Host struct {
 	// Body is what the host announced last, as far as it was obtained; nil before that. It is not to be changed: the
 	// same pointer means the same announcement.
 	Body *Announcement
-	// Current tells that Body is what the host announces now.
+	// Current tells that Body is what the host announces now; also that it announces nothing and Body is nil.
 	Current bool
 	// Rival is the address of another live node that claims the same host id, and has for a while.
 	Rival netip.AddrPort
@@ -287,7 +287,7 @@ func (t *table) list(now time.Time) []Host {
 	for id, r := range t.hosts {
 		h := Host{
 			ID: id, Addr: address(r.to), Incarnation: r.meta.Incarnation, State: r.state, Since: r.since,
-			Body: r.body, Current: r.body != nil && r.bodyDigest == r.meta.Digest,
+			Body: r.body, Current: r.bodyDigest == r.meta.Digest,
 		}
 		if r.rival != nil && now.Sub(r.rival.since) >= rivalAfter {
 			h.Rival = address(r.rival.to)

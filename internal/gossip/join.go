@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -28,14 +29,19 @@ func (n *Node) keepJoined(ctx context.Context, ring *memberlist.Memberlist) {
 	}
 	for failed := 0; ; {
 		err := n.joinMissing(ctx, ring)
-		n.joinedOrNot(ctx, err)
 		wait := joinRefresh
-		if err != nil {
+		switch {
+		case err == nil:
+			failed = 0
+		case errors.Is(err, errElsewhere):
+			wait = backoff(failed, joinAgain, joinRefresh)
+			failed++
+			err = nil
+		default:
 			wait = backoff(failed, joinAgain, joinAtMost)
 			failed++
-		} else {
-			failed = 0
 		}
+		n.joinedOrNot(ctx, err)
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
@@ -87,8 +93,18 @@ func (n *Node) joinMissing(ctx context.Context, ring *memberlist.Memberlist) err
 		wg.Go(func() { errs[i] = n.joinSeed(ctx, ring, seed) })
 	}
 	wg.Wait()
-	return oneLine(errs)
+	if err := oneLine(errs); err != nil {
+		return err
+	}
+	if slices.Contains(errs, errElsewhere) {
+		return errElsewhere
+	}
+	return nil
 }
+
+// errElsewhere means that a seed was joined and that no member has its address: it is just leaving, or it is a name for
+// others. It is no problem, but worth another look before long.
+var errElsewhere = errors.New("the seed is not a member itself")
 
 func (n *Node) joinSeed(ctx context.Context, ring *memberlist.Memberlist, seed string) error {
 	addrs, err := n.resolve(ctx, seed)
@@ -102,7 +118,10 @@ func (n *Node) joinSeed(ctx context.Context, ring *memberlist.Memberlist, seed s
 	}
 	for _, addr := range addrs {
 		if _, err = ring.Join([]string{addr.String()}); err == nil {
-			return nil
+			if n.table.has(addr) {
+				return nil
+			}
+			return errElsewhere
 		}
 	}
 	return fmt.Errorf("join %s: %s", seed, reason(err))
@@ -153,7 +172,7 @@ func reason(err error) string {
 func oneLine(errs []error) error {
 	var texts []string
 	for _, err := range errs {
-		if err != nil {
+		if err != nil && !errors.Is(err, errElsewhere) {
 			texts = append(texts, err.Error())
 		}
 	}

@@ -86,14 +86,14 @@ func decodeMeta(b []byte) (meta, error) {
 	if m.Role != Proxy && m.Role != Control {
 		return meta{}, fmt.Errorf("decode meta: unknown %v", m.Role)
 	}
-	if !validHostID(m.Host) {
+	if !ValidHostID(m.Host) {
 		return meta{}, fmt.Errorf("decode meta: host id %q is not a DNS name", m.Host)
 	}
 	return m, nil
 }
 
-// validHostID reports whether id is a DNS name, in either case, underscores allowed as host names have them.
-func validHostID(id string) bool {
+// ValidHostID reports whether id may name a host: a DNS name, in either case, underscores allowed as host names have them.
+func ValidHostID(id string) bool {
 	if id == "" || len(id) > maxHostID {
 		return false
 	}

@@ -121,7 +121,7 @@ func TestHostileMessages(t *testing.T) {
 		t.Fatalf("hosts %+v, want h1 without a body", hosts)
 	}
 	n.receive(bodyMessage(d, body))
-	if hosts := n.Hosts(); !hosts[0].Current {
+	if hosts := n.Hosts(); !hosts[0].Current || hosts[0].Body == nil {
 		t.Errorf("hosts %+v, want the body that was asked for", hosts)
 	}
 	// Announced by h1, but it says that it is of h2.
