@@ -34,6 +34,8 @@ type ConsulOptions struct {
 	ACL            bool     // with ConsulTLS: ACLs on, default policy deny
 	Persist        bool     // one server that keeps its data over a Restart; it takes a second longer to start
 	VerifyIncoming bool     // with ConsulTLS: a client must show a certificate
+	Datacenter     string   // dc1 if empty
+	JoinWAN        *Consul  // a server of another datacenter to federate with
 	HCL            []string // further fragments of the servers' configuration
 }
 
@@ -42,6 +44,8 @@ type Consul struct {
 	Address         string // what its API answers on: http://127.0.0.1:port or https://127.0.0.1:port
 	Certs           Certs  // with ConsulTLS
 	ManagementToken string // with ACLs: the token that may do everything
+
+	wan string // where its peers in other datacenters reach it
 
 	t    testing.TB
 	name string
@@ -87,7 +91,7 @@ func startConsul(t testing.TB, path string, certs Certs, opts ConsulOptions) ([]
 	if opts.Mode == ConsulCluster {
 		count = 3
 	}
-	const perServer = 3
+	const perServer = 4
 	ports, err := freePorts(count * perServer)
 	if err != nil {
 		return nil, err
@@ -97,11 +101,11 @@ func startConsul(t testing.TB, path string, certs Certs, opts ConsulOptions) ([]
 		p := ports[i*perServer : (i+1)*perServer]
 		c := &Consul{
 			t: t, path: path, name: fmt.Sprintf("consul-%d", i+1), Certs: certs,
-			Address: fmt.Sprintf("http://127.0.0.1:%d", p[0]),
+			Address: fmt.Sprintf("http://127.0.0.1:%d", p[0]), wan: fmt.Sprintf("127.0.0.1:%d", p[3]),
 		}
 		c.args = []string{
 			"agent", "-node=" + c.name, "-bind=127.0.0.1", "-client=127.0.0.1", "-disable-host-node-id", "-log-level=warn",
-			fmt.Sprintf("-server-port=%d", p[1]), fmt.Sprintf("-serf-lan-port=%d", p[2]), "-serf-wan-port=-1",
+			fmt.Sprintf("-server-port=%d", p[1]), fmt.Sprintf("-serf-lan-port=%d", p[2]), fmt.Sprintf("-serf-wan-port=%d", p[3]),
 			"-grpc-port=-1", "-grpc-tls-port=-1", "-dns-port=-1",
 			"-hcl=disable_update_check=true", "-hcl=performance{raft_multiplier=1}", "-hcl=leave_on_terminate=false",
 		}
@@ -152,6 +156,12 @@ func (c *Consul) modeArgs(opts ConsulOptions, port int, t testing.TB) []string {
 		c.ManagementToken = managementToken
 		args = append(args, fmt.Sprintf(
 			`-hcl=acl { enabled = true, default_policy = "deny", tokens { initial_management = %[1]q, agent = %[1]q } }`, managementToken))
+	}
+	if opts.Datacenter != "" {
+		args = append(args, "-datacenter="+opts.Datacenter)
+	}
+	if opts.JoinWAN != nil {
+		args = append(args, "-retry-join-wan="+opts.JoinWAN.wan, "-retry-interval-wan=1s")
 	}
 	for _, hcl := range opts.HCL {
 		args = append(args, "-hcl="+hcl)

@@ -13,6 +13,7 @@ import (
 // part is what one datacenter says about one of its services. It is immutable.
 type part struct {
 	name      string // Consul's spelling
+	label     string // what it becomes in the mesh
 	instances int    // entries in Consul's answer, of whatever kind
 	ports     []registry.Port
 	endpoints []*registry.Endpoint // sorted by ID
@@ -26,9 +27,13 @@ type board struct {
 
 	mu    sync.Mutex
 	dcs   map[string]*dcParts // guarded by mu
-	ready bool                // guarded by mu: every part was there once
+	dirty map[string]bool     // guarded by mu: labels whose parts are not the published ones any more
 
-	published map[string]merged // by label; of run alone
+	ready chan struct{} // closed by run when every part was there for the first time
+
+	// Of run alone:
+	published map[string]merged // by label
+	labels    []string          // of published, sorted
 }
 
 type dcParts struct {
@@ -46,7 +51,10 @@ type merged struct {
 }
 
 func newBoard(namespace string, datacenters []string) *board {
-	b := &board{namespace: namespace, changed: make(chan struct{}, 1), dcs: make(map[string]*dcParts)}
+	b := &board{
+		namespace: namespace, changed: make(chan struct{}, 1), ready: make(chan struct{}),
+		dcs: make(map[string]*dcParts), dirty: make(map[string]bool), published: make(map[string]merged),
+	}
 	for _, dc := range datacenters {
 		b.dcs[dc] = &dcParts{parts: make(map[string]*part), alive: make(map[string]context.Context)}
 	}
@@ -61,6 +69,7 @@ func (b *board) list(dc string, names map[string]context.Context, odd []registry
 	d.listed, d.odd, d.alive = true, odd, maps.Clone(names)
 	for name := range d.parts {
 		if names[name] == nil {
+			b.dirty[toLabel(name)] = true
 			delete(d.parts, name)
 		}
 	}
@@ -122,6 +131,7 @@ func (b *board) set(dc string, p *part) {
 		p.reuse(before)
 	}
 	d.parts[p.name] = p
+	b.dirty[p.label] = true
 	b.mu.Unlock()
 	b.notify()
 }
@@ -133,52 +143,69 @@ func (b *board) notify() {
 	}
 }
 
-// run publishes a view after each change, from this goroutine.
+// run publishes a view after each change, from this goroutine. The receiver must not change the view's slices.
 func (b *board) run(ctx context.Context, publish func(registry.View)) error {
-	for {
+	var last registry.View
+	for first := true; ; {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-b.changed:
 		}
-		groups, problems, ok := b.collect()
-		if ok && ctx.Err() == nil {
-			publish(b.view(groups, problems))
+		groups, odd, ok := b.collect(first)
+		if !ok || ctx.Err() != nil {
+			continue
 		}
+		view := b.view(groups, odd)
+		if !first && slices.Equal(view.Services, last.Services) && slices.Equal(view.Problems, last.Problems) {
+			continue
+		}
+		publish(view)
+		if first {
+			close(b.ready)
+		}
+		first, last = false, view
 	}
 }
 
-// collect groups the parts by the label their service will have. Before the first view every part must be there;
-// later a service that is new and was not read yet is just not there yet.
-func (b *board) collect() (groups map[string][]*part, problems []registry.Problem, ok bool) {
+// collect returns the parts of every label that is dirty, none for a label that is gone. Before the first view every
+// part must be there; later a service that is new and was not read yet is just not there yet.
+func (b *board) collect(all bool) (groups map[string][]*part, odd []registry.Problem, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	groups = make(map[string][]*part)
+	for label := range b.dirty {
+		groups[label] = nil
+	}
 	for _, dc := range slices.Sorted(maps.Keys(b.dcs)) {
 		d := b.dcs[dc]
-		if !d.listed {
+		if all && !d.listed {
 			return nil, nil, false
 		}
-		problems = append(problems, d.odd...)
+		odd = append(odd, d.odd...)
 		for _, p := range d.parts {
 			if p == nil {
-				if !b.ready {
+				if all {
 					return nil, nil, false
 				}
 				continue
 			}
-			label := toLabel(p.name)
-			groups[label] = append(groups[label], p)
+			if b.dirty[p.label] {
+				groups[p.label] = append(groups[p.label], p)
+			}
 		}
 	}
-	b.ready = true
-	return groups, problems, true
+	clear(b.dirty)
+	return groups, odd, true
 }
 
-// view makes the view of these parts. What is made from the same parts as before is the same service.
-func (b *board) view(groups map[string][]*part, problems []registry.Problem) registry.View {
-	next := make(map[string]merged, len(groups))
+// view makes the next view from the groups that changed. What is made from the same parts as before is the same service.
+func (b *board) view(groups map[string][]*part, odd []registry.Problem) registry.View {
 	for label, parts := range groups {
+		if len(parts) == 0 {
+			delete(b.published, label)
+			continue
+		}
 		// The service that is spelled like its label comes first, then by spelling; datacenters stay in order.
 		slices.SortStableFunc(parts, func(x, y *part) int {
 			if (x.name == label) != (y.name == label) {
@@ -189,16 +216,16 @@ func (b *board) view(groups map[string][]*part, problems []registry.Problem) reg
 			}
 			return strings.Compare(x.name, y.name)
 		})
-		if before, ok := b.published[label]; ok && slices.Equal(before.from, parts) {
-			next[label] = before
-		} else {
-			next[label] = b.merge(label, parts, before)
+		if before := b.published[label]; !slices.Equal(before.from, parts) {
+			b.published[label] = b.merge(label, parts, before)
 		}
 	}
-	b.published = next
-	view := registry.View{Problems: problems}
-	for _, label := range slices.Sorted(maps.Keys(next)) {
-		m := next[label]
+	if len(b.labels) != len(b.published) || slices.ContainsFunc(b.labels, func(l string) bool { return b.published[l].from == nil }) {
+		b.labels = slices.Sorted(maps.Keys(b.published))
+	}
+	view := registry.View{Services: make([]*registry.Service, 0, len(b.labels)), Problems: odd}
+	for _, label := range b.labels {
+		m := b.published[label]
 		if m.service != nil {
 			view.Services = append(view.Services, m.service)
 		}

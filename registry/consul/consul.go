@@ -216,19 +216,23 @@ func New(cfg Config, log *slog.Logger) (registry.Registry, error) {
 // Watch implements registry.Registry.
 func (a *adapter) Watch(ctx context.Context, publish func(registry.View)) error {
 	client, err := newClient(a.cfg, a.target)
+	if err == nil {
+		defer client.transport.close()
+		err = a.watch(ctx, client, publish)
+	}
 	if err != nil {
 		return fmt.Errorf("watch consul %s: %w", a.cfg.Address, err)
 	}
-	defer client.transport.close()
+	return nil
+}
+
+func (a *adapter) watch(ctx context.Context, c *client, publish func(registry.View)) error {
 	group, ctx := errgroup.WithContext(ctx)
 	board := newBoard(a.cfg.Namespace, a.cfg.Datacenters)
 	for _, name := range a.cfg.Datacenters {
-		d := newDatacenter(name, a.cfg, client, board, group, a.log)
+		d := newDatacenter(name, a.cfg, c, board, group, a.log)
 		group.Go(func() error { return d.run(ctx) })
 	}
 	group.Go(func() error { return board.run(ctx, publish) })
-	if err := group.Wait(); err != nil {
-		return fmt.Errorf("watch consul %s: %w", a.cfg.Address, err)
-	}
-	return nil
+	return group.Wait()
 }

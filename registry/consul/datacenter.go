@@ -21,7 +21,7 @@ const (
 
 	// heartbeat is how long the list of services is waited for. Its answer also tells that the server is alive, has
 	// a leader and still lets us see everything, which no answer to the streamed queries does.
-	heartbeat = 10 * time.Second
+	heartbeat = 5 * time.Second
 
 	// firstReads bounds how many services are read at a time before they are followed: each asks the leader.
 	firstReads = 32
@@ -40,6 +40,7 @@ type datacenter struct {
 	names   map[string]bool
 	follows map[string]follow // by service; of run alone
 	anon    bool              // we have no token and the policy is deny
+	probed  int               // counts the probes; of run alone
 	wide    *wide             // nil while each service is followed by a query of its own
 }
 
@@ -64,7 +65,7 @@ func (d *datacenter) run(ctx context.Context) error {
 		}
 	}()
 	var last uint64
-	var pace limiter
+	pace := limiter{perSecond: catalogRate}
 	for {
 		a, err := d.client.get(ctx, query{path: "/v1/catalog/services", datacenter: d.name, index: last, wait: min(heartbeat, d.cfg.WaitTime)})
 		if err != nil {
@@ -75,11 +76,31 @@ func (d *datacenter) run(ctx context.Context) error {
 				return err
 			}
 		}
+		if last != 0 && a.index == last {
+			if err := d.probe(ctx); err != nil {
+				return err
+			}
+		}
 		last = nextIndex(last, a.index)
 		if err := pace.wait(ctx); err != nil {
 			return err
 		}
 	}
+}
+
+// probe reads one of the services that cfg names, another each time. Where only some are named, the list of all is
+// rightly filtered and tells nothing about our permissions, and neither does a streamed answer.
+func (d *datacenter) probe(ctx context.Context) error {
+	if len(d.cfg.Services) == 0 {
+		return nil
+	}
+	name := d.cfg.Services[d.probed%len(d.cfg.Services)]
+	d.probed++
+	a, err := d.client.get(ctx, query{path: "/v1/health/service/" + name, datacenter: d.name})
+	if err != nil {
+		return err
+	}
+	return d.take(ctx, name, a)
 }
 
 // nextIndex applies the rules of blocking queries: an index that goes backwards (a restored snapshot, a server that
@@ -225,7 +246,7 @@ func (d *datacenter) followAll(ctx context.Context, names map[string]bool, odd [
 // follow keeps one blocking query for a service outstanding.
 func (d *datacenter) follow(ctx context.Context, name string) error {
 	var last uint64
-	var pace limiter
+	pace := limiter{perSecond: serviceRate}
 	for {
 		a, err := d.ask(ctx, name, last)
 		if err != nil {
@@ -237,6 +258,12 @@ func (d *datacenter) follow(ctx context.Context, name string) error {
 			}
 		}
 		last = nextIndex(last, a.index)
+		// Blocking queries make Consul's agent subscribe; that waits until all services have been read once.
+		select {
+		case <-d.board.ready:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 		if err := pace.wait(ctx); err != nil {
 			return err
 		}
@@ -310,28 +337,31 @@ func (d *datacenter) confirm(ctx context.Context, name string, before *part) (*p
 	return nil, fmt.Errorf("read %q: %w: it is listed, but none of its instances is shown", name, registry.ErrPermission)
 }
 
-// limiter keeps a query whose answer changes all the time from spinning: ten answers at once, then ten a second.
+// limiter keeps a query whose answer changes all the time from spinning: so many answers a second, and as many at once.
 type limiter struct {
-	spent float64 // answers that are not paid off yet
-	last  time.Time
+	perSecond float64
+	spent     float64 // answers that are not paid off yet
+	last      time.Time
 }
 
+// How often each kind of query is asked again at most.
 const (
-	paceBurst     = 10
-	pacePerSecond = 10
+	catalogRate = 10 // the list of services is long, and any registration changes it
+	serviceRate = 20
+	checksRate  = 50
 )
 
 func (l *limiter) wait(ctx context.Context) error {
 	now := time.Now()
 	if !l.last.IsZero() {
-		l.spent = max(0, l.spent-now.Sub(l.last).Seconds()*pacePerSecond)
+		l.spent = max(0, l.spent-now.Sub(l.last).Seconds()*l.perSecond)
 	}
 	l.last = now
 	l.spent++
-	if l.spent <= paceBurst {
+	if l.spent <= l.perSecond {
 		return nil
 	}
-	return sleep(ctx, time.Duration((l.spent-paceBurst)/pacePerSecond*float64(time.Second)))
+	return sleep(ctx, time.Duration((l.spent-l.perSecond)/l.perSecond*float64(time.Second)))
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

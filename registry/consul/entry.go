@@ -2,6 +2,7 @@ package consul
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -77,24 +78,20 @@ const (
 // parse makes a part of an answer of /v1/health/service. An instance that cannot be read is a Problem; what before
 // says of it stays.
 func (cfg *Config) parse(name string, body []byte, before *part) (*part, error) {
-	var raw []json.RawMessage
-	if err := json.Unmarshal(body, &raw); err != nil {
+	entries, bad, err := decodeEntries(body)
+	if err != nil {
 		return nil, fmt.Errorf("decode instances of %q: %w", name, err)
 	}
-	if raw == nil {
-		return nil, fmt.Errorf("decode instances of %q: got null, want a list", name)
-	}
-	p := &part{name: name, instances: len(raw)}
+	p := &part{name: name, label: toLabel(name), instances: len(entries) + len(bad)}
 	protocols := make(map[registry.Protocol]bool)
 	ports := make(map[string]bool)
-	for i, text := range raw {
-		var e entry
-		if err := json.Unmarshal(text, &e); err != nil {
-			p.problem(fmt.Sprintf("%s[%d]", name, i), err.Error())
-			p.keep(before, endpointIDOf(text))
-			continue
-		}
-		endpoint, err := cfg.endpoint(name, &e)
+	for _, b := range bad {
+		p.problem(fmt.Sprintf("%s[%d]", name, b.index), b.err.Error())
+		p.keep(before, b.id)
+	}
+	for i := range entries {
+		e := &entries[i]
+		endpoint, err := cfg.endpoint(name, e)
 		if err != nil {
 			p.problem(fmt.Sprintf("%s/%s/%s", name, e.Node.Node, e.Service.ID), err.Error())
 			p.keep(before, e.id())
@@ -124,6 +121,37 @@ func (cfg *Config) parse(name string, body []byte, before *part) (*part, error) 
 	}
 	p.setPorts(ports, protocols)
 	return p, nil
+}
+
+// badEntry is an entry that does not decode.
+type badEntry struct {
+	index int
+	id    string // of its endpoint, "" if that cannot be told either
+	err   error
+}
+
+// decodeEntries decodes a list as a whole and, if that fails, entry by entry to tell the bad ones from the others.
+func decodeEntries(body []byte) (entries []entry, bad []badEntry, err error) {
+	if err = json.Unmarshal(body, &entries); err == nil {
+		if entries == nil {
+			return nil, nil, errors.New("got null, want a list")
+		}
+		return entries, nil, nil
+	}
+	var raw []json.RawMessage
+	if json.Unmarshal(body, &raw) != nil {
+		return nil, nil, err
+	}
+	entries = entries[:0]
+	for i, text := range raw {
+		var e entry
+		if err := json.Unmarshal(text, &e); err != nil {
+			bad = append(bad, badEntry{index: i, id: endpointIDOf(text), err: err})
+			continue
+		}
+		entries = append(entries, e)
+	}
+	return entries, bad, nil
 }
 
 // setPorts sets the service's ports; the protocol is that of all of them.

@@ -202,7 +202,7 @@ func (w *wide) readChecks(ctx context.Context, last uint64, state *checkStates) 
 
 // watchChecks has every service read again of which a check begins to be, or is no more, something but passing.
 func (w *wide) watchChecks(ctx context.Context, index uint64, before checkStates) error {
-	var pace limiter
+	pace := limiter{perSecond: checksRate}
 	last := index
 	for {
 		now := before
