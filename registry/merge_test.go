@@ -75,29 +75,61 @@ func TestMergeEndpoints(t *testing.T) {
 		claims []*Service
 		want   []*Endpoint
 	}{
-		{"one source", []*Service{web(http, endpoint("w1", "10.0.0.1:80", health(Healthy)))},
-			[]*Endpoint{endpoint("w1", "10.0.0.1:80", health(Healthy), sources("a"))}},
-		{"union", []*Service{web(http, endpoint("w2", "10.0.0.2:80")), web(http, endpoint("w1", "10.0.0.1:80"))},
-			[]*Endpoint{endpoint("w1", "10.0.0.1:80", sources("b")), endpoint("w2", "10.0.0.2:80", sources("a"))}},
-		{"one place is one endpoint, with the first ID", []*Service{web(http, endpoint("x", "10.0.0.1:80")), nil, web(http, endpoint("w", "10.0.0.1:80"))},
-			[]*Endpoint{endpoint("x", "10.0.0.1:80", sources("a", "c"))}},
-		{"two ports are two endpoints", []*Service{web(http, endpoint("w1", "10.0.0.1:80")), web(http, endpoint("w2", "10.0.0.1:81"))},
-			[]*Endpoint{endpoint("w1", "10.0.0.1:80", sources("a")), endpoint("w2", "10.0.0.1:81", sources("b"))}},
-		{"IDs stay unique", []*Service{web(http, endpoint("w", "10.0.0.1:80")), web(http, endpoint("w", "10.0.0.2:80")), web(http, endpoint("w@b", "10.0.0.3:80"))},
-			[]*Endpoint{endpoint("w", "10.0.0.1:80", sources("a")), endpoint("w@b", "10.0.0.3:80", sources("c")), endpoint("w@b.2", "10.0.0.2:80", sources("b"))}},
-		{"the same twice from one source", []*Service{web(http, endpoint("w1", "10.0.0.1:80", health(Healthy)), endpoint("w2", "10.0.0.1:80", health(Unhealthy)))},
-			[]*Endpoint{endpoint("w1", "10.0.0.1:80", health(Unhealthy), sources("a"))}},
-		{"draining before unhealthy", []*Service{web(http, endpoint("w", "10.0.0.1:80", health(Draining))), web(http, endpoint("w", "10.0.0.1:80", health(Unhealthy)))},
-			[]*Endpoint{endpoint("w", "10.0.0.1:80", health(Draining), sources("a", "b"))}},
-		{"unhealthy before healthy", []*Service{web(http, endpoint("w", "10.0.0.1:80", health(Healthy))), web(http, endpoint("w", "10.0.0.1:80", health(Unhealthy)))},
-			[]*Endpoint{endpoint("w", "10.0.0.1:80", health(Unhealthy), sources("a", "b"))}},
-		{"presence is no check", []*Service{web(http, endpoint("w", "10.0.0.1:80", health(Unknown))), web(http, endpoint("w", "10.0.0.1:80", health(Unhealthy)))},
-			[]*Endpoint{endpoint("w", "10.0.0.1:80", health(Unhealthy), sources("a", "b"))}},
-		{"healthy before unknown", []*Service{web(http, endpoint("w", "10.0.0.1:80", health(Unknown))), web(http, endpoint("w", "10.0.0.1:80", health(Healthy)))},
-			[]*Endpoint{endpoint("w", "10.0.0.1:80", health(Healthy), sources("a", "b"))}},
-		{"labels are united, weight is the first one's",
+		{
+			"one source",
+			[]*Service{web(http, endpoint("w1", "10.0.0.1:80", health(Healthy)))},
+			[]*Endpoint{endpoint("w1", "10.0.0.1:80", health(Healthy), sources("a"))},
+		},
+		{
+			"union",
+			[]*Service{web(http, endpoint("w2", "10.0.0.2:80")), web(http, endpoint("w1", "10.0.0.1:80"))},
+			[]*Endpoint{endpoint("w1", "10.0.0.1:80", sources("b")), endpoint("w2", "10.0.0.2:80", sources("a"))},
+		},
+		{
+			"one place is one endpoint, with the first ID",
+			[]*Service{web(http, endpoint("x", "10.0.0.1:80")), nil, web(http, endpoint("w", "10.0.0.1:80"))},
+			[]*Endpoint{endpoint("x", "10.0.0.1:80", sources("a", "c"))},
+		},
+		{
+			"two ports are two endpoints",
+			[]*Service{web(http, endpoint("w1", "10.0.0.1:80")), web(http, endpoint("w2", "10.0.0.1:81"))},
+			[]*Endpoint{endpoint("w1", "10.0.0.1:80", sources("a")), endpoint("w2", "10.0.0.1:81", sources("b"))},
+		},
+		{
+			"IDs stay unique",
+			[]*Service{web(http, endpoint("w", "10.0.0.1:80")), web(http, endpoint("w", "10.0.0.2:80")), web(http, endpoint("w@b", "10.0.0.3:80"))},
+			[]*Endpoint{endpoint("w", "10.0.0.1:80", sources("a")), endpoint("w@b", "10.0.0.3:80", sources("c")), endpoint("w@b.2", "10.0.0.2:80", sources("b"))},
+		},
+		{
+			"the same twice from one source",
+			[]*Service{web(http, endpoint("w1", "10.0.0.1:80", health(Healthy)), endpoint("w2", "10.0.0.1:80", health(Unhealthy)))},
+			[]*Endpoint{endpoint("w1", "10.0.0.1:80", health(Unhealthy), sources("a"))},
+		},
+		{
+			"draining before unhealthy",
+			[]*Service{web(http, endpoint("w", "10.0.0.1:80", health(Draining))), web(http, endpoint("w", "10.0.0.1:80", health(Unhealthy)))},
+			[]*Endpoint{endpoint("w", "10.0.0.1:80", health(Draining), sources("a", "b"))},
+		},
+		{
+			"unhealthy before healthy",
+			[]*Service{web(http, endpoint("w", "10.0.0.1:80", health(Healthy))), web(http, endpoint("w", "10.0.0.1:80", health(Unhealthy)))},
+			[]*Endpoint{endpoint("w", "10.0.0.1:80", health(Unhealthy), sources("a", "b"))},
+		},
+		{
+			"presence is no check",
+			[]*Service{web(http, endpoint("w", "10.0.0.1:80", health(Unknown))), web(http, endpoint("w", "10.0.0.1:80", health(Unhealthy)))},
+			[]*Endpoint{endpoint("w", "10.0.0.1:80", health(Unhealthy), sources("a", "b"))},
+		},
+		{
+			"healthy before unknown",
+			[]*Service{web(http, endpoint("w", "10.0.0.1:80", health(Unknown))), web(http, endpoint("w", "10.0.0.1:80", health(Healthy)))},
+			[]*Endpoint{endpoint("w", "10.0.0.1:80", health(Healthy), sources("a", "b"))},
+		},
+		{
+			"labels are united, weight is the first one's",
 			[]*Service{web(http, endpoint("w", "10.0.0.1:80", labels("v", "1"), weight(3))), web(http, endpoint("w", "10.0.0.1:80", labels("v", "2", "team", "x"), weight(5)))},
-			[]*Endpoint{endpoint("w", "10.0.0.1:80", labels("v", "1", "team", "x"), weight(3), sources("a", "b"))}},
+			[]*Endpoint{endpoint("w", "10.0.0.1:80", labels("v", "1", "team", "x"), weight(3), sources("a", "b"))},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			before := fmt.Sprintf("%+v", derefAll(c.claims))
@@ -139,13 +171,20 @@ func TestMergePorts(t *testing.T) {
 		{"not shared by two sources", []*Service{web(one(Port{Protocol: TCP}), endpoint("w1", "10.0.0.1:1")), web(one(Port{Protocol: TCP}), endpoint("w2", "10.0.0.1:2"))}, one(Port{Protocol: TCP})},
 		{"the declaration of another source", []*Service{web(one(Port{}), endpoint("w", "10.0.0.1:1")), web(one(Port{Number: 90, Protocol: GRPC}))}, one(Port{Number: 90, Protocol: GRPC})},
 		{"declarations differ, the first wins", []*Service{web(one(Port{Number: 90, Protocol: TCP})), web(one(Port{Number: 91, Protocol: HTTP}))}, one(Port{Number: 90, Protocol: TCP})},
-		{"protocol by name", []*Service{web([]Port{{Name: "grpc-api", Number: 1}, {Name: "https", Number: 2}, {Name: "mysql", Number: 3}, {Name: "udp-x", Number: 3}})},
-			[]Port{{"grpc-api", 1, GRPC}, {"https", 2, TLS}, {"mysql", 3, TCP}, {"udp-x", 3, UDP}}},
+		{
+			"protocol by name",
+			[]*Service{web([]Port{{Name: "grpc-api", Number: 1}, {Name: "https", Number: 2}, {Name: "mysql", Number: 3}, {Name: "udp-x", Number: 3}})},
+			[]Port{{"grpc-api", 1, GRPC}, {"https", 2, TLS}, {"mysql", 3, TCP}, {"udp-x", 3, UDP}},
+		},
 		{"unnamed is the other's only port", []*Service{web(one(Port{}), endpoint("w", "10.0.0.1:1")), web(one(Port{Name: "http"}), endpoint("w", "10.0.0.2:1", port("http")))}, one(Port{"http", 1, HTTP})},
-		{"unnamed is the other's port of that number", []*Service{web(one(Port{}), endpoint("w", "10.0.0.1:9")),
-			web([]Port{{Name: "admin", Number: 8}, {Name: "http", Number: 9}})}, []Port{{"admin", 8, TCP}, {"http", 9, HTTP}}},
-		{"unnamed is none of the other's", []*Service{web(one(Port{}), endpoint("w", "10.0.0.1:7")),
-			web([]Port{{Name: "admin", Number: 8}, {Name: "http", Number: 9}})}, []Port{{"", 7, TCP}, {"admin", 8, TCP}, {"http", 9, HTTP}}},
+		{"unnamed is the other's port of that number", []*Service{
+			web(one(Port{}), endpoint("w", "10.0.0.1:9")),
+			web([]Port{{Name: "admin", Number: 8}, {Name: "http", Number: 9}}),
+		}, []Port{{"admin", 8, TCP}, {"http", 9, HTTP}}},
+		{"unnamed is none of the other's", []*Service{
+			web(one(Port{}), endpoint("w", "10.0.0.1:7")),
+			web([]Port{{Name: "admin", Number: 8}, {Name: "http", Number: 9}}),
+		}, []Port{{"", 7, TCP}, {"admin", 8, TCP}, {"http", 9, HTTP}}},
 		{"two ports of one number", []*Service{web([]Port{{Name: "http-a"}, {Name: "http-b", Number: 80}}, endpoint("w", "10.0.0.1:80", port("http-a")))}, []Port{{"http-a", 0, HTTP}, {"http-b", 80, HTTP}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -164,22 +203,35 @@ func TestMergeTellsConflicts(t *testing.T) {
 		want   []string
 	}{
 		{"none", []*Service{web(http, endpoint("w", "10.0.0.1:80")), web(http, endpoint("v", "10.0.0.1:80"))}, nil},
-		{"port", []*Service{web([]Port{{Number: 1, Protocol: TCP}}), web([]Port{{Number: 2, Protocol: HTTP}})},
-			[]string{`port number: a says "1", b says "2"; taken from a`, `port protocol: a says "tcp", b says "http"; taken from a`}},
-		{"TCP number", []*Service{web([]Port{{}}, endpoint("w1", "10.0.0.1:1")), web([]Port{{}}, endpoint("w2", "10.0.0.1:2"))},
-			[]string{`port "" (tcp): nobody declares its number, and endpoint w1 of a has 1, w2 of b has 2`}},
-		{"labels and weight, once for all endpoints",
+		{
+			"port",
+			[]*Service{web([]Port{{Number: 1, Protocol: TCP}}), web([]Port{{Number: 2, Protocol: HTTP}})},
+			[]string{`port number: a says "1", b says "2"; taken from a`, `port protocol: a says "tcp", b says "http"; taken from a`},
+		},
+		{
+			"TCP number",
+			[]*Service{web([]Port{{}}, endpoint("w1", "10.0.0.1:1")), web([]Port{{}}, endpoint("w2", "10.0.0.1:2"))},
+			[]string{`port "" (tcp): nobody declares its number, and endpoint w1 of a has 1, w2 of b has 2`},
+		},
+		{
+			"labels and weight, once for all endpoints",
 			[]*Service{
 				web(http, endpoint("w1", "10.0.0.1:80", labels("v", "1"), weight(2)), endpoint("w2", "10.0.0.2:80", labels("v", "1"))),
 				web(http, endpoint("w1", "10.0.0.1:80", labels("v", "2")), endpoint("w2", "10.0.0.2:80", labels("v", "2"))),
 			},
-			[]string{`label "v": a says "1", b says "2"; taken from a (w1 and 1 more)`, `weight: a says "2", b says "1"; taken from a (w1)`}},
-		{"a third source disagrees with the second",
+			[]string{`label "v": a says "1", b says "2"; taken from a (w1 and 1 more)`, `weight: a says "2", b says "1"; taken from a (w1)`},
+		},
+		{
+			"a third source disagrees with the second",
 			[]*Service{web(http, endpoint("w", "10.0.0.1:80", labels("x", "1"))), web(http, endpoint("w", "10.0.0.1:80", labels("v", "1"))), web(http, endpoint("w", "10.0.0.1:80", labels("v", "2")))},
-			[]string{`label "v": b says "1", c says "2"; taken from b (w)`}},
+			[]string{`label "v": b says "1", c says "2"; taken from b (w)`},
+		},
 		{"one source, one place twice", []*Service{web(http, endpoint("w1", "10.0.0.1:80"), endpoint("w2", "10.0.0.1:80"))}, []string{"a reports two endpoints at one place (w1 and w2)"}},
-		{"a source's own", []*Service{{Name: webName, Original: "Web", Conflicts: []string{"WEB is left out"}}, {Name: webName, Original: "WEB"}},
-			[]string{"a: WEB is left out", `original name: a says "Web", b says "WEB"; taken from a`}},
+		{
+			"a source's own",
+			[]*Service{{Name: webName, Original: "Web", Conflicts: []string{"WEB is left out"}}, {Name: webName, Original: "WEB"}},
+			[]string{"a: WEB is left out", `original name: a says "Web", b says "WEB"; taken from a`},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if d := cmp.Diff(c.want, mergeOf(t, c.claims...).Conflicts, cmpopts.EquateEmpty()); d != "" {

@@ -87,6 +87,26 @@ func TestSealedViewsAreServedWhenAllRegistriesAreAway(t *testing.T) {
 	})
 }
 
+func TestSealedViewOfASourceThatIsNoMoreIsIgnored(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		a, b := make(script), make(script)
+		stop := start(t, newCatalog(t, registry.Options{StateDir: dir}, source("a", a), source("b", b)))
+		a.publish(view(1, "api"))
+		b.publish(view(1, "web"))
+		stop()
+	})
+	c := newCatalog(t, registry.Options{StateDir: dir}, source("b", away()))
+	if s := current(c).Services; len(s) != 1 || s[0].Name.Name != "web" {
+		t.Errorf("services %v, want those of b alone", s)
+	}
+	// It is there again when the source is, and the order is the new one.
+	c = newCatalog(t, registry.Options{StateDir: dir}, source("b", away()), source("a", away()))
+	if s := c.Sources(); len(current(c).Services) != 2 || s[0].Name != "b" || !s[1].FromSeal {
+		t.Errorf("%d services of %+v, want both", len(current(c).Services), s)
+	}
+}
+
 func TestSealedFileThatCannotBeTrustedIsRefusedWhole(t *testing.T) {
 	good := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {

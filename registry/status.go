@@ -29,7 +29,7 @@ type SourceStatus struct {
 	// LastView is when the view that is served was published, in an earlier process when FromSeal is true.
 	LastView time.Time `json:"lastView,omitzero"`
 	FromSeal bool      `json:"fromSeal,omitempty"`
-	// SealRefused is why there was no taking of the sealed view at the start, SealError why the last sealing failed.
+	// SealRefused is why the sealed view was not taken at the start, SealError why the last sealing failed.
 	SealRefused string    `json:"sealRefused,omitempty"`
 	SealError   string    `json:"sealError,omitempty"`
 	Services    int       `json:"services"`
