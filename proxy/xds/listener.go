@@ -160,7 +160,7 @@ func (r *reader) http(at *path, m *hcmv3.HttpConnectionManager) (*config.HTTP, s
 			r.wrong(at.field("rds").field("route_config_name"), "none", "the name of a route configuration")
 		}
 	default:
-		r.wrong(at, "no routes", "rds or route_config")
+		r.missing(at, "no routes", "rds or route_config")
 	}
 	return h, m.GetRds().GetRouteConfigName()
 }
@@ -255,7 +255,7 @@ func dataSource(d *corev3.DataSource) string {
 func (r *reader) address(at *path, m *corev3.Address) (netip.AddrPort, bool) {
 	s := m.GetSocketAddress()
 	if s == nil {
-		r.wrong(at, "no socket_address", "a socket_address")
+		r.missing(at, "no socket_address", "a socket_address")
 		return netip.AddrPort{}, false
 	}
 	at = at.field("socket_address")
@@ -277,7 +277,7 @@ func (r *reader) address(at *path, m *corev3.Address) (netip.AddrPort, bool) {
 // ads checks that a resource is to come from the one stream there is.
 func (r *reader) ads(at *path, m *corev3.ConfigSource) {
 	if m.GetAds() == nil {
-		r.wrong(at, "another source", "ads: {}")
+		r.missing(at, "another source", "ads: {}")
 	}
 	r.v3(at.field("resource_api_version"), m.GetResourceApiVersion())
 }

@@ -88,7 +88,7 @@ func (r *reader) route(at *path, m *routev3.Route, retry config.Retry, bodyLimit
 		}
 		out.Direct = &config.DirectResponse{Status: int(d.GetStatus()), Body: body}
 	default:
-		r.wrong(at, "no action", "route or direct_response")
+		r.missing(at, "no action", "route or direct_response")
 	}
 	return out
 }
@@ -102,7 +102,7 @@ func (r *reader) match(at *path, m *routev3.RouteMatch, out *config.Route) {
 	case *routev3.RouteMatch_PathSeparatedPrefix:
 		out.Path, out.PathMatch = s.PathSeparatedPrefix, config.PathSeparatedPrefix
 	default:
-		r.wrong(at, "no path", "prefix, path or path_separated_prefix")
+		r.missing(at, "no path", "prefix, path or path_separated_prefix")
 	}
 	if strings.ContainsAny(out.Path, "?#") {
 		r.wrong(at, clip(out.Path), "a path without query and fragment")
@@ -122,10 +122,10 @@ func (r *reader) match(at *path, m *routev3.RouteMatch, out *config.Route) {
 		case *routev3.HeaderMatcher_StringMatch:
 			match.Exact = s.StringMatch.GetExact()
 			if s.StringMatch.GetMatchPattern() == nil {
-				r.wrong(p.field("string_match"), "no pattern", "exact")
+				r.missing(p.field("string_match"), "no pattern", "exact")
 			}
 		default:
-			r.wrong(p, "another comparison", "string_match.exact, exact_match or present_match")
+			r.missing(p, "another comparison", "string_match.exact, exact_match or present_match")
 		}
 		out.Headers = append(out.Headers, match)
 	}
@@ -160,7 +160,7 @@ func (r *reader) action(at *path, m *routev3.RouteAction, out *config.Route, ret
 			r.wrong(p.field("total_weight"), total.GetValue(), "the sum of the weights or nothing")
 		}
 	default:
-		r.wrong(at, "no cluster", "cluster or weighted_clusters")
+		r.missing(at, "no cluster", "cluster or weighted_clusters")
 	}
 }
 

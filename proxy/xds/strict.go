@@ -75,8 +75,19 @@ func (r *reader) err() error {
 	return errors.New(strings.Join(texts, "; "))
 }
 
+// missing notes that something is not there, unless what is there instead was complained of already.
+func (r *reader) missing(p *path, got, want string) {
+	at := p.String()
+	for _, known := range r.problems {
+		if at == "" || strings.HasPrefix(known.path, at+".") {
+			return
+		}
+	}
+	r.problems = append(r.problems, problem{at, "got " + got + ", want " + want})
+}
+
 // unmarshal decodes raw into m and checks it: protobuf's form, the field rules of the API, and that nothing is set which
-// this proxy does not do. It reports whether m is worth reading on.
+// this proxy does not do. It reports whether m is sound enough to read on and find more.
 func (r *reader) unmarshal(at *path, raw []byte, m proto.Message) bool {
 	if err := proto.Unmarshal(raw, m); err != nil {
 		r.problems = append(r.problems, problem{at.String(), "got no " + string(m.ProtoReflect().Descriptor().FullName()) + ": " + err.Error()})
@@ -87,10 +98,9 @@ func (r *reader) unmarshal(at *path, raw []byte, m proto.Message) bool {
 
 // check does all of unmarshal but the decoding.
 func (r *reader) check(at *path, m proto.Message) bool {
-	before := len(r.problems)
-	r.validate(at, m)
+	sound := r.validate(at, m)
 	r.strict(at, m.ProtoReflect())
-	return len(r.problems) == before
+	return sound
 }
 
 // unpack decodes a typed_config. The caller has compared its type.
@@ -98,15 +108,15 @@ func (r *reader) unpack(at *path, typed *anypb.Any, m proto.Message) bool {
 	return r.unmarshal(at, typed.GetValue(), m)
 }
 
-// validate runs the rules that the API's own proto files declare.
-func (r *reader) validate(at *path, m proto.Message) {
+// validate applies the rules that the API's own proto files declare.
+func (r *reader) validate(at *path, m proto.Message) bool {
 	v, ok := m.(interface{ ValidateAll() error })
 	if !ok {
-		return
+		return true
 	}
 	err := v.ValidateAll()
 	if err == nil {
-		return
+		return true
 	}
 	all := []error{err}
 	var several interface{ AllErrors() []error }
@@ -116,6 +126,7 @@ func (r *reader) validate(at *path, m proto.Message) {
 	for _, err := range all {
 		r.problems = append(r.problems, problem{at.String(), err.Error()})
 	}
+	return false
 }
 
 // strict notes every field that is set in m, or below it, and is not in the schema.
@@ -147,6 +158,10 @@ func (r *reader) strict(at *path, m protoreflect.Message) {
 
 // brief says what a field holds: a scalar's value, otherwise only that there is one.
 func brief(fd protoreflect.FieldDescriptor, v protoreflect.Value) string {
+	if md := fd.Message(); md != nil && !fd.IsList() && !fd.IsMap() && md.ParentFile().Path() == "google/protobuf/wrappers.proto" {
+		value := md.Fields().ByName("value")
+		return brief(value, v.Message().Get(value))
+	}
 	switch {
 	case fd.IsMap(), fd.IsList(), fd.Message() != nil, fd.Kind() == protoreflect.BytesKind:
 		return "a value"

@@ -1,0 +1,130 @@
+package xds
+
+import (
+	"strings"
+	"testing"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+)
+
+// TestResourcesRefused: whatever is not done is named by its path, and so is what is wrong.
+func TestResourcesRefused(t *testing.T) {
+	const chain = "filter_chains[0].filters[0].typed_config."
+	hcm := func(line string) string {
+		return strings.Replace(hcmYAML, "stat_prefix: s", "stat_prefix: s\n      "+line, 1)
+	}
+	route := func(inner string) string {
+		return "name: x\nvirtual_hosts: [{name: v, domains: [a], routes: [" + inner + "]}]"
+	}
+	endpoint := func(inner string) string { return "cluster_name: x\nendpoints: [{lb_endpoints: [" + inner + "]}]" }
+	const eds = "name: x\ntype: EDS\neds_cluster_config: {eds_config: {ads: {}}}\n"
+	const first = "virtual_hosts[0].routes[0]."
+	for _, c := range []struct {
+		name string
+		k    kind
+		text string
+		want []string
+	}{
+		{"listener field", listeners, hcmYAML + "tcp_backlog_size: 7\n", []string{"tcp_backlog_size: got 7, want it unset"}},
+		{"listener filter", listeners, hcmYAML + "listener_filters: [{name: tls}]\n", []string{"listener_filters: got a value"}},
+		{"listener TLS", listeners, strings.Replace(hcmYAML, "- filters:", "- transport_socket: {name: tls}\n  filters:", 1), []string{"filter_chains[0].transport_socket"}},
+		{"pipe", listeners, strings.Replace(hcmYAML, "{socket_address: {address: 127.0.0.1, port_value: 80}}", "{pipe: {path: /x}}", 1), []string{"address: got no socket_address"}},
+		{"host name", listeners, strings.Replace(hcmYAML, "127.0.0.1", "localhost", 1), []string{"address.socket_address.address: got localhost, want an IP address"}},
+		{"another name", listeners, strings.Replace(hcmYAML, "name: x", "name: y", 1), []string{"name: got y, want the resource's name x"}},
+		{"no chain", listeners, "name: x\naddress: {socket_address: {address: 127.0.0.1, port_value: 80}}", []string{"filter_chains: got 0, want exactly one"}},
+		{"network filter", listeners, strings.Replace(hcmYAML, "typed_config:\n      \"@type\"", "config_discovery: {config_source: {ads: {}}, type_urls: [a]}\n  - name: b\n    typed_config:\n      \"@type\"", 1), []string{"filter_chains[0].filters[0].config_discovery"}},
+		{"hcm fields", listeners, hcm("tracing: {}\n      normalize_path: true"), []string{chain + "tracing: got", chain + "normalize_path: got true"}},
+		{"codec", listeners, hcm("codec_type: HTTP2"), []string{chain + "codec_type: got HTTP2, want AUTO or HTTP1"}},
+		{"connect", listeners, hcm("upgrade_configs: [{upgrade_type: CONNECT}]"), []string{chain + "upgrade_configs[0].upgrade_type: got CONNECT"}},
+		{"http filter", listeners, strings.Replace(hcmYAML, "http_filters: [", "http_filters: [{name: lua}, ", 1), []string{chain + "http_filters[0]: got lua without a typed_config, want envoy.filters.http.router", chain + "http_filters: got 2, want exactly one"}},
+		{"rds elsewhere", listeners, strings.Replace(hcmYAML, "{ads: {}}", "{path_config_source: {path: /x}}", 1), []string{chain + "rds.config_source.path_config_source"}},
+		{"log format", listeners, hcm(`access_log: [{name: f, typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: /l, log_format: {text_format_source: {inline_string: hi}}}}]`), []string{chain + "access_log[0].typed_config.log_format"}},
+		{"log filter", listeners, hcm(`access_log: [{name: f, filter: {not_health_check_filter: {}}, typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog}}]`), []string{chain + "access_log[0].filter: got a value"}},
+
+		{"route action", routeTables, route("{match: {prefix: /}, redirect: {}}"), []string{first + "redirect: got a value"}},
+		{"route match", routeTables, route("{match: {safe_regex: {regex: a}}, route: {cluster: c}}"), []string{first + "match.safe_regex"}},
+		{"regex header", routeTables, route("{match: {prefix: /, headers: [{name: a, string_match: {prefix: b}}]}, route: {cluster: c}}"), []string{first + "match.headers[0].string_match.prefix: got b, want it unset"}},
+		{"rewrite", routeTables, route("{match: {prefix: /}, route: {cluster: c, prefix_rewrite: /b, hash_policy: [{terminal: true}]}}"), []string{first + "route.prefix_rewrite: got /b", first + "route.hash_policy"}},
+		{"retry name", routeTables, route("{match: {prefix: /}, route: {cluster: c, retry_policy: {retry_on: \"5xx,often\"}}}"), []string{first + "route.retry_policy.retry_on: got often, want connect-failure"}},
+		{"weights", routeTables, route("{match: {prefix: /}, route: {weighted_clusters: {clusters: [{name: a, weight: 0}]}}}"), []string{first + "route.weighted_clusters: got 0, want a sum"}},
+		{"domain twice", routeTables, "name: x\nvirtual_hosts: [{name: v, domains: [a]}, {name: w, domains: [A]}]", []string{"virtual_hosts[1].domains[0]: got a, want each domain once; virtual host v has it"}},
+		{"domain stars", routeTables, "name: x\nvirtual_hosts: [{name: v, domains: [\"a*b\", \"*.*\"]}]", []string{"domains[0]: got a*b, want at most one *", "domains[1]: got *.*"}},
+		{"big body", routeTables, route("{match: {prefix: /}, direct_response: {status: 200, body: {inline_string: \"" + strings.Repeat("x", 4097) + "\"}}}"), []string{first + "direct_response.body: got 4097"}},
+		{"body file", routeTables, route("{match: {prefix: /}, direct_response: {status: 200, body: {filename: /etc/passwd}}}"), []string{first + "direct_response.body.filename: got /etc/passwd, want it unset"}},
+
+		{"cluster type", clusters, "name: x\ntype: STRICT_DNS", []string{"type: got STRICT_DNS, want STATIC or EDS"}},
+		{"cluster policy", clusters, eds + "lb_policy: RING_HASH", []string{"lb_policy: got RING_HASH, want ROUND_ROBIN or LEAST_REQUEST"}},
+		{"cluster fields", clusters, eds + "outlier_detection: {}\nhealth_checks: []\ntransport_socket: {name: tls}", []string{"outlier_detection: got a value", "transport_socket: got a value"}},
+		{"http2", clusters, eds + "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http2_protocol_options: {}}}}", []string{"explicit_http_config.http2_protocol_options: got a value"}},
+		{"breaker", clusters, eds + "circuit_breakers: {thresholds: [{priority: HIGH}, {max_requests: 0}]}", []string{"thresholds[0].priority: got HIGH", "thresholds[1].max_requests: got 0, want at least 1"}},
+		{"eds nowhere", clusters, "name: x\ntype: EDS", []string{"eds_cluster_config.eds_config: got another source, want ads"}},
+		{"no action", routeTables, route("{match: {prefix: /}, non_forwarding_action: {}}"), []string{first + "non_forwarding_action: got a value"}},
+		{"both an unknown field and a wrong value", clusters, "name: x\ntype: STRICT_DNS\nuse_tcp_for_dns_lookups: true", []string{"use_tcp_for_dns_lookups: got true", "type: got STRICT_DNS"}},
+		{"eds elsewhere", clusters, "name: x\ntype: EDS\neds_cluster_config: {eds_config: {self: {}}}", []string{"eds_cluster_config.eds_config.self: got a value"}},
+		{"rule of the API", clusters, "name: \"\"\ntype: EDS\neds_cluster_config: {eds_config: {ads: {}}}", []string{"invalid Cluster.Name"}},
+
+		{"endpoint pipe", endpoints, endpoint("{endpoint: {address: {pipe: {path: /x}}}}"), []string{"endpoints[0].lb_endpoints[0].endpoint.address: got no socket_address"}},
+		{"endpoint name", endpoints, endpoint("{endpoint: {address: {socket_address: {address: web, port_value: 1}}}}"), []string{"address: got web, want an IP address"}},
+		{"endpoint port 0", endpoints, endpoint("{endpoint: {address: {socket_address: {address: 10.0.0.1, port_value: 0}}}}"), []string{"got 10.0.0.1:0, want an address and port that can be dialled"}},
+		{"endpoint fields", endpoints, endpoint("{endpoint: {address: {socket_address: {address: 10.0.0.1, port_value: 1}}, health_check_config: {port_value: 1}}}") + "\npolicy: {drop_overloads: [{category: a}]}", []string{"endpoint.health_check_config", "policy.drop_overloads"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := decoded(t, c.k, c.text)
+			if err == nil {
+				t.Fatal("it was accepted")
+			}
+			for _, want := range c.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("got %q, want it to contain %q", err, want)
+				}
+			}
+		})
+	}
+}
+
+func TestUnknownFieldNumberIsRefused(t *testing.T) {
+	raw, err := proto.Marshal(fromYAML(t, new(clusterv3.Cluster), "name: x\ntype: EDS\neds_cluster_config: {eds_config: {ads: {}}}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw = protowire.AppendVarint(protowire.AppendTag(raw, 9999, protowire.VarintType), 1)
+	if _, err := decodedRaw(clusters, "x", raw); err == nil || !strings.Contains(err.Error(), "a field that this version does not know") {
+		t.Errorf("got %v, want the unknown field refused", err)
+	}
+}
+
+// FuzzResource: any bytes make a value or an error, and what was accepted is safe to use.
+func FuzzResource(f *testing.F) {
+	for k, text := range map[kind]string{
+		listeners: hcmYAML, clusters: "name: x\ntype: EDS\neds_cluster_config: {eds_config: {ads: {}}}",
+	} {
+		f.Add(int(k), mustWire(f, k, text))
+	}
+	f.Add(int(routeTables), routesNamed(f, "x", "1", "a").GetResource().GetValue())
+	f.Add(int(endpoints), endpointsNamed(f, "x", "1", 80).GetResource().GetValue())
+	f.Fuzz(func(t *testing.T, n int, raw []byte) {
+		k := kind(uint(n) % uint(kinds))
+		got, err := decodedRaw(k, "x", raw)
+		if err != nil {
+			return
+		}
+		switch v := got.(type) {
+		case *listener:
+			if len(v.Addresses) == 0 || (v.HTTP == nil) == (v.TCP == nil) || v.HTTP != nil && v.routes == "" && v.HTTP.Routes == nil {
+				t.Errorf("accepted %+v", v)
+			}
+		case *cluster:
+			if v.ConnectTimeout <= 0 || v.eds == "" && !v.Assigned {
+				t.Errorf("accepted %+v", v)
+			}
+		case assignment:
+			for _, e := range v.copy().endpoints(true) {
+				if !e.Addr.IsValid() || e.Weight == 0 {
+					t.Errorf("accepted %+v", e)
+				}
+			}
+		}
+	})
+}
