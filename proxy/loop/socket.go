@@ -66,12 +66,9 @@ func (s *Socket) Close() {
 	_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE, uintptr(s.fd), 0, 0)
 }
 
-// Reset closes the socket so that the peer sees a reset, not an orderly end.
-func (s *Socket) Reset() {
-	if s.open {
-		_ = unix.SetsockoptLinger(s.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-	}
-	s.Close()
+// ResetOnClose has Close reset the connection, so that the peer does not take it for an orderly end.
+func (s *Socket) ResetOnClose() {
+	_ = unix.SetsockoptLinger(s.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 }
 
 // Read reads into p, which must not be empty. The error is io.EOF at the end, syscall.EAGAIN when there is nothing now,

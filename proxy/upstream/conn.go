@@ -53,14 +53,23 @@ type Conn struct {
 	timer      loop.Timer // connecting, or idle
 }
 
+// Want says which connections will do.
+type Want uint8
+
+// The kinds of connections.
+const (
+	Pooled   Want = iota // an idle one, which the host may have closed a moment ago, or a new one
+	Verified             // an idle one of which it is known that the host has not closed it, or a new one
+	Fresh                // a new one
+)
+
 // Acquire takes a connection to h for user: an idle one (reused is true), or one that begins to open, and user will be
-// told by Connected. With verify an idle connection is only taken if the host has not ended it. The error is ErrWait,
-// ErrOverflow, or that of the system call that opens sockets.
-func (c *Cluster) Acquire(h *Host, user User, w *Waiter, verify bool) (conn *Conn, reused bool, err error) {
-	for h.idle != nil {
+// told by Connected. The error is ErrWait, ErrOverflow, or that of the system call that opens sockets.
+func (c *Cluster) Acquire(h *Host, user User, w *Waiter, want Want) (conn *Conn, reused bool, err error) {
+	for h.idle != nil && want != Fresh {
 		conn := h.idle
 		conn.leavePool()
-		if verify && !conn.Quiet() {
+		if want == Verified && !conn.Quiet() {
 			conn.Discard()
 			continue
 		}

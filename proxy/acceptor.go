@@ -1,0 +1,238 @@
+package proxy
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hostmesh/hostmesh/proxy/config"
+	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/router"
+)
+
+const (
+	acceptsATurn = 64
+	acceptPause  = 100 * time.Millisecond // when the process is out of descriptors
+)
+
+// served is what a listener does, prepared once for all loops. It is immutable.
+type served struct {
+	cfg   *config.Listener
+	table *router.Table // of an HTTP listener
+	sinks []*sink
+}
+
+func (s *served) http() *config.HTTP { return s.cfg.HTTP }
+
+// serverName is what the server header says.
+func (s *served) serverName() string {
+	if name := s.cfg.HTTP.ServerName; name != "" {
+		return name
+	}
+	return "hostmesh"
+}
+
+// allowsUpgrade reports whether a client may change to the protocols it names: all of them must be allowed.
+func (s *served) allowsUpgrade(protocols []byte) bool {
+	for protocol := range strings.SplitSeq(string(protocols), ",") {
+		protocol = strings.ToLower(strings.TrimSpace(protocol))
+		allowed := false
+		for _, u := range s.cfg.HTTP.Upgrades {
+			allowed = allowed || u == protocol
+		}
+		if !allowed {
+			return false
+		}
+	}
+	return true
+}
+
+// statPrefix is the name that the listener's requests or connections are counted under.
+func (s *served) statPrefix() string {
+	switch {
+	case s.cfg.HTTP != nil && s.cfg.HTTP.StatPrefix != "":
+		return s.cfg.HTTP.StatPrefix
+	case s.cfg.TCP != nil && s.cfg.TCP.StatPrefix != "":
+		return s.cfg.TCP.StatPrefix
+	}
+	return s.cfg.Name
+}
+
+// acceptor is a worker's listening socket of one address, and the connections that came in there.
+type acceptor struct {
+	socket loop.Socket
+	w      *worker
+	addr   netip.AddrPort
+	served *served
+	stats  *listenerStats
+	http   *httpStats
+	tcp    *tcpStats
+	timer  loop.Timer
+	gone   bool // the listener left the configuration
+	active int
+
+	clients client // head of the ring of HTTP connections
+	streams stream // and of TCP connections
+}
+
+// listen starts to accept on fd.
+func (w *worker) listen(addr netip.AddrPort, fd int, s *served) error {
+	a := &acceptor{w: w, addr: addr, stats: &listenerStats{}}
+	a.clients.next, a.clients.prev = &a.clients, &a.clients
+	a.streams.next, a.streams.prev = &a.streams, &a.streams
+	a.serve(s)
+	if err := a.socket.Open(w.loop, fd, a); err != nil {
+		return err
+	}
+	w.acceptors[addr] = a
+	return nil
+}
+
+// serve has requests that come from now on served by s.
+func (a *acceptor) serve(s *served) {
+	a.served = s
+	prefix := s.statPrefix()
+	if s.cfg.HTTP != nil {
+		if a.w.http[prefix] == nil {
+			a.w.http[prefix] = &httpStats{}
+		}
+		a.http = a.w.http[prefix]
+		return
+	}
+	if a.w.tcp[prefix] == nil {
+		a.w.tcp[prefix] = &tcpStats{}
+	}
+	a.tcp = a.w.tcp[prefix]
+	a.drainClients()
+}
+
+// Ready accepts what waits.
+func (a *acceptor) Ready(loop.Event) { a.accept(acceptsATurn) }
+
+// accept takes up to max connections.
+func (a *acceptor) accept(max int) {
+	for range max {
+		fd, peer, err := a.socket.Accept()
+		if errors.Is(err, syscall.EAGAIN) {
+			return
+		}
+		if err != nil {
+			a.stats.count[listenerAcceptError]++
+			a.w.loop.Start(&a.timer, acceptPause, a)
+			return
+		}
+		a.stats.count[listenerCxTotal]++
+		a.stats.count[listenerCxActive]++
+		a.active++
+		if a.served.cfg.HTTP != nil {
+			a.acceptHTTP(fd, peer)
+		} else {
+			a.acceptTCP(fd, peer)
+		}
+	}
+	a.socket.Again()
+}
+
+// Expired goes on after accepting failed.
+func (a *acceptor) Expired(*loop.Timer) { a.accept(acceptsATurn) }
+
+func (a *acceptor) acceptHTTP(fd int, peer netip.AddrPort) {
+	c := &client{w: a.w, a: a, served: a.served, peer: peer}
+	head := &a.clients
+	c.prev, c.next = head.prev, head
+	head.prev.next = c
+	head.prev = c
+	a.http.count[httpCxTotal]++
+	a.http.conns++
+	if err := c.Open(a.w.loop, fd, c); err != nil {
+		a.forget(c)
+		return
+	}
+	a.w.loop.Start(&c.timer, c.idleTimeout(), c)
+}
+
+// forget takes a closed connection out.
+func (a *acceptor) forget(c *client) {
+	c.prev.next, c.next.prev = c.next, c.prev
+	a.http.conns--
+	a.released()
+}
+
+func (a *acceptor) released() {
+	a.active--
+	a.stats.count[listenerCxActive]--
+	a.stats.count[listenerCxDestroy]++
+	if a.gone && a.active == 0 {
+		a.w.dropAcceptor(a)
+	}
+}
+
+// finishQueue accepts what the kernel has queued and closes the socket; loop.StopSYN was called before.
+func (a *acceptor) finishQueue() {
+	if !a.socket.IsOpen() {
+		return
+	}
+	a.timer.Stop()
+	for {
+		before := a.stats.count[listenerCxTotal]
+		a.accept(acceptsATurn)
+		if a.stats.count[listenerCxTotal]-before < acceptsATurn {
+			break
+		}
+	}
+	a.timer.Stop()
+	a.socket.Close()
+}
+
+// remove closes the socket of a listener that left; its connections end with their present request.
+func (a *acceptor) remove() {
+	a.finishQueue()
+	a.gone = true
+	delete(a.w.acceptors, a.addr)
+	a.w.leaving = append(a.w.leaving, a)
+	a.drainClients()
+	if a.active == 0 {
+		a.w.dropAcceptor(a)
+	}
+}
+
+// dropAcceptor forgets a removed acceptor whose last connection has ended.
+func (w *worker) dropAcceptor(a *acceptor) {
+	for i, other := range w.leaving {
+		if other == a {
+			w.leaving = append(w.leaving[:i], w.leaving[i+1:]...)
+			return
+		}
+	}
+}
+
+// drainClients gives idle connections a last, shorter chance to send a request. To close them at once would lose a request
+// that is under way.
+func (a *acceptor) drainClients() {
+	for c := a.clients.next; c != &a.clients; c = c.next {
+		if c.phase == phaseIdle && !c.closing {
+			a.w.loop.Start(&c.timer, a.w.drainIdle, c)
+		}
+	}
+}
+
+// shutdown closes the socket and all connections.
+func (a *acceptor) shutdown() {
+	a.timer.Stop()
+	a.socket.Close()
+	for c := a.clients.next; c != &a.clients; c = a.clients.next {
+		switch {
+		case c.tunnel != nil:
+			c.tunnel.end(true)
+		case c.phase == phaseServing:
+			c.x.clientGone()
+		default:
+			c.dispose()
+		}
+	}
+	for s := a.streams.next; s != &a.streams; s = a.streams.next {
+		s.shutdown()
+	}
+}

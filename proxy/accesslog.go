@@ -1,0 +1,273 @@
+package proxy
+
+import (
+	"io"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/upstream"
+)
+
+const (
+	logFlushBytes = 16 << 10
+	logFlushTime  = time.Second
+	logQueue      = 64 // buffers on their way to a file
+)
+
+// sink writes access-log lines to one place, on a goroutine of its own: a slow disk drops lines, it never stops a loop.
+type sink struct {
+	path    string
+	w       io.Writer
+	close   func() error
+	queue   chan []byte
+	free    chan []byte
+	done    sync.WaitGroup
+	dropped atomic.Uint64 // buffers' lines that were not written
+}
+
+func newSink(path string, w io.Writer, closeFile func() error) *sink {
+	s := &sink{path: path, w: w, close: closeFile, queue: make(chan []byte, logQueue), free: make(chan []byte, logQueue)}
+	s.done.Go(s.run)
+	return s
+}
+
+func (s *sink) run() {
+	for b := range s.queue {
+		if _, err := s.w.Write(b); err != nil {
+			s.dropped.Add(countLines(b))
+		}
+		select {
+		case s.free <- b[:0]:
+		default:
+		}
+	}
+}
+
+// stop writes what is queued and closes the file. No loop may use the sink any more.
+func (s *sink) stop() {
+	close(s.queue)
+	s.done.Wait()
+	if s.close != nil {
+		_ = s.close()
+	}
+}
+
+func countLines(b []byte) (n uint64) {
+	for _, c := range b {
+		if c == '\n' {
+			n++
+		}
+	}
+	return n
+}
+
+// logBuffer collects a loop's lines for a sink.
+type logBuffer struct {
+	sink  *sink
+	loop  *loop.Loop
+	buf   []byte
+	timer loop.Timer
+}
+
+// log returns the worker's buffer for a sink.
+func (w *worker) log(s *sink) *logBuffer {
+	b := w.logs[s]
+	if b == nil {
+		b = &logBuffer{sink: s, loop: w.loop}
+		w.logs[s] = b
+	}
+	if len(b.buf) == 0 {
+		w.loop.Start(&b.timer, logFlushTime, b)
+	}
+	return b
+}
+
+func (b *logBuffer) wrote() {
+	if len(b.buf) >= logFlushBytes {
+		b.flush()
+	}
+}
+
+// Expired flushes lines that have waited long enough.
+func (b *logBuffer) Expired(*loop.Timer) { b.flush() }
+
+func (b *logBuffer) flush() {
+	b.timer.Stop()
+	if len(b.buf) == 0 {
+		return
+	}
+	select {
+	case b.sink.queue <- b.buf:
+		select {
+		case b.buf = <-b.sink.free:
+		default:
+			b.buf = nil
+		}
+	default:
+		b.sink.dropped.Add(countLines(b.buf))
+		b.buf = b.buf[:0]
+	}
+}
+
+// account writes an exchange that is over to the statistics and the access log, and takes it out of its cluster.
+func (x *exchange) account() {
+	c, w := x.c, x.w
+	now := w.loop.Clock()
+	stats := c.http()
+	stats.active--
+	stats.count[httpRqCompleted]++
+	if class := x.status / 100; class >= 1 && class <= 5 {
+		stats.count[httpRq1xx+httpCounter(class-1)]++
+	}
+	stats.time.Observe(time.Duration(now - x.began))
+	if x.cluster != nil {
+		x.accountCluster(now)
+	}
+	for _, s := range c.served.sinks {
+		b := w.log(s)
+		b.buf = x.appendLog(b.buf, now)
+		b.wrote()
+	}
+	x.leaveCluster()
+}
+
+func (x *exchange) accountCluster(now int64) {
+	stats := &x.cluster.Stats
+	if x.headDone && !x.upgrade {
+		stats.Count[upstream.RequestCompleted]++
+	}
+	if class := x.status / 100; class >= 2 && class <= 5 {
+		stats.Count[upstream.Request2xx+upstream.Counter(class-2)]++
+	}
+	if x.retries > 0 && x.status < 500 && x.status > 0 {
+		stats.Count[upstream.RetrySuccess]++
+	}
+	if x.received > 0 {
+		stats.Observe(time.Duration(now - x.received))
+	}
+	if x.host != nil && x.flags&(flagConnectFailed|flagUpstreamEnded|flagUpstreamProtocol) == 0 {
+		if x.status >= 500 {
+			x.host.Stats.RequestErr++
+		} else if x.status > 0 {
+			x.host.Stats.RequestSuccess++
+		}
+	}
+}
+
+// appendLog writes Envoy's default line:
+//
+//	[start] "method path protocol" status flags bytes-received bytes-sent duration upstream-time "x-forwarded-for"
+//	"user-agent" "x-request-id" "authority" "upstream"
+func (x *exchange) appendLog(b []byte, now int64) []byte {
+	m, text := &x.meta, x.buf
+	b = x.w.appendStamp(b, x.began)
+	b = append(b, ` "`...)
+	b = appendQuoted(b, text[:m.method])
+	b = append(b, ' ')
+	b = appendQuoted(b, text[m.method:m.path])
+	switch {
+	case m.path == m.method:
+		b = append(b, ` -" `...)
+	case x.http10:
+		b = append(b, ` HTTP/1.0" `...)
+	default:
+		b = append(b, ` HTTP/1.1" `...)
+	}
+	b = strconv.AppendInt(b, int64(x.status), 10)
+	b = append(b, ' ')
+	b = x.flags.append(b)
+	b = append(b, ' ')
+	b = strconv.AppendUint(b, x.bytesIn, 10)
+	b = append(b, ' ')
+	b = strconv.AppendUint(b, x.bytesOut, 10)
+	b = append(b, ' ')
+	b = strconv.AppendInt(b, (now-x.began)/1e6, 10)
+	b = append(b, ' ')
+	if x.cluster != nil && x.firstByte > 0 && x.up0() {
+		b = strconv.AppendInt(b, (x.firstByte-x.connectAt)/1e6, 10)
+	} else {
+		b = append(b, '-')
+	}
+	b = appendField(b, text[m.agent:m.forwarded])
+	b = appendField(b, text[m.authority:m.agent])
+	b = appendField(b, text[m.forwarded:m.id])
+	b = appendField(b, text[m.path:m.authority])
+	b = append(b, ` "`...)
+	if x.host != nil {
+		b = x.host.Endpoint.Addr.AppendTo(b)
+	} else {
+		b = append(b, '-')
+	}
+	return append(b, "\"\n"...)
+}
+
+// up0 reports whether the response came from the upstream.
+func (x *exchange) up0() bool {
+	return x.headDone && x.flags&(flagConnectFailed|flagNoHealthy|flagOverflow|flagUpstreamTimeout) == 0
+}
+
+func appendField(b, value []byte) []byte {
+	b = append(b, ` "`...)
+	if len(value) == 0 {
+		b = append(b, '-')
+	}
+	b = appendQuoted(b, value)
+	return append(b, '"')
+}
+
+// appendQuoted writes a value that a client chose: it cannot end its field, nor its line.
+func appendQuoted(b, value []byte) []byte {
+	from := 0
+	for i, c := range value {
+		if c >= ' ' && c != '"' && c != '\\' && c != 0x7f {
+			continue
+		}
+		b = append(b, value[from:i]...)
+		b = append(b, '\\', 'x', hexDigits[c>>4], hexDigits[c&15])
+		from = i + 1
+	}
+	return append(b, value[from:]...)
+}
+
+// appendStamp writes a moment of the loop's clock as "[2006-01-02T15:04:05.000Z]".
+func (w *worker) appendStamp(b []byte, at int64) []byte {
+	k := &w.clock
+	k.read(w.loop)
+	t := k.base.Add(time.Duration(at - k.readAt))
+	if s := t.Unix(); s != k.stampOf || k.stamp == nil {
+		k.stampOf = s
+		k.stamp = t.AppendFormat(k.stamp[:0], "2006-01-02T15:04:05.")
+	}
+	ms := t.Nanosecond() / 1e6
+	b = append(b, '[')
+	b = append(b, k.stamp...)
+	return append(b, byte('0'+ms/100), byte('0'+ms/10%10), byte('0'+ms%10), 'Z', ']')
+}
+
+// log writes the line of a TCP connection: Envoy's default, where what HTTP knows is "-".
+func (s *stream) log() {
+	now := s.w.loop.Clock()
+	for _, sink := range s.cfg.sinks {
+		l := s.w.log(sink)
+		b := s.w.appendStamp(l.buf, s.began)
+		b = append(b, ` "- - -" 0 `...)
+		b = s.flags.append(b)
+		b = append(b, ' ')
+		b = strconv.AppendUint(b, s.bytesIn, 10)
+		b = append(b, ' ')
+		b = strconv.AppendUint(b, s.bytesOut, 10)
+		b = append(b, ' ')
+		b = strconv.AppendInt(b, (now-s.began)/1e6, 10)
+		b = append(b, ` - "-" "-" "-" "-" "`...)
+		if s.host != nil {
+			b = s.host.Endpoint.Addr.AppendTo(b)
+		} else {
+			b = append(b, '-')
+		}
+		l.buf = append(b, "\"\n"...)
+		l.wrote()
+	}
+}

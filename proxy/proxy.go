@@ -1,0 +1,189 @@
+// Package proxy is the data plane: it accepts connections on the configured listeners and passes requests and bytes on.
+//
+// A [Proxy] has one event loop per core (package loop). A connection, its request, the upstream connection it uses and
+// everything they count live on one loop, without locks. What the loops read is an immutable config.Config; when a new one is
+// published, Run prepares it once and hands it to each loop, and the next request sees it.
+//
+// The way of a request is in exchange.serve (accept, route, cluster), exchange.connect (host, connection, retry), readResponse
+// and finish.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hostmesh/hostmesh/internal/watch"
+	"github.com/hostmesh/hostmesh/proxy/config"
+)
+
+// Options is what a Proxy needs. Only Config must be set.
+type Options struct {
+	// Config is what to do; every value set is taken up while requests go on. nil values are waited out.
+	Config *watch.Value[*config.Config]
+	// Admin is the loopback address of the admin interface, by default 127.0.0.1:15000; "-" is none.
+	Admin string
+	// AdminSocket is the path of a unix socket that has the admin interface with what changes something; empty: none.
+	AdminSocket string
+	// Loops is the number of event loops; 0 is one for each core the process may use, at most 4.
+	Loops int
+	// DrainTime is how long connections may go on after Run's context ended; by default 10 s.
+	DrainTime time.Duration
+	// ConfigDump returns the configuration as the admin interface shows it, in JSON.
+	ConfigDump func() ([]byte, error)
+	// Ready says whether the proxy has all it needs to serve, and if not what it waits for; nil: when it has a Config.
+	Ready func() (bool, string)
+	// Node and Version are shown by the admin interface.
+	Node, Version string
+	Log           *slog.Logger
+	// AccessLog, when set, gets all access-log lines instead of the files that the configuration names.
+	AccessLog io.Writer
+}
+
+// Proxy is the data plane. It is made by New and lives in Run.
+type Proxy struct {
+	opts    Options
+	log     *slog.Logger
+	workers []*worker
+	binder  binder
+	admin   *admin
+	started time.Time
+	life    watch.Value[stage]
+}
+
+// stage is how far the life of a proxy is.
+type stage int
+
+const (
+	stageInitial stage = iota
+	stageLive
+	stageDraining
+	stageDrained // loops are about to end
+)
+
+// New makes a proxy and binds its admin address. Nothing is served before Run.
+func New(opts Options) (*Proxy, error) {
+	if opts.Config == nil {
+		return nil, errors.New("make proxy: no configuration")
+	}
+	if opts.Loops <= 0 {
+		opts.Loops = min(4, runtime.GOMAXPROCS(0))
+	}
+	if opts.DrainTime <= 0 {
+		opts.DrainTime = 10 * time.Second
+	}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	p := &Proxy{opts: opts, log: opts.Log, started: time.Now()}
+	for range opts.Loops {
+		w, err := newWorker(opts.Loops)
+		if err != nil {
+			p.abandon()
+			return nil, fmt.Errorf("make proxy: %w", err)
+		}
+		p.workers = append(p.workers, w)
+	}
+	p.binder.init(p)
+	admin, err := newAdmin(p)
+	if err != nil {
+		p.abandon()
+		return nil, fmt.Errorf("make proxy: %w", err)
+	}
+	p.admin = admin
+	return p, nil
+}
+
+// abandon closes the loops of a proxy that is not run.
+func (p *Proxy) abandon() {
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, w := range p.workers {
+		_ = w.loop.Run(ended)
+	}
+}
+
+// AdminAddr is the address of the admin interface, empty without one.
+func (p *Proxy) AdminAddr() string { return p.admin.addr() }
+
+// Run serves until ctx ends. Then readiness is withdrawn, the listeners are closed once their queues are empty, every
+// connection ends with its present request, or its next one if that comes within a second, and Run returns when none is
+// left or DrainTime has passed.
+func (p *Proxy) Run(ctx context.Context) error {
+	base, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	group, inner := errgroup.WithContext(base)
+	for _, w := range p.workers {
+		group.Go(func() error { return w.loop.Run(inner) })
+	}
+	group.Go(func() error { return p.admin.run(inner) })
+	group.Go(func() error {
+		defer stop()
+		serving, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(inner, cancel)()
+		p.binder.run(serving)
+		p.drain(inner)
+		p.end(inner)
+		return nil
+	})
+	return group.Wait()
+}
+
+// drain lets the connections end.
+func (p *Proxy) drain(ctx context.Context) {
+	p.life.Set(stageDraining)
+	p.log.Info("draining", "connections", p.connections(ctx), "limit", p.opts.DrainTime)
+	deadline := time.NewTimer(p.opts.DrainTime)
+	defer deadline.Stop()
+	p.startDrain(ctx)
+	p.binder.closeAll(ctx)
+	poll := time.NewTicker(10 * time.Millisecond)
+	defer poll.Stop()
+	for p.connections(ctx) > 0 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-deadline.C:
+			p.log.Warn("closing connections that did not end in time", "connections", p.connections(ctx))
+			return
+		case <-poll.C:
+		}
+	}
+}
+
+// startDrain has every connection end with its present or its next request.
+func (p *Proxy) startDrain(ctx context.Context) {
+	// Those that are idle get a last chance for a request, but not all of the time there is.
+	idle := min(time.Second, p.opts.DrainTime/2)
+	for _, w := range p.workers {
+		_ = w.loop.Do(ctx, func() { w.startDrain(idle) })
+	}
+}
+
+// end closes what is left and writes the last lines of the access logs.
+func (p *Proxy) end(ctx context.Context) {
+	p.life.Set(stageDrained)
+	for _, w := range p.workers {
+		_ = w.loop.Do(ctx, w.shutdown)
+	}
+	p.binder.stopSinks()
+}
+
+// connections counts the open downstream connections of all loops.
+func (p *Proxy) connections(ctx context.Context) int {
+	total := 0
+	for _, w := range p.workers {
+		n := 0
+		if w.loop.Do(ctx, func() { n = w.connections() }) == nil {
+			total += n
+		}
+	}
+	return total
+}

@@ -1,0 +1,128 @@
+package proxy
+
+import "github.com/hostmesh/hostmesh/proxy/upstream"
+
+// httpCounter is one of the counters of HTTP listeners that share a stat prefix.
+type httpCounter uint8
+
+const (
+	httpCxTotal httpCounter = iota
+	httpCxIdleTimeout
+	httpCxProtocolError
+	httpCxDestroyActive
+	httpRqTotal
+	httpRqCompleted
+	httpRq1xx
+	httpRq2xx
+	httpRq3xx
+	httpRq4xx
+	httpRq5xx
+	httpRqRxReset
+	httpRqTimeout
+	httpRqIdleTimeout
+	httpUpgradesTotal
+	httpNoRoute
+	httpNoCluster
+	numHTTPCounters
+)
+
+var httpCounterNames = [numHTTPCounters]string{
+	httpCxTotal:         "downstream_cx_total",
+	httpCxIdleTimeout:   "downstream_cx_idle_timeout",
+	httpCxProtocolError: "downstream_cx_protocol_error",
+	httpCxDestroyActive: "downstream_cx_destroy_remote_active_rq",
+	httpRqTotal:         "downstream_rq_total",
+	httpRqCompleted:     "downstream_rq_completed",
+	httpRq1xx:           "downstream_rq_1xx",
+	httpRq2xx:           "downstream_rq_2xx",
+	httpRq3xx:           "downstream_rq_3xx",
+	httpRq4xx:           "downstream_rq_4xx",
+	httpRq5xx:           "downstream_rq_5xx",
+	httpRqRxReset:       "downstream_rq_rx_reset",
+	httpRqTimeout:       "downstream_rq_timeout",
+	httpRqIdleTimeout:   "downstream_rq_idle_timeout",
+	httpUpgradesTotal:   "downstream_cx_upgrades_total",
+	httpNoRoute:         "no_route",
+	httpNoCluster:       "no_cluster",
+}
+
+// httpStats are one loop's counts of a stat prefix.
+type httpStats struct {
+	count  [numHTTPCounters]uint64
+	active int // requests
+	conns  int
+	time   upstream.Histogram
+}
+
+func (s *httpStats) add(other *httpStats) {
+	for i, n := range other.count {
+		s.count[i] += n
+	}
+	s.active += other.active
+	s.conns += other.conns
+	s.time.Add(&other.time)
+}
+
+// tcpCounter is one of the counters of TCP listeners that share a stat prefix.
+type tcpCounter uint8
+
+const (
+	tcpCxTotal tcpCounter = iota
+	tcpNoRoute
+	tcpConnectFail
+	tcpRxBytes
+	tcpTxBytes
+	numTCPCounters
+)
+
+var tcpCounterNames = [numTCPCounters]string{
+	tcpCxTotal:     "downstream_cx_total",
+	tcpNoRoute:     "downstream_cx_no_route",
+	tcpConnectFail: "upstream_connect_fail",
+	tcpRxBytes:     "downstream_cx_rx_bytes_total",
+	tcpTxBytes:     "downstream_cx_tx_bytes_total",
+}
+
+type tcpStats struct {
+	count  [numTCPCounters]uint64
+	active int
+}
+
+func (s *tcpStats) add(other *tcpStats) {
+	for i, n := range other.count {
+		s.count[i] += n
+	}
+	s.active += other.active
+}
+
+// listenerCounter is one of the counters of a listening address.
+type listenerCounter uint8
+
+const (
+	listenerCxTotal listenerCounter = iota
+	listenerCxDestroy
+	listenerAcceptError
+	listenerRxBytes
+	listenerTxBytes
+	listenerCxActive // a gauge: the last
+	numListenerCounters
+)
+
+var listenerCounterNames = [numListenerCounters]string{
+	listenerCxTotal:     "downstream_cx_total",
+	listenerCxActive:    "downstream_cx_active",
+	listenerCxDestroy:   "downstream_cx_destroy",
+	listenerAcceptError: "downstream_listener_accept_error",
+	listenerRxBytes:     "downstream_cx_rx_bytes_total",
+	listenerTxBytes:     "downstream_cx_tx_bytes_total",
+}
+
+type listenerStats struct {
+	count [numListenerCounters]uint64
+}
+
+func (s *listenerStats) add(other *listenerStats) {
+	for i, n := range other.count {
+		s.count[i] += n
+	}
+}

@@ -1,0 +1,183 @@
+package proxy
+
+import (
+	"errors"
+	"net/netip"
+
+	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/router"
+	"github.com/hostmesh/hostmesh/proxy/upstream"
+)
+
+// maxConnectAttempts is how many hosts a TCP connection is offered. Envoy's default is 1; nothing was sent, so another host
+// is as good.
+const maxConnectAttempts = 3
+
+// stream is a downstream TCP connection that is passed on as it is.
+type stream struct {
+	loop.Socket
+	w    *worker
+	a    *acceptor
+	cfg  *served
+	peer netip.AddrPort
+
+	next, prev *stream // all of the acceptor
+	cluster    *upstream.Cluster
+	host       *upstream.Host
+	up         *upstream.Conn
+	waiter     upstream.Waiter
+	tunnel     *tunnel
+	tried      [maxConnectAttempts]*upstream.Host
+	attempts   int
+
+	began     int64
+	flags     flags
+	readable  bool
+	hup       bool
+	bytesIn   uint64
+	bytesOut  uint64
+	connected bool
+}
+
+func (a *acceptor) acceptTCP(fd int, peer netip.AddrPort) {
+	s := &stream{w: a.w, a: a, cfg: a.served, peer: peer, began: a.w.loop.Clock()}
+	head := &a.streams
+	s.prev, s.next = head.prev, head
+	head.prev.next = s
+	head.prev = s
+	a.tcp.count[tcpCxTotal]++
+	a.tcp.active++
+	if err := s.Open(a.w.loop, fd, s); err != nil {
+		s.leave()
+		return
+	}
+	s.cluster = a.w.cluster(router.Pick(s.cfg.cfg.TCP.Clusters, a.w.rand.Uint64()))
+	if s.cluster == nil {
+		a.tcp.count[tcpNoRoute]++
+		s.fail(flagNoCluster)
+		return
+	}
+	s.connect()
+}
+
+func (s *stream) connect() {
+	h := s.cluster.Pick(s.tried[:s.attempts])
+	if h == nil {
+		s.fail(flagNoHealthy)
+		return
+	}
+	s.tried[s.attempts] = h
+	s.attempts++
+	s.host = h
+	up, _, err := s.cluster.Acquire(h, s, &s.waiter, upstream.Fresh)
+	switch {
+	case errors.Is(err, upstream.ErrWait):
+	case errors.Is(err, upstream.ErrOverflow):
+		s.fail(flagOverflow)
+	case err != nil:
+		s.retry()
+	default:
+		s.up = up
+	}
+}
+
+func (s *stream) retry() {
+	if s.attempts < maxConnectAttempts {
+		s.connect()
+		return
+	}
+	s.fail(flagConnectFailed)
+}
+
+// Free is told that a connection may be had after all.
+func (s *stream) Free() {
+	s.attempts--
+	s.connect()
+}
+
+// Connected is told that the connection is there, or why not.
+func (s *stream) Connected(err error) {
+	if err != nil {
+		s.up = nil
+		s.retry()
+		return
+	}
+	s.connected = true
+	s.host.Stats.RequestTotal++
+	s.up.Requests++
+	s.tunnel = &tunnel{}
+	s.tunnel.open(s.w, &s.Socket, s.up, s.cfg.cfg.TCP.IdleTimeout, s)
+	s.tunnel.toUp.readable, s.tunnel.toUp.hup = s.readable, s.hup
+	s.tunnel.start()
+}
+
+// Ready takes the client's events. Until the upstream is there its bytes wait in the kernel.
+func (s *stream) Ready(e loop.Event) {
+	if s.tunnel != nil {
+		s.tunnel.clientReady(e)
+		return
+	}
+	if e&loop.Err != 0 {
+		s.fail(flagClientGone)
+		return
+	}
+	s.readable = s.readable || e&(loop.In|loop.Hup) != 0
+	s.hup = s.hup || e&loop.Hup != 0
+}
+
+// UpstreamReady takes the upstream's events.
+func (s *stream) UpstreamReady(e loop.Event) {
+	if s.tunnel != nil {
+		s.tunnel.UpstreamReady(e)
+	}
+}
+
+// tunnelEnded closes the client's side.
+func (s *stream) tunnelEnded(broken bool) {
+	s.bytesIn, s.bytesOut = s.tunnel.toUp.bytes, s.tunnel.toDown.bytes
+	s.up = nil
+	if broken {
+		s.ResetOnClose()
+	}
+	s.leave()
+}
+
+// fail ends a stream that never reached an upstream. The client sees a reset: there is no other way to say so.
+func (s *stream) fail(f flags) {
+	s.flags |= f
+	if f&flagClientGone == 0 {
+		s.a.tcp.count[tcpConnectFail]++
+		s.ResetOnClose()
+	}
+	if s.up != nil {
+		s.up.Discard()
+		s.up = nil
+	}
+	s.leave()
+}
+
+func (s *stream) shutdown() {
+	if s.tunnel != nil {
+		s.tunnel.end(true)
+		return
+	}
+	s.fail(flagClientGone)
+}
+
+// leave closes the client's connection and forgets the stream.
+func (s *stream) leave() {
+	if s.cluster != nil {
+		s.cluster.Dequeue(&s.waiter)
+		s.cluster.Stats.Count[upstream.ConnTxBytes] += s.bytesIn
+		s.cluster.Stats.Count[upstream.ConnRxBytes] += s.bytesOut
+	}
+	s.a.stats.count[listenerRxBytes] += s.bytesIn
+	s.a.stats.count[listenerTxBytes] += s.bytesOut
+	s.a.tcp.count[tcpRxBytes] += s.bytesIn
+	s.a.tcp.count[tcpTxBytes] += s.bytesOut
+	s.a.tcp.active--
+	s.log()
+	s.Close()
+	s.prev.next, s.next.prev = s.next, s.prev
+	s.a.released()
+}

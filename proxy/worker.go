@@ -1,0 +1,174 @@
+package proxy
+
+import (
+	crand "crypto/rand"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"github.com/hostmesh/hostmesh/proxy/config"
+	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/upstream"
+)
+
+// worker is one loop with all that is its own. Everything in it belongs to the loop's goroutine.
+type worker struct {
+	loop   *loop.Loop
+	loops  int // how many workers there are
+	rand   *rand.Rand
+	source *rand.ChaCha8
+
+	config    *config.Config
+	clusters  map[string]*upstream.Cluster // those that were used
+	acceptors map[netip.AddrPort]*acceptor
+	http      map[string]*httpStats
+	tcp       map[string]*tcpStats
+	logs      map[*sink]*logBuffer
+
+	leaving []*acceptor // removed, with connections that are ending
+
+	exchanges         []*exchange // free
+	head, extra, path []byte      // scratch
+	clock             wallClock
+
+	draining  bool
+	drainIdle time.Duration
+}
+
+func newWorker(loops int) (*worker, error) {
+	l, err := loop.New()
+	if err != nil {
+		return nil, err
+	}
+	var seed [32]byte
+	_, _ = crand.Read(seed[:]) // never fails (its documentation)
+	source := rand.NewChaCha8(seed)
+	return &worker{
+		loop: l, loops: loops, source: source, rand: rand.New(source), config: &config.Config{},
+		clusters: map[string]*upstream.Cluster{}, acceptors: map[netip.AddrPort]*acceptor{},
+		http: map[string]*httpStats{}, tcp: map[string]*tcpStats{}, logs: map[*sink]*logBuffer{}, drainIdle: time.Second,
+	}, nil
+}
+
+// cluster returns the worker's part of a cluster, nil if there is none of that name.
+func (w *worker) cluster(name string) *upstream.Cluster {
+	if c := w.clusters[name]; c != nil {
+		return c
+	}
+	cfg := w.config.Clusters[name]
+	if cfg == nil {
+		return nil
+	}
+	c := upstream.New(w.loop, w.loops, cfg, w.rand)
+	w.clusters[name] = c
+	return c
+}
+
+// update takes a new configuration, of which the clusters named in changed differ from the one before.
+func (w *worker) update(cfg *config.Config, changed []string) {
+	w.config = cfg
+	for _, name := range changed {
+		c := w.clusters[name]
+		if c == nil {
+			continue
+		}
+		next := cfg.Clusters[name]
+		if next == nil {
+			delete(w.clusters, name)
+			c.Close()
+			continue
+		}
+		c.Update(next)
+	}
+}
+
+// startDrain lets every connection end with its present or next request.
+func (w *worker) startDrain(idle time.Duration) {
+	w.draining, w.drainIdle = true, idle
+	for _, a := range w.acceptors {
+		a.drainClients()
+	}
+}
+
+// connections counts what is still open.
+func (w *worker) connections() int {
+	n := 0
+	for _, a := range w.acceptors {
+		n += a.active
+	}
+	for _, a := range w.leaving {
+		n += a.active
+	}
+	return n
+}
+
+// shutdown closes everything.
+func (w *worker) shutdown() {
+	for addr, a := range w.acceptors {
+		a.shutdown()
+		delete(w.acceptors, addr)
+	}
+	for len(w.leaving) > 0 {
+		w.leaving[0].shutdown()
+	}
+	for name, c := range w.clusters {
+		c.Close()
+		delete(w.clusters, name)
+	}
+	for _, b := range w.logs {
+		b.flush()
+	}
+}
+
+const hexDigits = "0123456789abcdef"
+
+// appendUUID writes a random UUID (RFC 9562 version 4). Its bits come from a cipher that the kernel's randomness seeded.
+func (w *worker) appendUUID(b []byte) []byte {
+	hi, lo := w.source.Uint64(), w.source.Uint64()
+	hi = hi&^0xf000 | 0x4000
+	lo = lo&^(3<<62) | 2<<62
+	for i := range 16 {
+		if i == 8 || i == 12 {
+			b = append(b, '-')
+		}
+		b = append(b, hexDigits[hi>>(60-4*i)&15])
+	}
+	b = append(b, '-')
+	for i := range 16 {
+		if i == 4 {
+			b = append(b, '-')
+		}
+		b = append(b, hexDigits[lo>>(60-4*i)&15])
+	}
+	return b
+}
+
+// wallClock keeps the date and the time of day in the forms that headers and logs have.
+type wallClock struct {
+	readAt  int64 // on the loop's clock
+	base    time.Time
+	second  int64 // unix, of the texts
+	date    []byte
+	stampOf int64  // unix, of stamp
+	stamp   []byte // up to the seconds
+}
+
+// read brings the clock up to date; it looks at the system's at most four times a second.
+func (k *wallClock) read(l *loop.Loop) {
+	if k.date != nil && l.Now()-k.readAt < int64(250*time.Millisecond) {
+		return
+	}
+	k.readAt, k.base = l.Now(), time.Now().UTC()
+	if s := k.base.Unix(); s != k.second || k.date == nil {
+		k.second = s
+		k.date = k.base.AppendFormat(k.date[:0], "Mon, 02 Jan 2006 15:04:05 GMT")
+	}
+}
+
+// appendDate writes the date field.
+func (w *worker) appendDate(b []byte) []byte {
+	w.clock.read(w.loop)
+	b = append(b, "date: "...)
+	b = append(b, w.clock.date...)
+	return append(b, "\r\n"...)
+}
