@@ -149,7 +149,7 @@ func TestSummary(t *testing.T) {
 func TestConfigurations(t *testing.T) {
 	s := settings{
 		Dir: "/d", Listen: netip.MustParseAddrPort("127.0.0.1:1"), Backend: netip.MustParseAddrPort("127.0.0.1:2"),
-		Admin: netip.MustParseAddrPort("127.0.0.1:3"), AccessLog: "/d/log", ErrorLogFile: "/d/err",
+		Admin: netip.MustParseAddrPort("127.0.0.1:3"), LogSink: netip.MustParseAddrPort("127.0.0.1:4"), AccessLog: "/d/log", ErrorLogFile: "/d/err",
 	}
 	for _, pr := range products("bin") {
 		file, err := writeConfig(t.TempDir(), &pr, s)

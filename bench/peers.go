@@ -23,14 +23,15 @@ type product struct {
 	programs []string // where it may be, a path or a name
 	config   string
 	args     func(config string) []string
-	// stdout says that its standard output is its access log.
-	stdout bool
+	// sink says that it sends its access log to LogSink.
+	sink bool
 }
 
 // settings are what a configuration depends on.
 type settings struct {
 	Dir                     string
 	Listen, Backend, Admin  netip.AddrPort
+	LogSink                 netip.AddrPort // appends what it is sent to AccessLog
 	AccessLog, ErrorLogFile string
 }
 
@@ -61,6 +62,7 @@ type peer struct {
 	cmd    *exec.Cmd
 	exited chan struct{}
 	log    string // access log
+	sink   *sink  // of the access log, or nil
 	stderr *bytes.Buffer
 	logged int64
 }
@@ -68,7 +70,7 @@ type peer struct {
 func startPeers(ctx context.Context, o options, dir string, l *load, cpus processors) ([]*peer, error) {
 	var peers []*peer
 	for _, name := range o.peers {
-		p, err := startPeer(ctx, o.bin, name, filepath.Join(dir, name), l.addr, cpus.proxy)
+		p, err := startPeer(ctx, o.bin, name, filepath.Join(dir, name), l.addr, cpus)
 		if p != nil {
 			peers = append(peers, p)
 		}
@@ -79,7 +81,7 @@ func startPeers(ctx context.Context, o options, dir string, l *load, cpus proces
 	return peers, nil
 }
 
-func startPeer(ctx context.Context, bin, name, dir string, backend netip.AddrPort, cpu int) (*peer, error) {
+func startPeer(ctx context.Context, bin, name, dir string, backend netip.AddrPort, cpus processors) (*peer, error) {
 	var pr *product
 	for _, known := range products(bin) {
 		if known.name == name {
@@ -103,24 +105,22 @@ func startPeer(ctx context.Context, bin, name, dir string, backend netip.AddrPor
 	if s.Admin, err = freePort(); err != nil {
 		return nil, err
 	}
+	p := &peer{name: name, addr: s.Listen, log: s.AccessLog, stderr: new(bytes.Buffer), exited: make(chan struct{})}
+	if pr.sink {
+		if p.sink, err = openSink(s.AccessLog, cpus.load); err != nil {
+			return nil, err
+		}
+		s.LogSink = p.sink.addr
+	}
 	config, err := writeConfig(dir, pr, s)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, p.sink.close())
 	}
-	p := &peer{name: name, addr: s.Listen, log: s.AccessLog, stderr: new(bytes.Buffer), exited: make(chan struct{})}
 	p.cmd = exec.Command(program, pr.args(config)...)
 	p.cmd.Stderr = p.stderr
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt at the terminal is for us; we then stop it
-	if pr.stdout {
-		log, err := os.Create(s.AccessLog)
-		if err != nil {
-			return nil, err
-		}
-		defer log.Close()
-		p.cmd.Stdout = log
-	}
-	if err := onCPU(cpu, p.cmd.Start); err != nil {
-		return nil, err
+	if err := onCPU(cpus.proxy, p.cmd.Start); err != nil {
+		return nil, errors.Join(err, p.sink.close())
 	}
 	go func() {
 		p.cmd.Wait()
@@ -200,6 +200,7 @@ func (p *peer) check() error {
 
 // stop ends the peer and waits for it.
 func (p *peer) stop() {
+	defer p.sink.close()
 	p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-p.exited:
