@@ -39,33 +39,43 @@ type joined struct {
 	weight, location string // the source that said it
 }
 
-// join makes the union of all endpoints. Those that share an address and a port number are one; it has the ID of the
-// first source that reports it, and the labels and weight of the first that says so.
+// report is what one source says of one endpoint.
+type report struct {
+	source   string
+	endpoint *Endpoint
+	group    int // index of the first report of the same endpoint; of itself for the first
+}
+
+// join makes the union of all endpoints. Those that share an address and a port number are one, also by way of a
+// third; it has the ID of the first source that reports it, and the labels and weight of the first that says so.
 func (u *union) join(claims []claim) {
-	at := make(map[place]*joined)
-	var all []*joined
+	var reports []report
+	first := make(map[place]int) // the first report of a place
 	for _, c := range claims {
 		for _, e := range c.service.Endpoints {
-			var j *joined
+			at := len(reports)
+			reports = append(reports, report{c.source, e, at})
 			for p := range places(e) {
-				if j = at[p]; j != nil {
-					break
-				}
-			}
-			if j == nil {
-				j = &joined{Endpoint: *e, weight: c.source, location: c.source}
-				j.Labels = u.mergeLabels(nil, &j.label, e.Labels, c.source, e.ID)
-				j.Sources = u.origins[c.source]
-				all = append(all, j)
-			} else {
-				u.add(j, e, c.source)
-			}
-			for p := range places(e) {
-				if at[p] == nil {
-					at[p] = j
+				if other, ok := first[p]; ok {
+					unite(reports, other, at)
+				} else {
+					first[p] = at
 				}
 			}
 		}
+	}
+	made := make([]*joined, len(reports)) // by group
+	all := make([]*joined, 0, len(reports))
+	for i, r := range reports {
+		if group := groupOf(reports, i); group != i {
+			u.add(made[group], r.endpoint, r.source)
+			continue
+		}
+		j := &joined{Endpoint: *r.endpoint, weight: r.source, location: r.source}
+		j.Labels = u.mergeLabels(nil, &j.label, r.endpoint.Labels, r.source, r.endpoint.ID)
+		j.Sources = u.origins[r.source]
+		made[i] = j
+		all = append(all, j)
 	}
 	u.uniqueIDs(all)
 	slices.SortFunc(all, func(a, b *joined) int { return strings.Compare(a.ID, b.ID) })
@@ -74,6 +84,19 @@ func (u *union) join(claims []claim) {
 		e := j.Endpoint
 		u.service.Endpoints[i] = &e
 	}
+}
+
+func groupOf(reports []report, i int) int {
+	for reports[i].group != i {
+		i = reports[i].group
+	}
+	return i
+}
+
+// unite makes one group of two; its index is the lesser.
+func unite(reports []report, a, b int) {
+	a, b = groupOf(reports, a), groupOf(reports, b)
+	reports[max(a, b)].group = min(a, b)
 }
 
 // add adds what another source, or the same under another ID, says of an endpoint.

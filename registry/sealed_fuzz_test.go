@@ -46,15 +46,3 @@ func FuzzDecodeView(f *testing.F) {
 		}
 	})
 }
-
-func BenchmarkEncodeView(b *testing.B) {
-	v := sealedView{Source: "a", Kind: "file", Time: time.Now(), Services: numbered(1000, 10)}
-	b.ReportAllocs()
-	for b.Loop() {
-		payload, err := json.Marshal(v)
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.SetBytes(int64(len(payload)))
-	}
-}

@@ -1,0 +1,63 @@
+package registry
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+)
+
+// TestMergeOfOneChangeCostsLittle holds the allocations of a change among 1,000 services: the list of pointers and
+// the one service, not the others.
+func TestMergeOfOneChangeCostsLittle(t *testing.T) {
+	m, flip := oneChange()
+	if n := testing.AllocsPerRun(20, func() { m.set(0, flip()); m.merge() }); n > 40 {
+		t.Errorf("%v allocations for one changed service, want at most 40", n)
+	}
+}
+
+// oneChange returns a merger of 1,000 services with 10 endpoints each, and what yields views that differ in one.
+func oneChange() (*merger, func() []*Service) {
+	m := newMerger([]string{"a", "b"})
+	base := numbered(1000, 10)
+	views := [2][]*Service{base, append([]*Service(nil), base...)}
+	changed := numbered(501, 10)[500]
+	changed.Endpoints[3].Health = Unhealthy
+	views[1][500] = changed
+	m.set(0, base)
+	m.merge()
+	turn := 0
+	return m, func() []*Service { turn++; return views[turn%2] }
+}
+
+func BenchmarkMergeOneChange(b *testing.B) {
+	m, flip := oneChange()
+	b.ReportAllocs()
+	for b.Loop() {
+		m.set(0, flip())
+		if _, changed := m.merge(); !changed {
+			b.Fatal("no change")
+		}
+	}
+}
+
+func BenchmarkMergeAll(b *testing.B) {
+	view := numbered(1000, 10)
+	b.ReportAllocs()
+	for b.Loop() {
+		m := newMerger([]string{"a", "b"})
+		m.set(0, view)
+		m.merge()
+	}
+}
+
+func BenchmarkEncodeView(b *testing.B) {
+	v := sealedView{Source: "a", Kind: "file", Time: time.Now(), Services: numbered(1000, 10)}
+	b.ReportAllocs()
+	for b.Loop() {
+		payload, err := json.Marshal(v)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.SetBytes(int64(len(payload)))
+	}
+}
