@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,7 +19,7 @@ import (
 )
 
 const (
-	maxFileNodes = 1 << 20 // aliases may not blow a file up beyond this
+	maxFileNodes = 1 << 18 // aliases may not blow a file up beyond this
 	maxFileDepth = 100
 )
 
@@ -29,8 +30,14 @@ type document struct {
 	json     bytes.Buffer
 	line     int            // of the end of json
 	lines    map[string]int // of every field by its path in proto names
-	problems []string       // as file:line: path: got X, want Y
+	problems []lined
 	nodes    int
+}
+
+// lined is a problem with its line; printed it is "file:line: path: got X, want Y".
+type lined struct {
+	line int
+	problem
 }
 
 // unmarshalFile decodes a YAML or JSON file's text into m, strictly. The lines of all fields are returned for the
@@ -61,12 +68,17 @@ func unmarshalFile(file string, data []byte, m proto.Message) (*document, error)
 	return d, nil
 }
 
-// err returns all problems as one error, a line each.
+// err returns all problems as one error, in the file's order, a line each.
 func (d *document) err() error {
 	if len(d.problems) == 0 {
 		return nil
 	}
-	return errors.New(strings.Join(d.problems, "\n"))
+	slices.SortStableFunc(d.problems, func(a, b lined) int { return a.line - b.line })
+	texts := make([]string, len(d.problems))
+	for i, p := range d.problems {
+		texts[i] = fmt.Sprintf("%s:%d: %s", d.file, p.line, p.problem)
+	}
+	return errors.New(strings.Join(texts, "\n"))
 }
 
 func (d *document) wrong(n *yaml.Node, at *path, got, want string) {
@@ -74,7 +86,7 @@ func (d *document) wrong(n *yaml.Node, at *path, got, want string) {
 	if where == "" {
 		where = "bootstrap"
 	}
-	d.problems = append(d.problems, fmt.Sprintf("%s:%d: %s: got %s, want %s", d.file, n.Line, where, got, want))
+	d.problems = append(d.problems, lined{n.Line, problem{where, "got " + got + ", want " + want}})
 }
 
 // add takes over problems that were found in the message.
@@ -88,7 +100,7 @@ func (d *document) add(problems []problem) {
 			}
 			at = at[:max(strings.LastIndexAny(at, ".["), 0)]
 		}
-		d.problems = append(d.problems, fmt.Sprintf("%s:%d: %s", d.file, line, p))
+		d.problems = append(d.problems, lined{line, p})
 	}
 }
 
