@@ -141,8 +141,11 @@ func TestAnswers(t *testing.T) {
 		{"nobody.mesh.internal.", dns.TypeANY, dns.RcodeNameError, nil, nil},
 		{`web\.default.mesh.internal.`, dns.TypeA, dns.RcodeNameError, nil, nil},
 		{"mesh.internal.", dns.TypeSOA, 0, []string{strings.Replace(soa, "mesh.internal. 1 IN", "NAME 60 IN", 1)}, nil},
-		{"mesh.internal.", dns.TypeNS, 0, []string{"NAME 60 IN NS ns.elsewhere.example.", "NAME 60 IN NS ns.mesh.internal."},
-			[]string{"ns.mesh.internal. 60 IN A 192.0.2.53", "ns.mesh.internal. 60 IN AAAA 2001:db8::53"}},
+		{
+			"mesh.internal.", dns.TypeNS, 0,
+			[]string{"NAME 60 IN NS ns.elsewhere.example.", "NAME 60 IN NS ns.mesh.internal."},
+			[]string{"ns.mesh.internal. 60 IN A 192.0.2.53", "ns.mesh.internal. 60 IN AAAA 2001:db8::53"},
+		},
 		{"mesh.internal.", dns.TypeA, 0, nil, nil},
 		{"mesh.internal.", dns.TypeANY, 0, []string{`NAME 60 IN HINFO "RFC8482" ""`}, nil},
 		{"ns.mesh.internal.", dns.TypeA, 0, []string{"NAME 60 IN A 192.0.2.53"}, nil}, // not the branch of that name

@@ -159,6 +159,9 @@ func (d *decoder) enter(n *yaml.Node, at place) (*yaml.Node, place, bool) {
 		d.report(at.line, at.path, "a merge key", "the fields written out")
 		return n, at, false
 	default:
+		if at.secret {
+			tag = "that is not shown"
+		}
 		d.report(at.line, at.path, "the tag "+clip(tag), "no tag")
 		return n, at, false
 	}

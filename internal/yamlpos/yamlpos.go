@@ -133,7 +133,10 @@ func (d *decoder) document(root *yaml.Node, v reflect.Value) {
 	}
 }
 
-var syntaxLine = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?(.*)$`)
+var (
+	syntaxLine = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?(.*)$`)
+	quoted     = regexp.MustCompile(` '.*'`)
+)
 
 // parse returns the roots of the documents that have content.
 func (d *decoder) parse(data []byte) (roots []*yaml.Node) {
@@ -151,7 +154,8 @@ func (d *decoder) parse(data []byte) (roots []*yaml.Node) {
 		if err != nil {
 			m := syntaxLine.FindStringSubmatch(strings.ReplaceAll(err.Error(), "\n", " "))
 			line, _ := strconv.Atoi(m[1])
-			d.report(line, "", "YAML that cannot be parsed ("+m[2]+")", "valid YAML")
+			// An anchor's name may be a secret that begins with an asterisk and has no quotes.
+			d.report(line, "", "YAML that cannot be parsed ("+quoted.ReplaceAllString(m[2], "")+")", "valid YAML")
 			return nil
 		}
 		root := &doc

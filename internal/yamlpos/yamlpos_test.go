@@ -135,10 +135,14 @@ f:6: addr: got "1.2.3", want an IP address`},
 f:3: items[0].consul.address: got nothing, want a string
 f:3: items[0].name: got nothing, want a string`},
 		{"unknown, near", "domain: d\nlevle: high\n", `f:2: levle: got an unknown field, want "level"`},
-		{"unknown, far", "domain: d\nitems: [{name: a, consul: {address: x, whatever: 1}}]\n",
-			"f:2: items[0].consul.whatever: got an unknown field, want one of address, token, wait"},
-		{"unknown holds its secret", "domain: d\nitems: [{name: a, consul: {address: x, tokne: s3cret}}]\n",
-			`f:2: items[0].consul.tokne: got an unknown field, want "token"`},
+		{
+			"unknown, far", "domain: d\nitems: [{name: a, consul: {address: x, whatever: 1}}]\n",
+			"f:2: items[0].consul.whatever: got an unknown field, want one of address, token, wait",
+		},
+		{
+			"unknown holds its secret", "domain: d\nitems: [{name: a, consul: {address: x, tokne: s3cret}}]\n",
+			`f:2: items[0].consul.tokne: got an unknown field, want "token"`,
+		},
 		{"not a field", "domain: d\nhidden: x\n", "f:2: hidden: got an unknown field, want one of addr, allow, byName, domain, items, labels, level, listen, on, port, rate, raw, secrets, small, wait, zone"},
 		{"twice", "domain: d\nport: 1\nport: 2\nlabels: {a: 1, a: 2}\n", `
 f:3: port: got it a second time, want it once (first at line 2)
@@ -162,6 +166,8 @@ f:4: items[1].name: got nothing, want a string`},
 f:2: secrets[0]: got a list, want a string
 f:3: items[0].consul.token: got a mapping, want a string`},
 		{"secret by alias", "domain: d\nsecrets: [&s s3cret]\nport: *s\n", "f:3: port: got *s, want an integer from 0 to 65535"},
+		{"secret that reads as an alias", "domain: d\nsecrets: [*s3cret]\n", "f: got YAML that cannot be parsed (unknown anchor referenced), want valid YAML"},
+		{"secret that reads as a tag", "domain: d\nsecrets: [!s3cret x]\n", "f:2: secrets[0]: got the tag that is not shown, want no tag"},
 		{"checks", "domain: d\nitems:\n  - name: x\n    consul:\n      address: a b\n      token: 'q'\n  - name: y\n", `
 f:5: items[0].consul.address: got "a b", want host:port
 f:6: items[0].consul.token: got a secret that is not shown, want a longer one

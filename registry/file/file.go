@@ -52,10 +52,11 @@ type files struct {
 // Watch reads the files and follows them. It ends when the directory (or single file) itself cannot be read; a file in
 // it that cannot keeps its last good entries and is one of the View's problems.
 func (f *files) Watch(ctx context.Context, publish func(registry.View)) error {
-	published := false
+	published, warned := false, false
 	for {
 		n, err := newNotifier(f.path)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // what does not exist is the reading's to tell
+		if err != nil && !warned && !errors.Is(err, fs.ErrNotExist) { // what does not exist is the reading's to tell
+			warned = true
 			f.log.Warn("no notifications, the files are read again and again", "every", withoutNet, "error", err)
 		}
 		err = f.follow(ctx, n, func(v registry.View, changed bool) {
