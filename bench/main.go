@@ -19,7 +19,6 @@ import (
 
 // options are what the command line says.
 type options struct {
-	works    []string
 	peers    []string
 	rounds   int
 	duration time.Duration

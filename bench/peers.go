@@ -46,12 +46,24 @@ var (
 
 func products(bin string) []product {
 	return []product{
-		{"mesh-proxy", []string{filepath.Join(bin, "mesh-proxy")}, meshConfig,
-			func(c string) []string { return []string{"-bootstrap", c} }, false},
-		{"haproxy", []string{"haproxy", "/usr/sbin/haproxy"}, haproxyConfig,
-			func(c string) []string { return []string{"-db", "-f", c} }, true},
-		{"nginx", []string{"nginx", "/usr/sbin/nginx"}, nginxConfig,
-			func(c string) []string { return []string{"-p", filepath.Dir(c), "-c", c} }, false},
+		{
+			"mesh-proxy",
+			[]string{filepath.Join(bin, "mesh-proxy")},
+			meshConfig,
+			func(c string) []string { return []string{"-bootstrap", c} }, false,
+		},
+		{
+			"haproxy",
+			[]string{"haproxy", "/usr/sbin/haproxy"},
+			haproxyConfig,
+			func(c string) []string { return []string{"-db", "-f", c} }, true,
+		},
+		{
+			"nginx",
+			[]string{"nginx", "/usr/sbin/nginx"},
+			nginxConfig,
+			func(c string) []string { return []string{"-p", filepath.Dir(c), "-c", c} }, false,
+		},
 	}
 }
 

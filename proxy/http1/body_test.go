@@ -111,8 +111,10 @@ func TestChunked(t *testing.T) {
 		{"extension with NUL", "1;a\x00\r\n", "1", "", ErrChunkExtension},
 		{"extension with junk after quotes", "1;a=\"b\"c\r\n", "1", "", ErrChunkExtension},
 		{"extension too long", "1;" + strings.Repeat("a", 256) + "\r\na\r\n", "1", "", ErrChunkExtension},
-		{"very many extensions", strings.Repeat("1;"+strings.Repeat("a", 254)+"\r\na\r\n", 65), strings.Repeat("1\r\na\r\n", 64) + "1",
-			strings.Repeat("a", 64), ErrChunkExtension},
+		{
+			"very many extensions", strings.Repeat("1;"+strings.Repeat("a", 254)+"\r\na\r\n", 65), strings.Repeat("1\r\na\r\n", 64) + "1",
+			strings.Repeat("a", 64), ErrChunkExtension,
+		},
 		{"end in LF", "0\r\n\n", "0\r\n", "", ErrBareLF},
 		{"end in CR", "0\r\n\r0", "0\r\n", "", ErrBareCR},
 		{"trailer ends in LF", "0\r\na: b\n\r\n", "0\r\n", "", ErrBareLF},
@@ -123,8 +125,10 @@ func TestChunked(t *testing.T) {
 		{"trailer with NUL", "0\r\na: \x00\r\n\r\n", "0\r\n", "", ErrFieldValue},
 		{"trailer too long", "0\r\na: " + strings.Repeat("b", 4<<10) + "\r\n\r\n", "0\r\n", "", ErrTrailer},
 		{"trailer too long and endless", "0\r\na: " + strings.Repeat("b", 5<<10), "0\r\n", "", ErrTrailer},
-		{"very many trailers", "0\r\n" + strings.Repeat("a: "+strings.Repeat("b", 1019)+"\r\n", 17) + "\r\n",
-			"0\r\n" + strings.Repeat("a: "+strings.Repeat("b", 1019)+"\r\n", 16), "", ErrTrailer},
+		{
+			"very many trailers", "0\r\n" + strings.Repeat("a: "+strings.Repeat("b", 1019)+"\r\n", 17) + "\r\n",
+			"0\r\n" + strings.Repeat("a: "+strings.Repeat("b", 1019)+"\r\n", 16), "", ErrTrailer,
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

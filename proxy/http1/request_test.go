@@ -29,31 +29,53 @@ func TestRequestParts(t *testing.T) {
 		name, in string
 		want     parts
 	}{
-		{"origin form", crlf("GET /a/b?c=d HTTP/1.1", "Host: x.y:80"),
-			parts{"GET", "x.y:80", "/a/b", "c=d", true, true, Framing{}, ""}},
+		{
+			"origin form", crlf("GET /a/b?c=d HTTP/1.1", "Host: x.y:80"),
+			parts{"GET", "x.y:80", "/a/b", "c=d", true, true, Framing{}, ""},
+		},
 		{"empty query", crlf("GET /? HTTP/1.1", "Host: x"), parts{"GET", "x", "/", "", true, true, Framing{}, ""}},
-		{"absolute form replaces host", crlf("GET http://a:81/p HTTP/1.1", "Host: b"),
-			parts{"GET", "a:81", "/p", "", false, true, Framing{}, ""}},
-		{"absolute form without path", crlf("GET http://a HTTP/1.1", "Host: a"),
-			parts{"GET", "a", "/", "", false, true, Framing{}, ""}},
-		{"absolute form with query only", crlf("GET http://a?q HTTP/1.1", "Host: a"),
-			parts{"GET", "a", "/", "q", true, true, Framing{}, ""}},
+		{
+			"absolute form replaces host", crlf("GET http://a:81/p HTTP/1.1", "Host: b"),
+			parts{"GET", "a:81", "/p", "", false, true, Framing{}, ""},
+		},
+		{
+			"absolute form without path", crlf("GET http://a HTTP/1.1", "Host: a"),
+			parts{"GET", "a", "/", "", false, true, Framing{}, ""},
+		},
+		{
+			"absolute form with query only", crlf("GET http://a?q HTTP/1.1", "Host: a"),
+			parts{"GET", "a", "/", "q", true, true, Framing{}, ""},
+		},
 		{"asterisk form", crlf("OPTIONS * HTTP/1.1", "Host: a"), parts{"OPTIONS", "a", "*", "", false, true, Framing{}, ""}},
-		{"one empty line before", "\r\n" + crlf("GET / HTTP/1.1", "Host: a"),
-			parts{"GET", "a", "/", "", false, true, Framing{}, ""}},
-		{"close", crlf("GET / HTTP/1.1", "Host: a", "Connection: foo, Close"),
-			parts{"GET", "a", "/", "", false, false, Framing{}, ""}},
+		{
+			"one empty line before", "\r\n" + crlf("GET / HTTP/1.1", "Host: a"),
+			parts{"GET", "a", "/", "", false, true, Framing{}, ""},
+		},
+		{
+			"close", crlf("GET / HTTP/1.1", "Host: a", "Connection: foo, Close"),
+			parts{"GET", "a", "/", "", false, false, Framing{}, ""},
+		},
 		{"1.0 closes", crlf("GET / HTTP/1.0"), parts{"GET", "", "/", "", false, false, Framing{}, ""}},
-		{"1.0 keeps alive when asked", crlf("GET / HTTP/1.0", "Connection: keep-alive"),
-			parts{"GET", "", "/", "", false, true, Framing{}, ""}},
-		{"length", crlf("POST / HTTP/1.1", "Host: a", "content-length: 12"),
-			parts{"POST", "a", "/", "", false, true, Framing{Length, 12}, ""}},
-		{"chunked", crlf("POST / HTTP/1.1", "Host: a", "Transfer-Encoding:\tCHUNKED "),
-			parts{"POST", "a", "/", "", false, true, Framing{Kind: Chunked}, ""}},
-		{"upgrade", crlf("GET / HTTP/1.1", "Host: a", "Upgrade: websocket", "Connection: keep-alive, Upgrade"),
-			parts{"GET", "a", "/", "", false, true, Framing{}, "websocket"}},
-		{"upgrade without connection", crlf("GET / HTTP/1.1", "Host: a", "Upgrade: websocket"),
-			parts{"GET", "a", "/", "", false, true, Framing{}, ""}},
+		{
+			"1.0 keeps alive when asked", crlf("GET / HTTP/1.0", "Connection: keep-alive"),
+			parts{"GET", "", "/", "", false, true, Framing{}, ""},
+		},
+		{
+			"length", crlf("POST / HTTP/1.1", "Host: a", "content-length: 12"),
+			parts{"POST", "a", "/", "", false, true, Framing{Length, 12}, ""},
+		},
+		{
+			"chunked", crlf("POST / HTTP/1.1", "Host: a", "Transfer-Encoding:\tCHUNKED "),
+			parts{"POST", "a", "/", "", false, true, Framing{Kind: Chunked}, ""},
+		},
+		{
+			"upgrade", crlf("GET / HTTP/1.1", "Host: a", "Upgrade: websocket", "Connection: keep-alive, Upgrade"),
+			parts{"GET", "a", "/", "", false, true, Framing{}, "websocket"},
+		},
+		{
+			"upgrade without connection", crlf("GET / HTTP/1.1", "Host: a", "Upgrade: websocket"),
+			parts{"GET", "a", "/", "", false, true, Framing{}, ""},
+		},
 		{"ipv6", crlf("GET / HTTP/1.1", "Host: [::1]:80"), parts{"GET", "[::1]:80", "/", "", false, true, Framing{}, ""}},
 	}
 	for _, tt := range tests {
@@ -79,37 +101,69 @@ func TestRequestAppendHead(t *testing.T) {
 		w        Rewrite
 		want     string
 	}{
-		{"plain", crlf("GET /a?b HTTP/1.1", "Host: x", "Accept: */*"), Rewrite{},
-			crlf("GET /a?b HTTP/1.1", "Host: x", "Accept: */*")},
-		{"hop by hop fields go",
+		{
+			"plain", crlf("GET /a?b HTTP/1.1", "Host: x", "Accept: */*"),
+			Rewrite{},
+			crlf("GET /a?b HTTP/1.1", "Host: x", "Accept: */*"),
+		},
+		{
+			"hop by hop fields go",
 			crlf("GET / HTTP/1.1", "Host: x", "Connection: keep-alive, x-foo", "Keep-Alive: 5", "X-Foo: 1", "Proxy-Connection: a", "A: b", "TE: gzip"),
-			Rewrite{}, crlf("GET / HTTP/1.1", "Host: x", "A: b")},
-		{"connection cannot remove who calls",
+			Rewrite{},
+			crlf("GET / HTTP/1.1", "Host: x", "A: b"),
+		},
+		{
+			"connection cannot remove who calls",
 			crlf("GET / HTTP/1.1", "Connection: host, x-forwarded-for, X-Request-Id, content-length, x-forwarded-anything, authorization",
 				"Host: x", "X-Forwarded-For: 1", "X-Request-Id: 2", "X-Forwarded-Anything: 3", "Authorization: 4"),
-			Rewrite{}, crlf("GET / HTTP/1.1", "Host: x", "X-Forwarded-For: 1", "X-Request-Id: 2", "X-Forwarded-Anything: 3", "Authorization: 4")},
-		{"disguised fields go",
+			Rewrite{},
+			crlf("GET / HTTP/1.1", "Host: x", "X-Forwarded-For: 1", "X-Request-Id: 2", "X-Forwarded-Anything: 3", "Authorization: 4"),
+		},
+		{
+			"disguised fields go",
 			crlf("GET / HTTP/1.1", "Host: x", "X_Forwarded_For: 1", "X-Request_Id: 2", "content_length: 5", "x_y: z", "X_Forwarded_Some_Thing_That_Is_Very_Long: 1"),
-			Rewrite{}, crlf("GET / HTTP/1.1", "Host: x", "x_y: z")},
-		{"set fields", crlf("GET / HTTP/1.1", "Host: x", "X-Request-Id: 1", "A: b"),
+			Rewrite{},
+			crlf("GET / HTTP/1.1", "Host: x", "x_y: z"),
+		},
+		{
+			"set fields", crlf("GET / HTTP/1.1", "Host: x", "X-Request-Id: 1", "A: b"),
 			Rewrite{Path: []byte("/n?q"), Host: []byte("y"), Drop: Names(XRequestID), Extra: []byte("x-request-id: 2\r\n")},
-			crlf("GET /n?q HTTP/1.1", "Host: y", "A: b", "x-request-id: 2")},
+			crlf("GET /n?q HTTP/1.1", "Host: y", "A: b", "x-request-id: 2"),
+		},
 		{"absolute form", crlf("GET http://a/p?q HTTP/1.1", "Host: b"), Rewrite{}, crlf("GET /p?q HTTP/1.1", "Host: a")},
 		{"absolute form without path", crlf("GET http://a?q HTTP/1.1", "Host: b"), Rewrite{}, crlf("GET /?q HTTP/1.1", "Host: a")},
 		{"options of a whole server", crlf("OPTIONS http://a HTTP/1.1", "Host: b"), Rewrite{}, crlf("OPTIONS * HTTP/1.1", "Host: a")},
 		{"options of the root", crlf("OPTIONS http://a/ HTTP/1.1", "Host: b"), Rewrite{}, crlf("OPTIONS / HTTP/1.1", "Host: a")},
-		{"length is canonical", crlf("POST / HTTP/1.1", "Host: x", "Content-Length: 007"), Rewrite{},
-			crlf("POST / HTTP/1.1", "Host: x", "Content-Length: 7")},
-		{"chunked with trailers", crlf("POST / HTTP/1.1", "Host: x", "TE: trailers", "Trailer: a", "Transfer-Encoding: chunked"), Rewrite{},
-			crlf("POST / HTTP/1.1", "Host: x", "Trailer: a", "Connection: TE", "TE: trailers", "Transfer-Encoding: chunked")},
-		{"expectation answered here", crlf("POST / HTTP/1.1", "Host: x", "Expect: 100-continue", "Content-Length: 1"), Rewrite{},
-			crlf("POST / HTTP/1.1", "Host: x", "Content-Length: 1")},
-		{"expectation passed on", crlf("POST / HTTP/1.1", "Host: x", "Expect: 100-continue", "Content-Length: 1"), Rewrite{Continue: true},
-			crlf("POST / HTTP/1.1", "Host: x", "Expect: 100-continue", "Content-Length: 1")},
-		{"upgrade", crlf("GET / HTTP/1.1", "Host: x", "Connection: upgrade, http2-settings", "HTTP2-Settings: a", "Upgrade: websocket"),
-			Rewrite{Upgrade: true}, crlf("GET / HTTP/1.1", "Host: x", "Connection: Upgrade", "Upgrade: websocket")},
-		{"upgrade refused", crlf("GET / HTTP/1.1", "Host: x", "Connection: upgrade", "Upgrade: websocket"), Rewrite{},
-			crlf("GET / HTTP/1.1", "Host: x")},
+		{
+			"length is canonical", crlf("POST / HTTP/1.1", "Host: x", "Content-Length: 007"),
+			Rewrite{},
+			crlf("POST / HTTP/1.1", "Host: x", "Content-Length: 7"),
+		},
+		{
+			"chunked with trailers", crlf("POST / HTTP/1.1", "Host: x", "TE: trailers", "Trailer: a", "Transfer-Encoding: chunked"),
+			Rewrite{},
+			crlf("POST / HTTP/1.1", "Host: x", "Trailer: a", "Connection: TE", "TE: trailers", "Transfer-Encoding: chunked"),
+		},
+		{
+			"expectation answered here", crlf("POST / HTTP/1.1", "Host: x", "Expect: 100-continue", "Content-Length: 1"),
+			Rewrite{},
+			crlf("POST / HTTP/1.1", "Host: x", "Content-Length: 1"),
+		},
+		{
+			"expectation passed on", crlf("POST / HTTP/1.1", "Host: x", "Expect: 100-continue", "Content-Length: 1"),
+			Rewrite{Continue: true},
+			crlf("POST / HTTP/1.1", "Host: x", "Expect: 100-continue", "Content-Length: 1"),
+		},
+		{
+			"upgrade", crlf("GET / HTTP/1.1", "Host: x", "Connection: upgrade, http2-settings", "HTTP2-Settings: a", "Upgrade: websocket"),
+			Rewrite{Upgrade: true},
+			crlf("GET / HTTP/1.1", "Host: x", "Connection: Upgrade", "Upgrade: websocket"),
+		},
+		{
+			"upgrade refused", crlf("GET / HTTP/1.1", "Host: x", "Connection: upgrade", "Upgrade: websocket"),
+			Rewrite{},
+			crlf("GET / HTTP/1.1", "Host: x"),
+		},
 		{"1.0", crlf("GET / HTTP/1.0", "Host: x", "Expect: 100-continue"), Rewrite{Continue: true}, crlf("GET / HTTP/1.1", "Host: x")},
 	}
 	for _, tt := range tests {

@@ -25,13 +25,17 @@ func TestResponse(t *testing.T) {
 		{"length", MethodGet, crlf("HTTP/1.1 200 OK", "Content-Length: 5"), parts{200, "OK", true, Framing{Length, 5}, ""}},
 		{"no reason", MethodGet, crlf("HTTP/1.1 200 ", "Content-Length: 0"), parts{200, "", true, Framing{}, ""}},
 		{"no reason and no space", MethodGet, crlf("HTTP/1.1 200", "Content-Length: 0"), parts{200, "", true, Framing{}, ""}},
-		{"long reason", MethodGet, crlf("HTTP/1.1 404 Not \xe9 Found", "Content-Length: 0"),
-			parts{404, "Not \xe9 Found", true, Framing{}, ""}},
+		{
+			"long reason", MethodGet, crlf("HTTP/1.1 404 Not \xe9 Found", "Content-Length: 0"),
+			parts{404, "Not \xe9 Found", true, Framing{}, ""},
+		},
 		{"chunked", MethodGet, crlf("HTTP/1.1 200 OK", "Transfer-Encoding: chunked"), parts{200, "OK", true, Framing{Kind: Chunked}, ""}},
 		{"until close", MethodGet, crlf("HTTP/1.1 200 OK", "Connection: close"), parts{200, "OK", false, until, ""}},
 		{"1.0", MethodGet, crlf("HTTP/1.0 200 OK"), parts{200, "OK", false, until, ""}},
-		{"1.0 keep-alive", MethodGet, crlf("HTTP/1.0 200 OK", "Connection: Keep-Alive", "Content-Length: 1"),
-			parts{200, "OK", true, Framing{Length, 1}, ""}},
+		{
+			"1.0 keep-alive", MethodGet, crlf("HTTP/1.0 200 OK", "Connection: Keep-Alive", "Content-Length: 1"),
+			parts{200, "OK", true, Framing{Length, 1}, ""},
+		},
 		{"to HEAD", MethodHead, crlf("HTTP/1.1 200 OK", "Content-Length: 5"), parts{200, "OK", true, Framing{}, ""}},
 		{"to HEAD, chunked", MethodHead, crlf("HTTP/1.1 200 OK", "Transfer-Encoding: chunked"), parts{200, "OK", true, Framing{}, ""}},
 		{"204", MethodGet, crlf("HTTP/1.1 204 No Content"), parts{204, "No Content", true, Framing{}, ""}},
@@ -110,24 +114,41 @@ func TestResponseAppendHead(t *testing.T) {
 		w    ResponseRewrite
 		want string
 	}{
-		{"plain", MethodGet, crlf("HTTP/1.1 200 OK", "A: b", "Content-Length: 05"), ResponseRewrite{},
-			crlf("HTTP/1.1 200 OK", "A: b", "Content-Length: 5")},
-		{"hop by hop", MethodGet, crlf("HTTP/1.0 200", "Connection: x, keep-alive", "X: y", "Keep-Alive: 1", "Server: s", "Content-Length: 0"),
+		{
+			"plain", MethodGet, crlf("HTTP/1.1 200 OK", "A: b", "Content-Length: 05"),
+			ResponseRewrite{},
+			crlf("HTTP/1.1 200 OK", "A: b", "Content-Length: 5"),
+		},
+		{
+			"hop by hop", MethodGet, crlf("HTTP/1.0 200", "Connection: x, keep-alive", "X: y", "Keep-Alive: 1", "Server: s", "Content-Length: 0"),
 			ResponseRewrite{Drop: Names(Server), Extra: []byte("server: m\r\n"), Close: true},
-			crlf("HTTP/1.1 200 ", "server: m", "Connection: close", "Content-Length: 0")},
-		{"chunked", MethodGet, crlf("HTTP/1.1 200 OK", "Trailer: a", "Transfer-Encoding: chunked"), ResponseRewrite{},
-			crlf("HTTP/1.1 200 OK", "Trailer: a", "Transfer-Encoding: chunked")},
-		{"out of its chunks", MethodGet, crlf("HTTP/1.1 200 OK", "Trailer: a", "Transfer-Encoding: chunked"), ResponseRewrite{Unwrap: true, Close: true},
-			crlf("HTTP/1.1 200 OK", "Connection: close")},
+			crlf("HTTP/1.1 200 ", "server: m", "Connection: close", "Content-Length: 0"),
+		},
+		{
+			"chunked", MethodGet, crlf("HTTP/1.1 200 OK", "Trailer: a", "Transfer-Encoding: chunked"),
+			ResponseRewrite{},
+			crlf("HTTP/1.1 200 OK", "Trailer: a", "Transfer-Encoding: chunked"),
+		},
+		{
+			"out of its chunks", MethodGet, crlf("HTTP/1.1 200 OK", "Trailer: a", "Transfer-Encoding: chunked"),
+			ResponseRewrite{Unwrap: true, Close: true},
+			crlf("HTTP/1.1 200 OK", "Connection: close"),
+		},
 		{"into chunks", MethodGet, crlf("HTTP/1.0 200 OK"), ResponseRewrite{Chunk: true}, crlf("HTTP/1.1 200 OK", "Transfer-Encoding: chunked")},
 		{"no chunks for HEAD", MethodHead, crlf("HTTP/1.0 200 OK"), ResponseRewrite{Chunk: true}, crlf("HTTP/1.1 200 OK")},
-		{"length for HEAD", MethodHead, crlf("HTTP/1.1 200 OK", "Content-Length: 5"), ResponseRewrite{KeepAlive: true},
-			crlf("HTTP/1.1 200 OK", "Connection: keep-alive", "Content-Length: 5")},
+		{
+			"length for HEAD", MethodHead, crlf("HTTP/1.1 200 OK", "Content-Length: 5"),
+			ResponseRewrite{KeepAlive: true},
+			crlf("HTTP/1.1 200 OK", "Connection: keep-alive", "Content-Length: 5"),
+		},
 		{"204", MethodGet, crlf("HTTP/1.1 204 No", "Content-Length: 0"), ResponseRewrite{}, crlf("HTTP/1.1 204 No")},
 		{"304", MethodGet, crlf("HTTP/1.1 304 No", "Content-Length: 5"), ResponseRewrite{}, crlf("HTTP/1.1 304 No", "Content-Length: 5")},
 		{"103", MethodGet, crlf("HTTP/1.1 103 Hints", "Link: a"), ResponseRewrite{Close: true}, crlf("HTTP/1.1 103 Hints", "Link: a")},
-		{"101", MethodGet, crlf("HTTP/1.1 101 S", "Connection: upgrade", "Upgrade: websocket", "A: b"), ResponseRewrite{},
-			crlf("HTTP/1.1 101 S", "A: b", "Connection: Upgrade", "Upgrade: websocket")},
+		{
+			"101", MethodGet, crlf("HTTP/1.1 101 S", "Connection: upgrade", "Upgrade: websocket", "A: b"),
+			ResponseRewrite{},
+			crlf("HTTP/1.1 101 S", "A: b", "Connection: Upgrade", "Upgrade: websocket"),
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

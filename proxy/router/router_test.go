@@ -244,9 +244,12 @@ func TestMatchAllocatesNothing(t *testing.T) {
 	var hosts []*config.VirtualHost
 	for i := range 100 {
 		name := fmt.Sprintf("s%d.default.mesh.internal", i)
-		hosts = append(hosts, &config.VirtualHost{Name: name, Domains: []string{name, name + ":80", "*." + name},
+		hosts = append(hosts, &config.VirtualHost{
+			Name: name, Domains: []string{name, name + ":80", "*." + name},
 			Routes: []*config.Route{
-				{Path: "/a", Headers: []config.HeaderMatch{{Name: "x-v", Exact: "1"}}}, prefix("rest", "/")}})
+				{Path: "/a", Headers: []config.HeaderMatch{{Name: "x-v", Exact: "1"}}}, prefix("rest", "/"),
+			},
+		})
 	}
 	table := router.New(&config.RouteTable{VirtualHosts: hosts})
 	head := new(http1.Request)
