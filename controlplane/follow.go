@@ -1,0 +1,46 @@
+package controlplane
+
+import (
+	"context"
+
+	"github.com/hostmesh/hostmesh/controlplane/compile"
+	"github.com/hostmesh/hostmesh/controlplane/zone"
+	"github.com/hostmesh/hostmesh/dnsserver"
+	"github.com/hostmesh/hostmesh/registry"
+)
+
+// compiler turns each snapshot into what proxies and what DNS clients are told, each from its predecessor.
+type compiler struct {
+	options  compile.Options
+	zones    *zone.Builder
+	snapshot *registry.Snapshot
+	common   *compile.Common
+}
+
+func (c *compiler) next(snapshot *registry.Snapshot) (*compile.Common, *dnsserver.Zone) {
+	c.common = compile.Update(c.common, snapshot, c.options)
+	c.snapshot = snapshot
+	return c.common, c.zones.Build(snapshot)
+}
+
+// follow publishes every snapshot of the catalog, or the latest when they come faster than they compile.
+func (s *Server) follow(ctx context.Context) error {
+	for {
+		snapshot, changed := s.catalog.Current()
+		if s.compiler.snapshot != snapshot {
+			s.publish(snapshot)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
+}
+
+// publish hands the zone over first: a name is answered no later than proxies know it.
+func (s *Server) publish(snapshot *registry.Snapshot) {
+	common, names := s.compiler.next(snapshot)
+	s.zones.Set(names)
+	s.resources.Set(common)
+}

@@ -1,0 +1,150 @@
+package controlplane
+
+import (
+	"net/http"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/hostmesh/hostmesh/registry"
+)
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("hostmesh_"+name, help, labels, nil)
+}
+
+// descriptions are the metrics that a collector exports.
+type descriptions struct {
+	number, services, endpoints, conflicts                                      *prometheus.Desc
+	regUp, regState, regView, regServices, regEndpoints, regProblems, regErrors *prometheus.Desc
+	clients, nacks, dnsQueries, dnsTruncated                                    *prometheus.Desc
+}
+
+func newDescriptions() descriptions {
+	return descriptions{
+		number:       describe("snapshot_number", "The number of the state that is served: SOA serial and xDS version."),
+		services:     describe("services", "Services in the snapshot."),
+		endpoints:    describe("endpoints", "Endpoints in the snapshot, by health.", "health"),
+		conflicts:    describe("conflicts", "Contradictions between registries in the snapshot."),
+		regUp:        describe("registry_up", "Whether the registry answers now (1) or its last view is kept (0).", "registry", "kind"),
+		regState:     describe("registry_state", "1 for the state that the registry is in.", "registry", "kind", "state"),
+		regView:      describe("registry_last_view_timestamp_seconds", "When the registry's last view came, Unix time.", "registry"),
+		regServices:  describe("registry_services", "Services in the registry's last view.", "registry"),
+		regEndpoints: describe("registry_endpoints", "Endpoints in the registry's last view.", "registry"),
+		regProblems:  describe("registry_problems", "Entries of the registry that could not be read.", "registry"),
+		regErrors:    describe("registry_failures_total", "How often watching the registry failed.", "registry"),
+		clients:      describe("xds_clients", "xDS clients by kind and whether they are connected.", "kind", "connected"),
+		nacks:        describe("xds_nacks", "Types of resources that a connected client has refused last.", "type"),
+		dnsQueries:   describe("dns_queries_total", "DNS queries answered.", "transport", "type", "rcode"),
+		dnsTruncated: describe("dns_truncated_total", "DNS answers over UDP that did not fit."),
+	}
+}
+
+func (s *Server) metricsHandler() http.Handler {
+	all := prometheus.NewRegistry()
+	all.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		collector{s, newDescriptions()},
+	)
+	return promhttp.HandlerFor(all, promhttp.HandlerOpts{})
+}
+
+// collector reads what it exports at each scrape from those who know it; it holds no state of its own.
+type collector struct {
+	server *Server
+	descriptions
+}
+
+// Describe sends nothing: the set of labels is known only at the scrape (an unchecked collector).
+func (c collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (c collector) Collect(out chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	c.collectSnapshot(gauge)
+	c.collectRegistries(gauge, out)
+	c.collectClients(gauge)
+	c.collectDNS(out)
+}
+
+type gaugeFunc func(d *prometheus.Desc, value float64, labels ...string)
+
+func (c collector) collectSnapshot(gauge gaugeFunc) {
+	snapshot, _ := c.server.catalog.Current()
+	byHealth := map[registry.Health]int{registry.Healthy: 0, registry.Unhealthy: 0, registry.Draining: 0, registry.Unknown: 0}
+	conflicts := 0
+	for _, svc := range snapshot.Services {
+		conflicts += len(svc.Conflicts)
+		for _, e := range svc.Endpoints {
+			byHealth[e.Health]++
+		}
+	}
+	gauge(c.number, float64(snapshot.Number))
+	gauge(c.services, float64(len(snapshot.Services)))
+	gauge(c.conflicts, float64(conflicts))
+	for health, n := range byHealth {
+		gauge(c.endpoints, float64(n), health.String())
+	}
+}
+
+func (c collector) collectClients(gauge gaugeFunc) {
+	type key struct {
+		kind      string
+		connected bool
+	}
+	clients, nacks := map[key]int{}, map[string]int{}
+	for _, client := range c.server.xds.Clients() {
+		clients[key{client.Kind, client.Disconnected == nil}]++
+		for _, t := range client.Types {
+			if t.Nack != nil && client.Disconnected == nil {
+				nacks[t.Type]++
+			}
+		}
+	}
+	for k, n := range clients {
+		gauge(c.clients, float64(n), k.kind, strconv.FormatBool(k.connected))
+	}
+	for _, t := range []string{"CDS", "EDS", "LDS", "RDS"} {
+		gauge(c.nacks, float64(nacks[t]), t)
+	}
+}
+
+func (c collector) collectRegistries(gauge gaugeFunc, out chan<- prometheus.Metric) {
+	for _, r := range c.server.catalog.Sources() {
+		up := 0.0
+		if r.State == registry.Synced {
+			up = 1
+		}
+		gauge(c.regUp, up, r.Name, r.Kind)
+		for _, state := range []registry.SourceState{registry.Connecting, registry.Synced, registry.Stale, registry.Denied} {
+			in := 0.0
+			if r.State == state {
+				in = 1
+			}
+			gauge(c.regState, in, r.Name, r.Kind, string(state))
+		}
+		if !r.LastView.IsZero() {
+			gauge(c.regView, float64(r.LastView.UnixMilli())/1000, r.Name)
+		}
+		gauge(c.regServices, float64(r.Services), r.Name)
+		gauge(c.regEndpoints, float64(r.Endpoints), r.Name)
+		gauge(c.regProblems, float64(len(r.Problems)), r.Name)
+		out <- prometheus.MustNewConstMetric(c.regErrors, prometheus.CounterValue, float64(r.Failures+r.RefusedViews), r.Name)
+	}
+}
+
+func (c collector) collectDNS(out chan<- prometheus.Metric) {
+	if c.server.dns == nil {
+		return
+	}
+	stats := c.server.dns.Stats()
+	for _, q := range stats.Queries {
+		out <- prometheus.MustNewConstMetric(c.dnsQueries, prometheus.CounterValue, float64(q.Count), q.Transport, q.Type, q.Rcode)
+	}
+	out <- prometheus.MustNewConstMetric(c.dnsTruncated, prometheus.CounterValue, float64(stats.Truncated))
+}
