@@ -1,0 +1,123 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/hostmesh/hostmesh/internal/yamlpos"
+	"github.com/hostmesh/hostmesh/registry/consul"
+	"github.com/hostmesh/hostmesh/registry/file"
+	"github.com/hostmesh/hostmesh/registry/gossip"
+)
+
+const (
+	defaultDomain  = "mesh.internal"
+	defaultControl = "/etc/hostmesh/control.yaml"
+	registryPlaces = "consul=HOST:PORT or consul=https://HOST:PORT, file=DIR"
+)
+
+// controlFile is control.yaml. Its zero value is not valid: newControlFile has the defaults.
+type controlFile struct {
+	Domain     string            `yaml:"domain"`
+	State      string            `yaml:"state"`
+	Listen     listenSection     `yaml:"listen"`
+	Registries []registrySection `yaml:"registries"`
+}
+
+type listenSection struct {
+	XDS  []string `yaml:"xds"`
+	HTTP string   `yaml:"http"`
+	DNS  string   `yaml:"dns"`
+}
+
+// registrySection names a registry and holds the settings of exactly one kind.
+type registrySection struct {
+	Name   string         `yaml:"name,required"`
+	Consul *consul.Config `yaml:"consul"`
+	File   *file.Config   `yaml:"file"`
+	Gossip *gossip.Config `yaml:"gossip"`
+}
+
+func newControlFile() controlFile {
+	return controlFile{
+		Domain: defaultDomain,
+		State:  "/var/lib/hostmesh",
+		Listen: listenSection{
+			XDS:  []string{"unix:/run/hostmesh/xds.sock", "127.0.0.1:15010"},
+			HTTP: "127.0.0.1:15014",
+			DNS:  "127.0.0.1:8053",
+		},
+	}
+}
+
+// decodeControlFile reads control.yaml; all its mistakes are returned at once.
+func decodeControlFile(name string, data []byte) (controlFile, error) {
+	f := newControlFile()
+	err := yamlpos.Decode(name, data, &f)
+	return f, err
+}
+
+func readControlFile(path string) (controlFile, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return controlFile{}, fmt.Errorf("read configuration: %w", err)
+	}
+	return decodeControlFile(path, data)
+}
+
+// Check implements the hook of internal/yamlpos.
+func (f *controlFile) Check(report func(path, got, want string)) {
+	if f.Domain == "" || strings.HasPrefix(f.Domain, ".") || strings.HasSuffix(f.Domain, ".") || strings.ToLower(f.Domain) != f.Domain {
+		report("domain", fmt.Sprintf("%q", f.Domain), "a domain name in lower case without a dot at its ends, such as "+defaultDomain)
+	}
+	if !filepath.IsAbs(f.State) {
+		report("state", fmt.Sprintf("%q", f.State), "an absolute path")
+	}
+	seen := map[string]int{}
+	for i, r := range f.Registries {
+		path := fmt.Sprintf("registries[%d]", i)
+		if first, dup := seen[r.Name]; dup {
+			report(path+".name", fmt.Sprintf("%q", r.Name), fmt.Sprintf("a name of its own; registries[%d] has that one", first))
+		}
+		seen[r.Name] = i
+		if n := len(r.kinds()); n != 1 {
+			report(path, fmt.Sprintf("%d kinds of registry", n), "exactly one of consul, file, gossip")
+		}
+	}
+}
+
+func (r registrySection) kinds() []string {
+	var kinds []string
+	if r.Consul != nil {
+		kinds = append(kinds, "consul")
+	}
+	if r.File != nil {
+		kinds = append(kinds, "file")
+	}
+	if r.Gossip != nil {
+		kinds = append(kinds, "gossip")
+	}
+	return kinds
+}
+
+// registryLine turns KIND=PLACE of a --registry flag into a name and its line of control.yaml.
+func registryLine(flag string) (name, line string, err error) {
+	kind, place, ok := strings.Cut(flag, "=")
+	if !ok || place == "" {
+		return "", "", fmt.Errorf("read --registry %q: want KIND=PLACE, that is %s", flag, registryPlaces)
+	}
+	switch kind {
+	case "consul":
+		return kind, fmt.Sprintf("consul: {address: %q}", place), nil
+	case "file":
+		path, err := filepath.Abs(place)
+		if err != nil {
+			return "", "", fmt.Errorf("read --registry %q: %w", flag, err)
+		}
+		return kind, fmt.Sprintf("file: {path: %q}", path), nil
+	default:
+		return "", "", fmt.Errorf("read --registry %q: unknown kind %q, want %s", flag, kind, registryPlaces)
+	}
+}
