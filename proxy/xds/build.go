@@ -148,7 +148,7 @@ func (s *store) whole(now time.Time) bool {
 			}
 		}
 	}
-	return s.noCDS || s.types[clusters].answered
+	return s.noCDS || s.types[clusters].answered || s.late(time.Time{}, now)
 }
 
 // buildListeners returns all listeners whose routes are known, sorted. One that waits for a new route table stays as

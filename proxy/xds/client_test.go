@@ -46,12 +46,18 @@ func TestClientSubscribesAndPublishes(t *testing.T) {
 	s.send(t, routeTables, "r1", "7", list(routesNamed(t, "routes", "1", "a")))
 	s.wantACK(t, routeTables, "r1")
 	waitFor(t, c.Config(), "both clusters", func(c *config.Config) bool { return len(c.Clusters) == 2 })
+	if ok, why := c.Ready(); ok || why != "routes and endpoints from unix:"+socket {
+		t.Errorf("got ready %t, waiting for %q", ok, why)
+	}
 	if l := c.Config().Load().Listeners; len(l) != 0 {
 		t.Errorf("got listener %v before the endpoints are known, want none", l)
 	}
 	s.send(t, endpoints, "e1", "7", list(endpointsNamed(t, "a", "1", 1001), endpointsNamed(t, "b", "1", 1002)))
 	s.wantACK(t, endpoints, "e1")
 	first := waitFor(t, c.Config(), "everything", served)
+	if ok, why := c.Ready(); !ok {
+		t.Errorf("not ready, waiting for %q", why)
+	}
 	if first.Version != "7" || first.Listeners[0].HTTP.Routes.VirtualHosts[0].Routes[0].Clusters[0].Name != "a" {
 		t.Errorf("got %+v", first)
 	}

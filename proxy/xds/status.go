@@ -43,7 +43,7 @@ type Stat struct {
 // status is the part of Status that is not in the store.
 type status struct {
 	server, identifier, lastError string
-	connected                     bool
+	connected, ready              bool
 	since                         time.Time
 	source                        string
 	sealed                        time.Time
@@ -89,6 +89,27 @@ func (c *Client) setDisconnected(reason string) bool {
 	}
 	c.status.lastError = reason
 	return news
+}
+
+// Ready reports whether everything that the server offered at first, or that was sealed, is there to be served; if not,
+// what is waited for. Once ready a client stays so: later additions are no reason to send clients away.
+func (c *Client) Ready() (bool, string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.status.ready || c.status.server == "" {
+		return true, ""
+	}
+	s, now := c.store, time.Now()
+	switch {
+	case !s.noCDS && !s.types[clusters].answered && !s.late(time.Time{}, now):
+		return false, "clusters from " + c.status.server
+	case !c.options.Bootstrap.noLDS && !s.types[listeners].answered && !s.late(time.Time{}, now):
+		return false, "listeners from " + c.status.server
+	case !s.whole(now):
+		return false, "routes and endpoints from " + c.status.server
+	}
+	c.status.ready = true
+	return true, ""
 }
 
 // Status returns the present state.

@@ -1,0 +1,201 @@
+// Command mesh-proxy is the data plane of one host: it follows an xDS server, passes the host's traffic on, and
+// announces what the host runs.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/hostmesh/hostmesh/host"
+	"github.com/hostmesh/hostmesh/internal/gossip"
+	"github.com/hostmesh/hostmesh/proxy"
+	"github.com/hostmesh/hostmesh/proxy/xds"
+)
+
+// version is set by the linker (make build); a plain go build says "devel".
+var version = "devel"
+
+const (
+	defaultConfig = "/etc/hostmesh/proxy.yaml"
+	mostLoops     = 4  // unless more are asked for
+	gcPercent     = 50 // garbage is cheap here and resident memory counts: hosts are mostly idle
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// settings is what the program was told, from either kind of file.
+type settings struct {
+	bootstrap                            *xds.Bootstrap
+	admin, adminSocket, state, accessLog string
+	loops                                int
+	drainTime                            time.Duration
+	host                                 *host.Options // nil: this host announces nothing
+}
+
+func run(args []string, stdout, stderr io.Writer) int {
+	flags := flag.NewFlagSet("mesh-proxy", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	var (
+		config, bootstrap, state, logFormat string
+		check, showVersion, verbose         bool
+	)
+	flags.StringVar(&config, "config", defaultConfig, "read this proxy.yaml")
+	flags.StringVar(&bootstrap, "bootstrap", "", "read this Envoy bootstrap file instead")
+	flags.StringVar(&bootstrap, "c", "", "the same as --bootstrap")
+	flags.StringVar(&state, "state", "", "with --bootstrap: keep the last good configuration in this directory")
+	flags.StringVar(&logFormat, "log-format", "text", "text or json")
+	flags.BoolVar(&verbose, "v", false, "log more")
+	flags.BoolVar(&check, "check", false, "check the file and exit")
+	flags.BoolVar(&showVersion, "version", false, "print the version and exit")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return 0
+		}
+		return 2
+	}
+	if showVersion {
+		fmt.Fprintf(stdout, "mesh-proxy %s (%s)\n", version, runtime.Version())
+		return 0
+	}
+	log, err := logger(stderr, logFormat, verbose)
+	if err == nil && flags.NArg() > 0 {
+		err = fmt.Errorf("got argument %q, want flags only", flags.Arg(0))
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "mesh-proxy:", err)
+		return 2
+	}
+	var s *settings
+	if bootstrap != "" {
+		s, err = fromBootstrap(bootstrap, state)
+	} else {
+		s, err = fromFile(config)
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, err) // a line each, with its place
+		return 1
+	}
+	if check {
+		return 0
+	}
+	if err := serve(s, log); err != nil {
+		log.Error("mesh-proxy ends", "err", err)
+		return 1
+	}
+	return 0
+}
+
+func logger(w io.Writer, format string, verbose bool) (*slog.Logger, error) {
+	options := &slog.HandlerOptions{}
+	if verbose {
+		options.Level = slog.LevelDebug
+	}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, options)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, options)), nil
+	}
+	return nil, fmt.Errorf("--log-format: got %q, want text or json", format)
+}
+
+func fromFile(path string) (*settings, error) {
+	f, err := proxy.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	s := &settings{
+		bootstrap: f.Bootstrap(), admin: f.Admin.String(), adminSocket: f.AdminSocket, state: f.State, accessLog: f.AccessLog,
+		loops: f.Loops, drainTime: f.DrainTime,
+	}
+	if f.Gossip != nil {
+		l := f.Node.Locality
+		s.host = &host.Options{
+			Dir: f.Services, Gossip: *f.Gossip, HostID: f.Node.ID,
+			Locality: gossip.Locality{Region: l.Region, Zone: l.Zone, SubZone: l.SubZone},
+		}
+	}
+	return s, nil
+}
+
+func fromBootstrap(path, state string) (*settings, error) {
+	b, err := xds.ReadBootstrap(path)
+	if err != nil {
+		return nil, err
+	}
+	s := &settings{bootstrap: b, admin: "-", state: state}
+	if b.Admin.IsValid() {
+		s.admin = b.Admin.String()
+	}
+	return s, nil
+}
+
+// tune gives the event loops their processors, and one to everything else, and keeps the heap small. What the
+// environment sets (GOMAXPROCS, GOGC, GOMEMLIMIT) counts more. It returns the number of loops.
+func tune(loops int) int {
+	if loops == 0 {
+		loops = min(mostLoops, runtime.GOMAXPROCS(0))
+	}
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(loops + 1)
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	return loops
+}
+
+// serve runs everything until a signal, or until a part of it fails.
+func serve(s *settings, log *slog.Logger) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	loops := tune(s.loops)
+	if s.state != "" {
+		if err := os.MkdirAll(s.state, 0o700); err != nil {
+			return fmt.Errorf("prepare state directory: %w", err)
+		}
+	}
+	client, err := xds.New(xds.Options{Bootstrap: s.bootstrap, StateDir: s.state, AccessLog: s.accessLog, Version: version, Log: log})
+	if err != nil {
+		return err
+	}
+	var p parts
+	engine, err := proxy.New(proxy.Options{
+		Config: client.Config(), Admin: s.admin, AdminSocket: s.adminSocket, Loops: loops, DrainTime: s.drainTime,
+		ConfigDump: client.ConfigDump, Node: s.bootstrap.Node.ID, Version: version, Log: log,
+		Ready: func() (bool, string) {
+			if p.stopping.Load() {
+				return false, "this process to end"
+			}
+			return client.Ready()
+		},
+	})
+	if err != nil {
+		return err
+	}
+	// The order of the end, after readiness is off: out of the ring, so that nobody new comes; listeners closed and
+	// connections drained; the configuration last, which the draining may still need.
+	runs := []func(context.Context) error{engine.Run, client.Run}
+	if s.host != nil {
+		s.host.Log = log
+		h, err := host.New(*s.host)
+		if err != nil {
+			return err
+		}
+		runs = append([]func(context.Context) error{h.Run}, runs...)
+	}
+	log.Info("mesh-proxy starts", "version", version, "node", s.bootstrap.Node.ID, "control", s.bootstrap.Control, "admin", engine.AdminAddr(), "loops", loops)
+	err = p.run(ctx, stop, runs)
+	log.Info("mesh-proxy has ended")
+	return err
+}
