@@ -291,9 +291,8 @@ func TestWatchThatEndsWithoutAnErrorIsAFailure(t *testing.T) {
 			t.Errorf("status %+v", s)
 		}
 		late(view(5, "late"))
-		time.Sleep(time.Second)
-		if services, endpoints := count(c); services != 1 || endpoints != 1 {
-			t.Errorf("%d services, %d endpoints: what is published after Watch returned was taken", services, endpoints)
+		if s := c.Sources()[0]; s.Endpoints != 1 || s.State != registry.Stale {
+			t.Errorf("status %+v: what is published after Watch returned was taken", s)
 		}
 	})
 }

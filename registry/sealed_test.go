@@ -87,6 +87,30 @@ func TestSealedViewsAreServedWhenAllRegistriesAreAway(t *testing.T) {
 	})
 }
 
+func TestLiveViewTakesOverFromTheSealedOne(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		a := make(script)
+		stop := start(t, newCatalog(t, registry.Options{StateDir: dir}, source("a", a)))
+		a.publish(view(2, "web"))
+		stop()
+		c := newCatalog(t, registry.Options{StateDir: dir}, source("a", a))
+		defer start(t, c)()
+		sealed := current(c)
+		a.publish(view(2, "web"))
+		time.Sleep(time.Second)
+		if s := c.Sources()[0]; s.State != registry.Synced || s.FromSeal {
+			t.Errorf("status %+v, want synced, not from the seal", s)
+		}
+		if ready, reason := c.Ready(); !ready {
+			t.Errorf("not ready: %s", reason)
+		}
+		if current(c) != sealed {
+			t.Error("a live view that says what the sealed one said made a new snapshot")
+		}
+	})
+}
+
 func TestSealedViewOfASourceThatIsNoMoreIsIgnored(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
