@@ -40,8 +40,8 @@ type Stat struct {
 	Counter bool // otherwise a gauge
 }
 
-// status is the part of Status that is not in the store.
-type status struct {
+// standing is the part of Status that is not in the store.
+type standing struct {
 	server, identifier, lastError string
 	connected, ready              bool
 	since                         time.Time
@@ -51,12 +51,12 @@ type status struct {
 	types                         [kinds]TypeStatus
 }
 
-func newStatus(server string, now time.Time) status {
-	return status{server: server, since: now, source: "static"}
+func newStanding(server string, now time.Time) standing {
+	return standing{server: server, since: now, source: "static"}
 }
 
 // count notes a response.
-func (s *status) count(k kind, refused error, now time.Time) {
+func (s *standing) count(k kind, refused error, now time.Time) {
 	t := &s.types[k]
 	if refused == nil {
 		t.Accepted++

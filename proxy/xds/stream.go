@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"slices"
@@ -19,6 +20,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 )
 
 const (
@@ -101,7 +103,7 @@ func (c *Client) session(ctx context.Context, conn *grpc.ClientConn) (useful boo
 	defer cancel()
 	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
 	if err != nil {
-		return false, fmt.Errorf("open stream: %w", err)
+		return false, errors.New(status.Convert(err).Message())
 	}
 	node, err := c.options.Bootstrap.Node.proto(c.options.Version)
 	if err != nil {
@@ -132,6 +134,9 @@ func (c *Client) session(ctx context.Context, conn *grpc.ClientConn) (useful boo
 	err = g.Wait()
 	if lost != nil && !errors.Is(err, errProtocol) {
 		err = lost
+		if !errors.Is(lost, io.EOF) {
+			err = errors.New(status.Convert(lost).Message()) // without gRPC's words around it
+		}
 	}
 	return s.answered || time.Since(began) > lastRetry, err
 }

@@ -54,8 +54,8 @@ type Client struct {
 	started time.Time
 
 	mu     sync.Mutex
-	store  *store // guarded by mu
-	status status // guarded by mu
+	store  *store   // guarded by mu
+	status standing // guarded by mu
 }
 
 // New returns a Client that already holds the static configuration and, if there is any, the sealed one. It fails if
@@ -76,7 +76,7 @@ func New(o Options) (*Client, error) {
 	c := &Client{
 		options: o, log: o.Log, dirty: make(chan struct{}, 1), started: now,
 		store:  newStore(rules{newSchema(), o.AccessLog}, o.Bootstrap, now),
-		status: newStatus(o.Bootstrap.Control, now),
+		status: newStanding(o.Bootstrap.Control, now),
 	}
 	if c.log == nil {
 		c.log = slog.Default()
