@@ -1,0 +1,92 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func runMesh(t *testing.T, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	var out, problems bytes.Buffer
+	cmd := root()
+	cmd.SetArgs(args)
+	cmd.SetOut(&out)
+	cmd.SetErr(&problems)
+	err = cmd.ExecuteContext(t.Context())
+	return out.String(), problems.String(), err
+}
+
+func TestCheckTellsKindsApart(t *testing.T) {
+	for _, c := range []struct{ path, text, want string }{
+		{"control.yaml", "registries: []\n", "ok (control)"},
+		{"anything.yaml", "registries:\n  - name: a\n    file: {path: /etc/static.d}\n", "ok (control)"},
+		{"empty/control.yaml", "", "ok (control)"},
+		{"p.yaml", "upstreams: [web]\n", "ok (proxy)"},
+		{"services.d/web.yaml", "service: web\nport: 80\n", "ok (service)"},
+		{"web.yaml", "service: web\nport: 80\n", "ok (service)"},
+		{"static.yaml", "service: web\nport: 80\nendpoints: [{address: 192.0.2.1}]\n", "ok (static)"},
+		{"envoy.yaml", "node: {id: a}\nstatic_resources: {}\n", "ok (bootstrap)"},
+	} {
+		t.Run(c.path, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), c.path)
+			if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, []byte(c.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			stdout, stderr, err := runMesh(t, "check", path)
+			if err != nil || stdout != path+": "+c.want+"\n" {
+				t.Errorf("got %q, %q, %v, want %q", stdout, stderr, err, c.want)
+			}
+		})
+	}
+}
+
+func TestCheckTellsAllMistakesOfAllFiles(t *testing.T) {
+	dir := t.TempDir()
+	control, other := filepath.Join(dir, "control.yaml"), filepath.Join(dir, "other.yaml")
+	text := "domain: .Mesh\nregistries:\n  - name: a\n    file: {path: /x}\n    gossip: {}\n  - name: a\n    file: {path: /x}\n"
+	for path, text := range map[string]string{control: text, other: "what: is this\n"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, stderr, err := runMesh(t, "check", control, other, filepath.Join(dir, "missing.yaml"))
+	if err == nil || !strings.Contains(err.Error(), "3 of 3") {
+		t.Errorf("got %v, want an error that counts 3 of 3", err)
+	}
+	for _, want := range []string{
+		control + `:1: domain: got ".Mesh", want a domain name in lower case`,
+		control + ":3: registries[0]: got 2 kinds of registry, want exactly one",
+		control + `:6: registries[1].name: got "a", want a name of its own`,
+		other + ": not a file of hostmesh",
+		"missing.yaml: no such file",
+	} {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("no %q in:\n%s", want, stderr)
+		}
+	}
+}
+
+func TestRegistryFlags(t *testing.T) {
+	for _, c := range []struct{ flag, want string }{
+		{"consul", "want KIND=PLACE"},
+		{"consul=", "want KIND=PLACE"},
+		{"etcd=127.0.0.1:2379", `unknown kind "etcd"`},
+	} {
+		if _, _, err := registryLine(c.flag); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("registryLine(%q): %v, want %q", c.flag, err, c.want)
+		}
+	}
+	config, err := controlConfig("/does/not/exist", []string{"consul=127.0.0.1:8500", "file=" + t.TempDir()}, false)
+	if err != nil || len(config.Registries) != 2 || config.Registries[0].Consul.Address != "127.0.0.1:8500" {
+		t.Errorf("controlConfig: %+v, %v", config, err)
+	}
+	if _, err := controlConfig("/does/not/exist", nil, false); err == nil {
+		t.Error("no file and no registry: no error")
+	}
+}

@@ -1,0 +1,144 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/hostmesh/hostmesh/controlplane"
+	"github.com/hostmesh/hostmesh/controlplane/xds"
+	"github.com/hostmesh/hostmesh/registry"
+)
+
+// answers is what a control plane with some trouble says, by path.
+func answers(now time.Time) map[string]any {
+	return map[string]any{
+		"/api/v1/services": controlplane.Services{Number: 7, Services: []controlplane.ServiceSummary{{
+			Name: registry.Name{Namespace: "default", Name: "web"}, Host: "web.default.mesh.internal", Address: netip.MustParseAddr("127.64.1.2"),
+			Ports: []registry.Port{{Number: 80, Protocol: registry.HTTP}}, Endpoints: 3, Serving: 2, Sources: []string{"dc1", "hosts"},
+		}}},
+		"/api/v1/endpoints": controlplane.Endpoints{Number: 7, Endpoints: []controlplane.ServiceEndpoint{{
+			Service: registry.Name{Namespace: "default", Name: "web"},
+			Endpoint: &registry.Endpoint{
+				ID: "a", Addr: netip.MustParseAddr("192.0.2.1"), Ports: []registry.EndpointPort{{Name: "", Number: 8080}}, Weight: 1,
+				Health: registry.Healthy, Sources: []string{"dc1"}, Labels: map[string]string{"version": "1.10", "a": "yes"},
+			},
+		}}},
+		"/api/v1/proxies": controlplane.Proxies{Number: 7, Proxies: []xds.ClientStatus{{
+			NodeID: "h1", Kind: "proxy", Connected: now.Add(-90 * time.Second),
+			Types: []xds.TypeStatus{{Type: "CDS", Sent: 7, Acked: 7}, {Type: "EDS", Sent: 7, Acked: 5}, {Type: "LDS", Sent: 6, Nack: &xds.Nack{Reason: "no such filter", Number: 6, Time: now}}},
+		}}},
+		"/api/v1/registries": controlplane.Registries{Number: 7, Time: now, Registries: []registry.SourceStatus{
+			{Name: "dc1", Kind: "consul", State: registry.Stale, Error: "no leader", ErrorSince: now.Add(-2 * time.Minute), LastView: now.Add(-3 * time.Hour), FromSeal: true, Services: 1, Endpoints: 3},
+			{Name: "static", Kind: "file", State: registry.Synced, LastView: now, Problems: []registry.Problem{{Object: "a.yaml:3", Reason: "got x, want y"}}},
+		}},
+	}
+}
+
+func serve(t *testing.T) string {
+	t.Helper()
+	all := answers(time.Now())
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer, ok := all[r.URL.Path]
+		if !ok || r.URL.Query().Get("service") == "wbe" {
+			w.WriteHeader(http.StatusNotFound)
+			answer = controlplane.APIError{Error: "no service default/wbe"}
+		}
+		_ = json.NewEncoder(w).Encode(answer)
+	}))
+	t.Cleanup(server.Close)
+	return strings.TrimPrefix(server.URL, "http://")
+}
+
+func mesh(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	cmd := GetCommand()
+	cmd.SetArgs(args)
+	cmd.SetOut(&out)
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	err := cmd.ExecuteContext(context.Background())
+	return out.String(), err
+}
+
+func TestGetTables(t *testing.T) {
+	server := serve(t)
+	for what, want := range map[string]string{
+		"services": "NAMESPACE  NAME  SERVING  PORTS    ADDRESS     SOURCES    CONFLICTS\n" +
+			"default    web   2/3      80/http  127.64.1.2  dc1,hosts  -\n",
+		"endpoints": "SERVICE      ADDRESS         HEALTH   WEIGHT  HOST  SOURCES  LABELS\n" +
+			"default/web  192.0.2.1:8080  healthy  1       -     dc1      a=yes,version=1.10\n",
+		"proxies": "ID  KIND   STATE      SINCE  CDS      EDS            LDS      RDS\n" +
+			"h1  proxy  connected  1m30s  current  waits for ACK  REFUSED  -\n" +
+			"\nh1 refused LDS of 6, 0s ago: no such filter\n",
+		"registries": "NAME    KIND    STATE   SERVICES  ENDPOINTS  LAST VIEW       PROBLEMS\n" +
+			"dc1     consul  stale   1         3          3h00m (sealed)  -\n" +
+			"static  file    synced  0         0          0s              1\n" +
+			"\ndc1 is stale for 2m00s: no leader\n  its last view is kept and served\n\nstatic: a.yaml:3: got x, want y\n",
+	} {
+		t.Run(what, func(t *testing.T) {
+			got, err := mesh(t, what, "--server", server)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("mesh get %s (-want +got):\n%s", what, diff)
+			}
+		})
+	}
+}
+
+func TestGetJSONAndYAMLSayTheSame(t *testing.T) {
+	server := serve(t)
+	for _, what := range []string{"services", "endpoints", "proxies", "registries"} {
+		asJSON, err := mesh(t, what, "--server", server, "-o", "json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		asYAML, err := mesh(t, what, "--server", server, "-o", "yaml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var fromJSON, fromYAML any
+		if err := yaml.Unmarshal([]byte(asJSON), &fromJSON); err != nil {
+			t.Fatal(err)
+		}
+		if err := yaml.Unmarshal([]byte(asYAML), &fromYAML); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(fromJSON, fromYAML); diff != "" {
+			t.Errorf("%s: JSON and YAML differ:\n%s", what, diff)
+		}
+		if strings.ContainsAny(asYAML, "{}") {
+			t.Errorf("%s: YAML in flow style:\n%s", what, asYAML)
+		}
+	}
+}
+
+func TestGetErrorsSayWhatToDo(t *testing.T) {
+	server := serve(t)
+	for _, c := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"no control plane", []string{"services", "--server", "127.0.0.1:1"}, "--server or MESH_SERVER says where"},
+		{"unknown service", []string{"endpoints", "wbe", "--server", server}, "no service default/wbe"},
+		{"unknown format", []string{"services", "--server", server, "-o", "xml"}, "want table, json or yaml"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if _, err := mesh(t, c.args...); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want an error with %q", err, c.want)
+			}
+		})
+	}
+}

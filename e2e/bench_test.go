@@ -1,0 +1,176 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/hostmesh/hostmesh/controlplane"
+	"github.com/hostmesh/hostmesh/e2e/testbed"
+)
+
+// The figures of this file are made by make bench (works path-change and path-memory), which runs the two benchmarks
+// below once each. A figure without a peer is compared with its budget: the ratio is value / budget.
+
+const (
+	benchServices  = 1000
+	benchEndpoints = 10
+	benchChanges   = 300
+)
+
+// result is one line of bench/results.jsonl.
+type result struct {
+	Work   string  `json:"work"`
+	Peer   string  `json:"peer"`
+	Figure string  `json:"figure"`
+	Value  float64 `json:"value"`
+	Ratio  float64 `json:"ratio"`
+	Min    float64 `json:"min"`
+	Max    float64 `json:"max"`
+	Unit   string  `json:"unit"`
+}
+
+func record(b *testing.B, results ...result) {
+	b.Helper()
+	for _, r := range results {
+		b.Logf("%-12s %-34s %8.1f %-3s  %.2f of the budget (min %.1f, max %.1f)", r.Work, r.Figure, r.Value, r.Unit, r.Ratio, r.Min, r.Max)
+	}
+	path := os.Getenv("BENCH_OUT")
+	if path == "" {
+		return
+	}
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer file.Close()
+	for enc := json.NewEncoder(file); len(results) > 0; results = results[1:] {
+		if err := enc.Encode(results[0]); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// loadedMesh is a control plane that reads a Consul with many services over HTTPS, and a proxy subscribed to all.
+func loadedMesh(b *testing.B) (client *api.Client, p parts, control, proxy *process) {
+	b.Helper()
+	consul := testbed.StartConsul(b, testbed.ConsulOptions{Mode: testbed.ConsulTLS})[0]
+	client = consul.Client()
+	if err := testbed.LoadConsul(context.Background(), client, benchServices, benchEndpoints); err != nil {
+		b.Fatal(err)
+	}
+	p = newParts(b, fmt.Sprintf("  - name: consul\n    consul: {address: \"%s\", caFile: %s}\n", consul.Address, consul.Certs.CAFile))
+	control, proxy = p.startControl(b), p.startProxy(b)
+	eventually(b, 2*time.Minute, "the proxy knows every endpoint", func() error {
+		clusters, err := fetch(p.admin, "", "/clusters")
+		if err != nil {
+			return err
+		}
+		if n := len(regexp.MustCompile(`(?m)::cx_active::`).FindAllString(clusters, -1)); n < benchServices*benchEndpoints {
+			return fmt.Errorf("%d endpoints", n)
+		}
+		return nil
+	})
+	return client, p, control, proxy
+}
+
+// change gives one endpoint another weight; what it returned is in Consul's catalog.
+func change(b *testing.B, client *api.Client, service, weight int) {
+	b.Helper()
+	ops := testbed.LoadedEndpoint(service, 0, benchEndpoints)
+	ops[0].Service.Service.Weights = api.AgentWeights{Passing: weight, Warning: 1}
+	ok, resp, _, err := client.Txn().Txn(ops, nil)
+	if err != nil || !ok {
+		b.Fatalf("change an endpoint: %v %v", err, resp)
+	}
+}
+
+// acked returns the number of the snapshot that the one proxy has acknowledged for endpoints.
+func acked(b *testing.B, p parts) uint64 {
+	b.Helper()
+	var proxies controlplane.Proxies
+	if err := fetchJSON(p.api, "/api/v1/proxies", &proxies); err != nil {
+		b.Fatal(err)
+	}
+	for _, t := range proxies.Proxies[0].Types {
+		if t.Type == "EDS" {
+			return t.Acked
+		}
+	}
+	b.Fatalf("the proxy has not asked for endpoints: %+v", proxies)
+	return 0
+}
+
+func BenchmarkPathChange(b *testing.B) {
+	client, p, _, _ := loadedMesh(b)
+	time.Sleep(5 * time.Second) // the first sync's work is over
+	var took []time.Duration
+	for i := range benchChanges {
+		before := acked(b, p)
+		began := time.Now()
+		change(b, client, (i*7919)%benchServices, 2+i%100)
+		for acked(b, p) == before {
+			if time.Since(began) > 30*time.Second {
+				b.Fatal("a change is not acknowledged")
+			}
+			time.Sleep(time.Millisecond)
+		}
+		took = append(took, time.Since(began))
+		time.Sleep(50 * time.Millisecond)
+	}
+	slices.Sort(took)
+	ms := func(q float64) float64 {
+		return float64(took[min(int(q*float64(len(took))), len(took)-1)].Microseconds()) / 1000
+	}
+	for _, q := range []struct {
+		name string
+		at   float64
+	}{{"change at Consul to ACK, p50", 0.5}, {"change at Consul to ACK, p99", 0.99}} {
+		record(b, result{"path-change", "budget", q.name, ms(q.at), ms(q.at) / 100, ms(0), ms(1), "ms"})
+	}
+}
+
+// memory returns a line of /proc/PID/status in MB (10^6 bytes).
+func memory(b *testing.B, p *process, line string) float64 {
+	b.Helper()
+	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(p.cmd.Process.Pid), "status"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	found := regexp.MustCompile(`(?m)^` + line + `:\s+(\d+) kB`).FindSubmatch(data)
+	if found == nil {
+		b.Fatalf("no %s in /proc/PID/status", line)
+	}
+	kb, _ := strconv.ParseFloat(string(found[1]), 64)
+	return kb * 1024 / 1e6
+}
+
+func BenchmarkPathMemory(b *testing.B) {
+	_, _, control, proxy := loadedMesh(b)
+	idle := newParts(b, "  - name: static\n    file: {path: "+shortDir(b)+"}\n")
+	idle.startControl(b)
+	idleProxy := idle.startProxy(b)
+	eventually(b, time.Minute, "the idle proxy is ready", func() error { _, err := fetch(idle.admin, "", "/ready"); return err })
+	time.Sleep(60 * time.Second) // past the first sync: the runtime has given back what it took for it
+	for _, m := range []struct {
+		figure string
+		value  float64
+		budget float64
+	}{
+		{"mesh control, 1,000 × 10, RSS", memory(b, control, "VmRSS"), 150},
+		{"mesh-proxy, all subscribed, RSS", memory(b, proxy, "VmRSS"), 60},
+		{"mesh-proxy, idle, RSS", memory(b, idleProxy, "VmRSS"), 28},
+		{"mesh-proxy, idle, anonymous", memory(b, idleProxy, "RssAnon"), 12},
+	} {
+		record(b, result{"path-memory", "budget", m.figure, m.value, m.value / m.budget, m.value, m.value, "MB"})
+	}
+}
