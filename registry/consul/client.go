@@ -70,7 +70,7 @@ func newClient(cfg Config, target target) (*client, error) {
 }
 
 // grace is added to what Consul may take for an answer before we give the question up.
-const grace = 20 * time.Second
+const grace = 15 * time.Second
 
 // get asks and waits for the answer.
 func (c *client) get(ctx context.Context, q query) (answer, error) {
@@ -123,6 +123,10 @@ func explain(ctx context.Context, err error) error {
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
+	}
+	var failed *url.Error // it repeats what was asked
+	if errors.As(err, &failed) {
+		return failed.Err
 	}
 	return err
 }

@@ -88,9 +88,13 @@ func (d *datacenter) run(ctx context.Context) error {
 	}
 }
 
-// probe reads one of the services that cfg names, another each time. Where only some are named, the list of all is
-// rightly filtered and tells nothing about our permissions, and neither does a streamed answer.
+// probe asks whether we still see everything where the list of services does not tell: without a token, as Consul hides
+// the filtering then; and where only some services are named, as the list is rightly filtered then. In that case it
+// reads one of them, another each time.
 func (d *datacenter) probe(ctx context.Context) error {
+	if d.anon {
+		return d.verify(ctx, d.names)
+	}
 	if len(d.cfg.Services) == 0 {
 		return nil
 	}

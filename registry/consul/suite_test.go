@@ -31,7 +31,7 @@ func TestSuite(t *testing.T) {
 					token := newToken(t, server.Client(), fmt.Sprintf("suite-%d", number), minimalRules)
 					r, err := consul.New(consul.Config{
 						Address: server.Address, CAFile: server.Certs.CAFile, TokenFile: tokenFile(t, token.SecretID),
-						MaxConnections: map[string]int{"https": 0, "http": 8}[name],
+						MaxConnections: map[string]int{"https": 0, "http": 8}[name], WaitTime: time.Second,
 					}, nil)
 					if err != nil {
 						t.Fatal(err)

@@ -22,9 +22,9 @@ const (
 	maxBody      = 64 << 20 // of an answer; a service with 10,000 instances has about 10 MB
 	maxErrorBody = 1 << 10  // of an answer that is an error: it ends in a log line
 
-	dialTimeout = 5 * time.Second
-	pingAfter   = 10 * time.Second // of silence on an HTTP/2 connection
-	pingTimeout = 5 * time.Second
+	dialTimeout = 4 * time.Second
+	pingAfter   = 5 * time.Second // of silence on an HTTP/2 connection
+	pingTimeout = 3 * time.Second
 )
 
 // transport is an http.RoundTripper over connections that it counts. net/http's own pool would open one connection
