@@ -29,7 +29,7 @@ const (
 // Options says what a Host is told about itself.
 type Options struct {
 	Dir    string        // services.d; "" announces no service
-	Gossip gossip.Config // how to take part in the ring
+	Gossip gossip.Config // how to take part in the ring; what is not set has its default
 	HostID string        // a DNS name, unique in the ring and the same after a restart
 	// Addresses are this host's own; the first is where instances are that name none. Without any it is the address
 	// that gossip advertises.
@@ -70,6 +70,7 @@ func New(o Options) (*Host, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	o.Gossip.SetDefaults()
 	node, err := gossip.Listen(gossip.Options{Config: o.Gossip, HostID: o.HostID, Role: gossip.Proxy, Log: o.Log})
 	if err != nil {
 		return nil, fmt.Errorf("announce host %s: %w", o.HostID, err)

@@ -23,7 +23,7 @@ const maxKeyFile = 64 << 10
 
 // Config is the part of a configuration file that says how this node takes part in the ring.
 type Config struct {
-	// Bind is where to listen, UDP and TCP. Port 0 takes a free one.
+	// Bind is where to listen, UDP and TCP; a host's default is 127.0.0.1:7946. Port 0 takes a free one.
 	Bind netip.AddrPort `yaml:"bind"`
 	// Advertise is what the others are told; unset means Bind or, when that is a wildcard, the address from which the
 	// first seed is reached. Port 0 means the bound one.
@@ -33,6 +33,13 @@ type Config struct {
 	// KeyFile holds AES-256 keys in base64, one a line; the first encrypts, all of them decrypt. Blank lines and lines
 	// that start with # are left out. Without it gossip is plaintext and must stay on loopback.
 	KeyFile string `yaml:"keyFile"`
+}
+
+// SetDefaults puts in a host's defaults for what is not set.
+func (c *Config) SetDefaults() {
+	if !c.Bind.IsValid() {
+		c.Bind = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 7946)
+	}
 }
 
 // Check reports every mistake in c, with the path of the field within the block.

@@ -55,6 +55,7 @@ type Node struct {
 	name    string // within memberlist
 	log     *slog.Logger
 	udptcp  *transport
+	wire    memberlist.NodeAwareTransport // udptcp, as memberlist sees it
 	told    netip.AddrPort
 	keys    *memberlist.Keyring
 	table   *table
@@ -82,9 +83,19 @@ func Listen(o Options) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start gossip: %w", err)
 	}
+	var mistake error
+	o.Check(func(path, got, want string) {
+		if mistake == nil {
+			mistake = fmt.Errorf("start gossip: %s: got %s, want %s", path, got, want)
+		}
+	})
+	if mistake != nil {
+		return nil, mistake
+	}
 	if n.udptcp, err = listen(o.Bind); err != nil {
 		return nil, fmt.Errorf("start gossip: %w", err)
 	}
+	n.wire = n.udptcp
 	if n.told, err = advertised(o.Config, n.udptcp.addr()); err != nil {
 		_ = n.udptcp.Shutdown()
 		return nil, fmt.Errorf("start gossip: %w", err)
@@ -170,7 +181,7 @@ func (n *Node) Run(ctx context.Context) error {
 func (n *Node) memberlistConfig() *memberlist.Config {
 	c := memberlist.DefaultLANConfig()
 	c.Name = n.name
-	c.Transport = n.udptcp
+	c.Transport = n.wire
 	c.Label = label
 	c.BindPort = int(n.told.Port()) // only what a seed without a port would mean
 	c.AdvertiseAddr, c.AdvertisePort = n.told.Addr().String(), int(n.told.Port())
@@ -314,6 +325,9 @@ func (d *delegate) NotifyAlive(peer *memberlist.Node) error {
 	}
 	if peer.Name != m.name() {
 		return errors.New("its name is not that of its meta")
+	}
+	if d.table.full(peer.Name) {
+		return fmt.Errorf("there are %d nodes already", maxNodes)
 	}
 	return nil
 }

@@ -53,6 +53,12 @@ func (r *running) leave(t *testing.T) {
 
 func start(t *testing.T, o Options) *running {
 	t.Helper()
+	return startWith(t, o, func(*Node) {})
+}
+
+// startWith starts a node that prepare has seen.
+func startWith(t *testing.T, o Options, prepare func(*Node)) *running {
+	t.Helper()
 	if !o.Bind.IsValid() {
 		o.Bind = netip.MustParseAddrPort("127.0.0.1:0")
 	}
@@ -60,6 +66,7 @@ func start(t *testing.T, o Options) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
+	prepare(n)
 	ctx, stop := context.WithCancel(context.Background())
 	r := &running{Node: n, stop: stop, done: make(chan error, 1)}
 	go func() { r.done <- n.Run(ctx) }()

@@ -50,6 +50,9 @@ type Host struct {
 // rivalAfter is how long two nodes may claim one host: a crashed one is not found dead at once.
 const rivalAfter = 15 * time.Second
 
+// maxNodes bounds the ring, whatever its members tell of others.
+const maxNodes = 16384
+
 // node is one life of a host: a member of the ring.
 type node struct {
 	meta  meta
@@ -328,6 +331,14 @@ func (t *table) has(at netip.AddrPort) bool {
 		}
 	}
 	return false
+}
+
+// full reports whether there is no room for a node that is not known yet.
+func (t *table) full(name string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, known := t.members[name]
+	return !known && (len(t.members) >= maxNodes || len(t.hosts) >= maxNodes)
 }
 
 // size returns how many live nodes there are beside ourselves, and how many of them are control nodes.

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -15,7 +13,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	ring "github.com/hostmesh/hostmesh/internal/gossip"
-	"github.com/hostmesh/hostmesh/internal/yamlpos"
 	"github.com/hostmesh/hostmesh/registry"
 	"github.com/hostmesh/hostmesh/registry/registrytest"
 )
@@ -387,32 +384,4 @@ func TestTwoControlNodes(t *testing.T) {
 	one.end(t)
 	h.announce(t, web("a", ring.Healthy))
 	two.await(t, "a=healthy !seeds")
-}
-
-func TestReadme(t *testing.T) {
-	text, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllSubmatch(text, -1)
-	if len(blocks) == 0 {
-		t.Fatal("no example")
-	}
-	for _, b := range blocks {
-		var doc struct {
-			Registries []struct {
-				Name   string  `yaml:"name"`
-				Gossip *Config `yaml:"gossip"`
-			} `yaml:"registries"`
-		}
-		if err := yamlpos.Decode("README.md", b[1], &doc); err != nil {
-			t.Errorf("%v\n%s", err, b[1])
-			continue
-		}
-		for _, r := range doc.Registries {
-			if r.Gossip == nil || !r.Gossip.Bind.IsValid() || r.Gossip.Reap == 0 {
-				t.Errorf("registry %s: %+v, want gossip with its defaults", r.Name, r.Gossip)
-			}
-		}
-	}
 }
