@@ -139,7 +139,8 @@ func (r *reader) breakers(at *path, m *clusterv3.CircuitBreakers, c *cluster) {
 
 // protocolOptions reads what is set for the upstream's HTTP, in the old place and in the new one.
 func (r *reader) protocolOptions(at *path, m *clusterv3.Cluster, c *cluster) {
-	r.poolOptions(at.field("common_http_protocol_options"), m.GetCommonHttpProtocolOptions(), c) //nolint:staticcheck // still sent
+	//lint:ignore SA1019 it is still sent
+	r.poolOptions(at.field("common_http_protocol_options"), m.GetCommonHttpProtocolOptions(), c)
 	options := m.GetTypedExtensionProtocolOptions()
 	for _, name := range slices.Sorted(maps.Keys(options)) {
 		p := at.field("typed_extension_protocol_options").field(name)

@@ -209,15 +209,19 @@ func TestCluster(t *testing.T) {
 		{"eds", "name: x\ntype: EDS\neds_cluster_config: {eds_config: {ads: {}}}", cluster{Cluster: defaults, eds: "x"}},
 		{"static", `{name: x, load_assignment: {cluster_name: x, endpoints: [{lb_endpoints: [
 			{endpoint: {address: {socket_address: {address: 10.0.0.1, port_value: 80}}}}]}]}}`, cluster{Cluster: static}},
-		{"full", `{name: x, type: EDS, eds_cluster_config: {eds_config: {ads: {}}, service_name: s}, lb_policy: LEAST_REQUEST,
+		{
+			"full", `{name: x, type: EDS, eds_cluster_config: {eds_config: {ads: {}}, service_name: s}, lb_policy: LEAST_REQUEST,
 			connect_timeout: 1s, common_lb_config: {healthy_panic_threshold: {value: 1}, locality_weighted_lb_config: {}},
 			circuit_breakers: {thresholds: [{max_connections: 1, max_pending_requests: 2, max_requests: 3, max_retries: 4}]},
 			typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {
 			"@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions,
 			common_http_protocol_options: {idle_timeout: 60s}, explicit_http_config: {http_protocol_options: {}}}}}`,
-			cluster{Cluster: full, eds: "s", weighted: true}},
-		{"old place", "{name: x, type: EDS, eds_cluster_config: {eds_config: {ads: {}}}, common_http_protocol_options: {idle_timeout: 3600s}}",
-			cluster{Cluster: defaults, eds: "x"}},
+			cluster{Cluster: full, eds: "s", weighted: true},
+		},
+		{
+			"old place", "{name: x, type: EDS, eds_cluster_config: {eds_config: {ads: {}}}, common_http_protocol_options: {idle_timeout: 3600s}}",
+			cluster{Cluster: defaults, eds: "x"},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := decoded(t, clusters, c.text)

@@ -118,6 +118,7 @@ func (r *reader) match(at *path, m *routev3.RouteMatch, out *config.Route) {
 			match.Present = true
 			match.Invert = match.Invert == s.PresentMatch
 		case *routev3.HeaderMatcher_ExactMatch:
+			//lint:ignore SA1019 it is still sent
 			match.Exact = s.ExactMatch
 		case *routev3.HeaderMatcher_StringMatch:
 			match.Exact = s.StringMatch.GetExact()
@@ -156,7 +157,8 @@ func (r *reader) action(at *path, m *routev3.RouteAction, out *config.Route, ret
 		if sum == 0 || sum > math.MaxUint32 {
 			r.wrong(p, sum, "a sum of weights from 1 to 4294967295")
 		}
-		if total := s.WeightedClusters.GetTotalWeight(); total != nil && uint64(total.GetValue()) != sum { //nolint:staticcheck // still sent
+		//lint:ignore SA1019 it is still sent
+		if total := s.WeightedClusters.GetTotalWeight(); total != nil && uint64(total.GetValue()) != sum {
 			r.wrong(p.field("total_weight"), total.GetValue(), "the sum of the weights or nothing")
 		}
 	default:
