@@ -143,3 +143,69 @@ func FuzzNormalize(f *testing.F) {
 		}
 	})
 }
+
+// FuzzNoBypass: however a server reads the path that is forwarded, it is not under /admin when the route was another's.
+func FuzzNoBypass(f *testing.F) {
+	for _, p := range []string{
+		"/admin", "//admin", "/x/..%2fadmin", `/\admin`, "/x/..;/admin", "/adm%69n", "/admin;x/y", "/%5c/admin", "/x/.;a/../admin", "/x%2f%2e%2e/admin",
+	} {
+		f.Add(p)
+	}
+	table := router.New(oneHost(separated("admin", "/admin"), prefix("rest", "/")))
+	f.Fuzz(func(t *testing.T, p string) {
+		if strings.Contains(p, "?") {
+			return
+		}
+		m, err := table.Match(request("h", p, nil))
+		if err != nil || m.Route == nil || m.Route.Name == "admin" {
+			return
+		}
+		unescape := func(s string) string {
+			u, err := url.PathUnescape(s)
+			if err != nil {
+				return s // a "%25" was decoded before
+			}
+			return u
+		}
+		slashes := func(s string) string { return strings.ReplaceAll(s, `\`, "/") }
+		steps := []func(string) string{unescape, slashes, stripParameters, path.Clean, resolve}
+		forAllOrders(string(m.Path), steps, func(read string) {
+			if clean := path.Clean(read); clean == "/admin" || strings.HasPrefix(clean, "/admin/") {
+				t.Fatalf("%q has route %q, is forwarded as %q and may be read as %q", p, m.Route.Name, m.Path, read)
+			}
+		})
+	})
+}
+
+// forAllOrders calls check with what comes of any selection of steps in any order.
+func forAllOrders(s string, steps []func(string) string, check func(string)) {
+	check(s)
+	for i, step := range steps {
+		if next := step(s); next != s {
+			forAllOrders(next, slices.Delete(slices.Clone(steps), i, i+1), check)
+		}
+	}
+}
+
+func stripParameters(p string) string {
+	segments := strings.Split(p, "/")
+	for i, s := range segments {
+		segments[i], _, _ = strings.Cut(s, ";")
+	}
+	return strings.Join(segments, "/")
+}
+
+// resolve removes dot segments without merging slashes.
+func resolve(p string) string {
+	var out []string
+	for _, s := range strings.Split(strings.TrimPrefix(p, "/"), "/") {
+		switch {
+		case s == ".":
+		case s == ".." && len(out) > 0:
+			out = out[:len(out)-1]
+		case s != "..":
+			out = append(out, s)
+		}
+	}
+	return "/" + strings.Join(out, "/")
+}

@@ -36,7 +36,7 @@ func (e Error) Error() string {
 // Normalize returns the normal form of an absolute path (RFC 3986 sections 6.2.2.2 and 6.2.2.3): escapes of unreserved
 // characters are decoded, then dot segments removed. What is normal already is returned as it is; else the result is built in
 // dst, which must not overlap path. ambiguous tells that servers differ in how they read the result: it has an escape, an
-// empty segment, a backslash or a segment such as "..;x". An invalid escape and an escaped NUL are errors.
+// empty segment, a backslash or a semicolon. An invalid escape and an escaped NUL are errors.
 func Normalize(dst, path []byte) (normal []byte, ambiguous bool, err error) {
 	if len(path) == 0 || path[0] != '/' {
 		return nil, false, ErrPath
@@ -48,7 +48,7 @@ func Normalize(dst, path []byte) (normal []byte, ambiguous bool, err error) {
 		return nil, false, ErrPath
 	}
 	dst = decodeUnreserved(dst, path)
-	dst = removeDots(dst, false)
+	dst = removeDots(dst)
 	if bytes.Equal(dst, path) {
 		dst = path
 	}
@@ -67,7 +67,7 @@ func (r *Request) normalize() (path []byte, ambiguous bool, err error) {
 func needsWork(path []byte) bool {
 	for i, c := range path {
 		switch c {
-		case '%', '\\':
+		case '%', '\\', ';':
 			return true
 		case '/':
 			if i+1 < len(path) && (path[i+1] == '/' || path[i+1] == '.') {
@@ -108,13 +108,15 @@ func decodeUnreserved(dst, path []byte) []byte {
 	return dst
 }
 
-// secondReading appends path as a server might read it that decodes every escape, takes a backslash for a slash, merges
-// slashes and ignores what follows a semicolon in a dot segment.
-func secondReading(dst, path []byte) []byte {
-	from := len(dst)
+// secondReading appends path as a server might read it that decodes every escape, ignores what follows a semicolon in a
+// segment, takes a backslash for a slash and merges slashes. ok is false when the order of these steps could matter: a dot
+// segment comes of them, or a slash is escaped behind a semicolon. No honest client sends that.
+func secondReading(dst, path []byte) (second []byte, ok bool) {
+	parameter := false
+	start := len(dst) // of the segment
 	for i := 0; i < len(path); i++ {
-		c, ok := escape(path[i:])
-		if ok {
+		c, escaped := escape(path[i:])
+		if escaped {
 			i += 2
 		} else {
 			c = path[i]
@@ -122,12 +124,23 @@ func secondReading(dst, path []byte) []byte {
 		if c == '\\' {
 			c = '/'
 		}
-		if c == '/' && len(dst) > from && dst[len(dst)-1] == '/' {
-			continue
+		switch {
+		case c == ';':
+			parameter = true
+		case c != '/' && !parameter:
+			dst = append(dst, c)
+		case c == '/':
+			if parameter && escaped || dots(dst[start:]) != 0 {
+				return dst, false
+			}
+			parameter = false
+			if len(dst) == 0 || dst[len(dst)-1] != '/' {
+				dst = append(dst, c)
+			}
+			start = len(dst)
 		}
-		dst = append(dst, c)
 	}
-	return append(dst[:from], removeDots(dst[from:], true)...)
+	return dst, dots(dst[start:]) == 0
 }
 
 // escape decodes the escape at the start of b.
@@ -139,8 +152,8 @@ func escape(b []byte) (c byte, ok bool) {
 	return byte(hi<<4 | lo), hi >= 0 && lo >= 0
 }
 
-// removeDots removes dot segments in place (RFC 3986 section 5.2.4). With parameters, "..;x" is one too.
-func removeDots(p []byte, parameters bool) []byte {
+// removeDots removes dot segments in place (RFC 3986 section 5.2.4).
+func removeDots(p []byte) []byte {
 	out := 0
 	for i := 0; i < len(p); {
 		// p[i] is the '/' that starts a segment (or anything, in a relative path: then it is copied).
@@ -149,7 +162,7 @@ func removeDots(p []byte, parameters bool) []byte {
 			end++
 		}
 		last := end == len(p)
-		switch segment := p[i+1 : end]; dots(segment, parameters) {
+		switch dots(p[i+1 : end]) {
 		case 1:
 		case 2:
 			for out > 0 {
@@ -172,12 +185,7 @@ func removeDots(p []byte, parameters bool) []byte {
 }
 
 // dots returns 1 for ".", 2 for "..", else 0.
-func dots(segment []byte, parameters bool) int {
-	if parameters {
-		if semicolon := bytes.IndexByte(segment, ';'); semicolon >= 0 {
-			segment = segment[:semicolon]
-		}
-	}
+func dots(segment []byte) int {
 	switch {
 	case len(segment) == 1 && segment[0] == '.':
 		return 1

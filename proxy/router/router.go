@@ -87,7 +87,8 @@ func compile(r *config.Route) route {
 	c := route{config: r, path: r.Path, other: r.Path}
 	if needsWork([]byte(r.Path)) {
 		c.path = string(decodeUnreserved(nil, []byte(r.Path)))
-		c.other = string(secondReading(nil, []byte(c.path)))
+		other, _ := secondReading(nil, []byte(c.path))
+		c.other = string(other)
 	}
 	if r.CaseInsensitive {
 		c.path, c.other = string(lower(nil, []byte(c.path))), string(lower(nil, []byte(c.other)))
@@ -110,8 +111,8 @@ func (t *Table) Match(r *Request) (Match, error) {
 	m.VirtualHost = vh.config
 	found := t.find(vh, r, path, false)
 	if ambiguous {
-		r.other = secondReading(r.other[:0], path)
-		if t.find(vh, r, r.other, true) != found {
+		var ok bool
+		if r.other, ok = secondReading(r.other[:0], path); !ok || t.find(vh, r, r.other, true) != found {
 			return m, ErrAmbiguousPath
 		}
 	}
