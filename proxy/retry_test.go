@@ -1,0 +1,245 @@
+package proxy_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hostmesh/hostmesh/proxy/config"
+)
+
+// resetting is a backend that reads a request and closes without an answer.
+func resetting(t testing.TB, seen *atomic.Int32) string {
+	return rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+		if readHead(r) != "" {
+			seen.Add(1)
+		}
+		_ = conn.(*net.TCPConn).SetLinger(0)
+	})
+}
+
+func ok(t testing.TB) string {
+	return server(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(w, r.Body)
+		_, _ = io.WriteString(w, "ok")
+	})
+}
+
+func TestConnectFailureGoesToAnotherHost(t *testing.T) {
+	dead := freeAddr(t).String()
+	p := startHTTP(t, dead, ok(t))
+	for i := range 20 {
+		resp, err := http.DefaultClient.Do(request(p, "POST", fmt.Sprint("body", i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != 200 || string(body) != fmt.Sprint("body", i, "ok") {
+			t.Fatalf("%d %q", resp.StatusCode, body)
+		}
+	}
+	if n := p.stat("cluster.web.upstream_rq_retry_success"); n == "0" {
+		t.Error("nothing was retried")
+	}
+}
+
+func request(p *testProxy, method, body string) *http.Request {
+	req, _ := http.NewRequest(method, "http://"+p.addr.String()+"/", strings.NewReader(body))
+	req.Host = "web.mesh.internal"
+	return req
+}
+
+func TestAllHostsDown(t *testing.T) {
+	p := startHTTP(t, freeAddr(t).String(), freeAddr(t).String(), freeAddr(t).String(), freeAddr(t).String())
+	status, body, err := p.get(http.DefaultClient, "web.mesh.internal", "/")
+	if status != 503 || err != nil || !strings.HasPrefix(body, "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: remote connection failure") {
+		t.Errorf("%d %q %v", status, body, err)
+	}
+	p.stop()
+	if !strings.Contains(p.log.String(), " 503 UF,URX ") {
+		t.Errorf("access log %q", p.log)
+	}
+	if n := strings.Count(p.log.String(), "\n"); n != 1 {
+		t.Errorf("%d lines for one request", n)
+	}
+}
+
+func TestResetIsRetriedOnlyIfIdempotent(t *testing.T) {
+	for _, c := range []struct {
+		method, body string
+		status       int
+	}{
+		{"GET", "", 200},
+		{"PUT", "again", 200},
+		{"DELETE", "", 200},
+		{"POST", "once", 503},
+		{"PATCH", "once", 503},
+	} {
+		t.Run(c.method, func(t *testing.T) {
+			var bad atomic.Int32
+			p := startHTTP(t, resetting(t, &bad), ok(t))
+			failed := 0
+			for range 6 {
+				resp, err := http.DefaultClient.Do(request(p, c.method, c.body))
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, _ := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if resp.StatusCode == 200 && string(body) != c.body+"ok" {
+					t.Errorf("body %q", body)
+				}
+				if resp.StatusCode != 200 {
+					failed++
+				}
+			}
+			if bad.Load() == 0 {
+				t.Fatal("the resetting backend was never tried")
+			}
+			if want := c.status != 200; want != (failed > 0) {
+				t.Errorf("%d of 6 failed with %d seen by the resetting backend", failed, bad.Load())
+			}
+			if c.status != 200 && int32(failed) != bad.Load() {
+				t.Errorf("%d failed, but the backend saw %d requests: one was repeated", failed, bad.Load())
+			}
+		})
+	}
+}
+
+func TestStaleConnectionIsReplacedWithoutPolicy(t *testing.T) {
+	// Each connection serves one request and is closed when the second arrives: the race of an idle timeout.
+	var conns atomic.Int32
+	backend := rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+		conns.Add(1)
+		readHead(r)
+		answer(conn, "ok")
+		_, _ = r.Peek(1)
+		_ = conn.(*net.TCPConn).SetLinger(0)
+	})
+	v := vhost("web.mesh.internal", "web")
+	v.Routes[0].Retry = config.Retry{}
+	p := start(t, &config.Config{Listeners: []*config.Listener{httpConfig(freeAddr(t), v)}, Clusters: clusters(cluster("web", backend))}, nil)
+	conn := p.dial()
+	r := bufio.NewReader(conn)
+	for i := range 10 {
+		_, _ = io.WriteString(conn, get)
+		if resp, body := readResponse(t, r, "GET"); resp.StatusCode != 200 || body != "ok" {
+			t.Fatalf("request %d: %s %q", i, resp.Status, body)
+		}
+	}
+}
+
+func TestClosedIdleConnectionIsNotUsedForPOST(t *testing.T) {
+	backend := rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+		head := readHead(r)
+		if strings.HasPrefix(head, "POST") {
+			_, _ = io.CopyN(io.Discard, r, 4)
+		}
+		answer(conn, "ok") // and close
+	})
+	p := startHTTP(t, backend)
+	for i := range 30 {
+		resp, err := http.DefaultClient.Do(request(p, "POST", "body"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 200 {
+			t.Fatalf("request %d: %s", i, resp.Status)
+		}
+	}
+}
+
+func TestRetryOnStatus(t *testing.T) {
+	var tries atomic.Int32
+	bad := server(t, func(w http.ResponseWriter, r *http.Request) {
+		tries.Add(1)
+		http.Error(w, "no", http.StatusServiceUnavailable)
+	})
+	v := vhost("web.mesh.internal", "web")
+	v.Routes[0].Retry = config.Retry{On: config.RetryGatewayError, Max: 3}
+	p := start(t, &config.Config{Listeners: []*config.Listener{httpConfig(freeAddr(t), v)}, Clusters: clusters(cluster("web", bad, ok(t)))}, nil)
+	for range 6 {
+		if status, body, err := p.get(http.DefaultClient, "web.mesh.internal", "/"); status != 200 || body != "ok" || err != nil {
+			t.Errorf("%d %q %v", status, body, err)
+		}
+	}
+	if tries.Load() == 0 {
+		t.Error("the bad host was never tried")
+	}
+}
+
+func TestPerTryTimeoutIsRetried(t *testing.T) {
+	slow := rawBackend(t, func(conn net.Conn, r *bufio.Reader) { _, _ = io.Copy(io.Discard, r) })
+	v := vhost("web.mesh.internal", "web")
+	v.Routes[0].Retry = config.Retry{On: config.Retry5xx, Max: 2, PerTryTimeout: 50 * time.Millisecond}
+	p := start(t, &config.Config{Listeners: []*config.Listener{httpConfig(freeAddr(t), v)}, Clusters: clusters(cluster("web", slow, ok(t)))}, nil)
+	for range 4 {
+		if status, _, err := p.get(http.DefaultClient, "web.mesh.internal", "/"); status != 200 || err != nil {
+			t.Errorf("%d %v", status, err)
+		}
+	}
+}
+
+func TestConnectTimeout(t *testing.T) {
+	c := cluster("web", fullBacklog(t))
+	c.ConnectTimeout = 100 * time.Millisecond
+	v := vhost("web.mesh.internal", "web")
+	v.Routes[0].Retry = config.Retry{}
+	p := start(t, &config.Config{Listeners: []*config.Listener{httpConfig(freeAddr(t), v)}, Clusters: clusters(c)}, nil)
+	status, body, err := p.get(http.DefaultClient, "web.mesh.internal", "/")
+	if status != 503 || !strings.HasSuffix(body, "reset reason: connection timeout") || err != nil {
+		t.Errorf("%d %q %v", status, body, err)
+	}
+}
+
+func TestCircuitBreakers(t *testing.T) {
+	release := make(chan struct{})
+	backend := server(t, func(w http.ResponseWriter, r *http.Request) { <-release })
+	for _, c := range []struct {
+		name   string
+		change func(*config.Cluster)
+		pass   int // of 5 concurrent requests
+	}{
+		{"requests", func(c *config.Cluster) { c.MaxRequests = 2 }, 2},
+		{"connections and pending", func(c *config.Cluster) { c.MaxConnections, c.MaxPending = 2, 1 }, 3},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cl := cluster("web", backend)
+			c.change(cl)
+			p := start(t, &config.Config{Listeners: []*config.Listener{httpConfig(freeAddr(t), vhost("web.mesh.internal", "web"))}, Clusters: clusters(cl)}, oneLoop)
+			results := make(chan int, 5)
+			for range 5 {
+				time.Sleep(20 * time.Millisecond)
+				go func() {
+					status, _, _ := p.get(http.DefaultClient, "web.mesh.internal", "/")
+					results <- status
+				}()
+			}
+			for range 5 - c.pass {
+				if status := <-results; status != 503 {
+					t.Errorf("status %d, want 503", status)
+				}
+			}
+			for range c.pass {
+				release <- struct{}{}
+			}
+			for range c.pass {
+				if status := <-results; status != 200 {
+					t.Errorf("status %d, want 200", status)
+				}
+			}
+			p.stop()
+			if n := strings.Count(p.log.String(), " 503 UO "); n != 5-c.pass {
+				t.Errorf("%d lines with UO in %q", n, p.log)
+			}
+		})
+	}
+}
