@@ -99,8 +99,10 @@ func (s *Server) serveReady(w http.ResponseWriter, _ *http.Request) {
 func (s *Server) services() Services {
 	snapshot, _ := s.catalog.Current()
 	conflicts := map[registry.Name][]string{}
-	for _, c := range s.resources.Load().Conflicts() {
-		conflicts[c.Service] = append(conflicts[c.Service], c.Reason)
+	if common := s.resources.Load(); common != nil { // nil before the catalog is settled
+		for _, c := range common.Conflicts() {
+			conflicts[c.Service] = append(conflicts[c.Service], c.Reason)
+		}
 	}
 	all := Services{Number: snapshot.Number, Services: make([]ServiceSummary, 0, len(snapshot.Services))}
 	for _, svc := range snapshot.Services {

@@ -23,8 +23,14 @@ func (c *compiler) next(snapshot *registry.Snapshot) (*compile.Common, *dnsserve
 	return c.common, c.zones.Build(snapshot)
 }
 
-// follow publishes every snapshot of the catalog, or the latest when they come faster than they compile.
+// follow publishes every snapshot of the catalog, or the latest when they come faster than they compile. It begins when
+// the catalog is settled: until then a client would be told that what is not known yet does not exist.
 func (s *Server) follow(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-s.catalog.Settled():
+	}
 	for {
 		snapshot, changed := s.catalog.Current()
 		if s.compiler.snapshot != snapshot {

@@ -3,6 +3,7 @@ package controlplane
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -48,8 +49,8 @@ type Server struct {
 
 const stopTimeout = 5 * time.Second
 
-// New binds every TCP and unix address, so that a port that is taken is told before anything starts, and compiles what
-// the catalog has now, so that the first client is answered from it.
+// New binds every TCP and unix address, so that a port that is taken is told before anything starts. If the catalog is
+// settled by its sealed views, the first client is answered from them.
 func New(o Options) (_ *Server, err error) {
 	s := &Server{
 		domain: o.Domain, catalog: o.Catalog, log: o.Log,
@@ -59,8 +60,12 @@ func New(o Options) (_ *Server, err error) {
 		options: compile.Options{Domain: o.Domain},
 		zones:   zone.New(zone.Options{Domain: o.Domain, NameServers: nameServers(o.Domain, o.DNS)}),
 	}
-	snapshot, _ := o.Catalog.Current()
-	s.publish(snapshot)
+	select {
+	case <-o.Catalog.Settled(): // all from sealed views
+		snapshot, _ := o.Catalog.Current()
+		s.publish(snapshot)
+	default:
+	}
 	s.xds = xds.New(xds.Options{Source: s.resources, Log: o.Log})
 	defer func() {
 		if err != nil {
@@ -132,7 +137,7 @@ func (s *Server) serveXDS(ctx context.Context) error {
 	for _, l := range s.listeners {
 		group.Go(func() error {
 			s.log.Info("xds listening", "addr", l.Addr().String())
-			if err := server.Serve(l); err != nil {
+			if err := server.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 				return fmt.Errorf("serve xds on %s: %w", l.Addr(), err)
 			}
 			return nil

@@ -25,7 +25,7 @@ type Options struct {
 	// StateDir is where views are sealed and the number of the last Snapshot is kept; "" keeps nothing. A directory
 	// that cannot be written is told in SourceStatus and the log; serving goes on.
 	StateDir string
-	// Interval is the least time between two Snapshots; the first change after quiet goes out at once. Default 100 ms.
+	// Interval is the least time between two Snapshots; the first change after quiet goes out at once. Default 50 ms.
 	Interval time.Duration
 	// SealEvery is the least time between two sealings. Default 5 s.
 	SealEvery time.Duration
@@ -44,6 +44,7 @@ type Catalog struct {
 	log      *slog.Logger
 	sources  []*source // in configured order
 	snapshot *watch.Value[*Snapshot]
+	settled  chan struct{} // closed by settle
 	wake     chan struct{} // one slot: a source has a new view
 	sealNow  chan struct{} // one slot: a view is to be sealed
 
@@ -61,7 +62,7 @@ func NewCatalog(sources []Source, options Options) (*Catalog, error) {
 	if err := check(sources, options); err != nil {
 		return nil, fmt.Errorf("make catalog: %w", err)
 	}
-	options.Interval = cmp.Or(options.Interval, 100*time.Millisecond)
+	options.Interval = cmp.Or(options.Interval, 50*time.Millisecond)
 	options.SealEvery = cmp.Or(options.SealEvery, 5*time.Second)
 	options.Grace = cmp.Or(options.Grace, 10*time.Second)
 	options.RetryMin = cmp.Or(options.RetryMin, 200*time.Millisecond)
@@ -72,6 +73,7 @@ func NewCatalog(sources []Source, options Options) (*Catalog, error) {
 	c := &Catalog{
 		options: options,
 		log:     options.Log,
+		settled: make(chan struct{}),
 		wake:    make(chan struct{}, 1),
 		sealNow: make(chan struct{}, 1),
 	}
@@ -94,6 +96,7 @@ func NewCatalog(sources []Source, options Options) (*Catalog, error) {
 	}
 	services, _ := c.merger.merge()
 	c.snapshot = watch.New(&Snapshot{Number: c.numbers.next(), Services: services})
+	c.settle(false)
 	return c, nil
 }
 
@@ -121,6 +124,26 @@ func check(sources []Source, o Options) error {
 
 // Current returns the latest Snapshot, never nil, and a channel that is closed when there is a later one.
 func (c *Catalog) Current() (*Snapshot, <-chan struct{}) { return c.snapshot.Get() }
+
+// Settled returns a channel that is closed when Current is the whole: every source has a view, of this process or a
+// sealed one, or the grace of those that have none has ended. Before that what is missing in Current is not known to be
+// gone, so nobody should be told so.
+func (c *Catalog) Settled() <-chan struct{} { return c.settled }
+
+// settle closes settled if it is time to. It is called by NewCatalog, then by Run's goroutine alone.
+func (c *Catalog) settle(graceEnded bool) {
+	select {
+	case <-c.settled:
+		return
+	default:
+	}
+	for _, s := range c.sources {
+		if !graceEnded && !s.taken() {
+			return
+		}
+	}
+	close(c.settled)
+}
 
 // Run watches all sources until ctx ends, and seals their last views before it returns. It is called once; its
 // error is that of ctx.
@@ -151,23 +174,27 @@ func (c *Catalog) Run(ctx context.Context) error {
 
 // mergeViews makes a Snapshot of what is new: at once after quiet, at most one per Interval else.
 func (c *Catalog) mergeViews(ctx context.Context) {
+	grace := time.NewTimer(c.options.Grace)
+	defer grace.Stop()
 	quiet := time.NewTimer(0)
 	defer quiet.Stop()
+	wake := (<-chan struct{})(nil) // c.wake while it is quiet
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-grace.C:
+			c.settle(true)
 		case <-quiet.C:
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-c.wake:
-		}
-		if c.mergeOnce() {
-			quiet.Reset(c.options.Interval)
-		} else {
-			quiet.Reset(0)
+			wake = c.wake
+		case <-wake:
+			wake = nil
+			if c.mergeOnce() {
+				quiet.Reset(c.options.Interval)
+			} else {
+				quiet.Reset(0)
+			}
+			c.settle(false)
 		}
 	}
 }
@@ -187,7 +214,8 @@ func (c *Catalog) mergeOnce() bool {
 	return true
 }
 
-// sealViews seals what changed, at most every SealEvery, and once more on stop.
+// sealViews seals what changed, at most every SealEvery, and once more on stop. What was never sealed is at once: a
+// crash should find something.
 func (c *Catalog) sealViews(stop <-chan struct{}) {
 	for stopped := false; !stopped; {
 		select {
@@ -197,7 +225,7 @@ func (c *Catalog) sealViews(stop <-chan struct{}) {
 			select {
 			case <-stop:
 				stopped = true
-			case <-time.After(c.options.SealEvery):
+			case <-time.After(c.sealDelay()):
 			}
 		}
 		for _, s := range c.sources {
@@ -206,6 +234,15 @@ func (c *Catalog) sealViews(stop <-chan struct{}) {
 			}
 		}
 	}
+}
+
+func (c *Catalog) sealDelay() time.Duration {
+	for _, s := range c.sources {
+		if s.neverSealed() {
+			return 0
+		}
+	}
+	return c.options.SealEvery
 }
 
 // Ready reports whether every source has published a view since the start, or its grace has ended. The reason names

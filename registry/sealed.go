@@ -85,7 +85,7 @@ func (s *source) load() {
 	default:
 		s.view = View{Services: v.Services, Problems: v.Problems}
 		s.endpoints = countEndpoints(v.Services)
-		s.viewed, s.fromSeal = v.Time, true
+		s.viewed, s.fromSeal, s.sealed = v.Time, true, true
 		s.catalog.log.Info("serving the sealed view", "registry", s.Name, "services", len(v.Services), "of", v.Time)
 	}
 }
@@ -103,6 +103,13 @@ func (s *source) readSealed(path string) (sealedView, error) {
 		return sealedView{}, fmt.Errorf("open %s: it is of registry %q (%s), want %q (%s)", path, v.Source, v.Kind, s.Name, s.Kind)
 	}
 	return v, nil
+}
+
+// neverSealed reports whether there is a view to seal, none was before, and sealing has not failed.
+func (s *source) neverSealed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.unsealed && !s.sealed && s.sealErr == nil
 }
 
 // seal writes the last view to disk if it is not there yet.
@@ -129,6 +136,6 @@ func (s *source) seal() error {
 			s.catalog.log.Error("view not sealed", "registry", s.Name, "error", err)
 		}
 	}
-	s.sealErr = err
+	s.sealErr, s.sealed = err, s.sealed || err == nil
 	return err
 }

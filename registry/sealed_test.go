@@ -203,14 +203,21 @@ func TestSealedAtMostEverySealEveryAndOnlyChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := make(script)
 		stop := start(t, newCatalog(t, registry.Options{StateDir: dir, SealEvery: 5 * time.Second}, source("a", a)))
-		for n := 1; n <= 4; n++ {
+		a.publish(view(1, "web"))
+		time.Sleep(time.Millisecond)
+		synctest.Wait()
+		first, firstAt := sealed()
+		if len(first.Services) != 1 {
+			t.Fatal("the first view is not sealed at once")
+		}
+		for n := 2; n <= 4; n++ {
 			a.publish(view(n, "web"))
 			time.Sleep(time.Second)
 		}
-		if _, at := sealed(); !at.IsZero() {
-			t.Error("sealed before SealEvery")
+		if _, at := sealed(); !at.Equal(firstAt) {
+			t.Error("sealed again before SealEvery")
 		}
-		time.Sleep(2 * time.Second)
+		time.Sleep(3 * time.Second)
 		synctest.Wait()
 		v, at := sealed()
 		if len(v.Services) != 1 || len(v.Services[0].Endpoints) != 4 {
@@ -226,6 +233,52 @@ func TestSealedAtMostEverySealEveryAndOnlyChanges(t *testing.T) {
 		if v, _ := sealed(); len(v.Services) != 0 {
 			t.Errorf("%d services sealed after the stop, want what was published last", len(v.Services))
 		}
+	})
+}
+
+func TestSettledOnlyWhenNothingIsMissing(t *testing.T) {
+	dir := t.TempDir()
+	settled := func(c *registry.Catalog) bool {
+		synctest.Wait()
+		select {
+		case <-c.Settled():
+			return true
+		default:
+			return false
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		a, b := make(script), make(script)
+		catalog := newCatalog(t, registry.Options{StateDir: dir, Grace: 10 * time.Second}, source("a", a), source("b", b))
+		stop := start(t, catalog)
+		a.publish(view(1, "web"))
+		time.Sleep(time.Second)
+		if settled(catalog) {
+			t.Error("settled although b has never spoken")
+		}
+		b.publish(registry.View{})
+		time.Sleep(time.Second)
+		if !settled(catalog) || len(current(catalog).Services) != 1 {
+			t.Error("not settled although both have spoken, or without a's view")
+		}
+		stop()
+
+		catalog = newCatalog(t, registry.Options{StateDir: dir}, source("a", make(script)), source("b", make(script)))
+		if !settled(catalog) {
+			t.Error("not settled although both have a sealed view")
+		}
+
+		catalog = newCatalog(t, registry.Options{Grace: 10 * time.Second}, source("a", make(script)))
+		stop = start(t, catalog)
+		time.Sleep(9 * time.Second)
+		if settled(catalog) {
+			t.Error("settled before the grace has ended")
+		}
+		time.Sleep(2 * time.Second)
+		if !settled(catalog) {
+			t.Error("not settled although the grace has ended")
+		}
+		stop()
 	})
 }
 

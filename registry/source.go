@@ -25,6 +25,7 @@ type source struct {
 	fromSeal    bool       // view was not published in this process
 	fresh       bool       // view was not taken by the merge yet
 	unsealed    bool       // view was not sealed yet
+	sealed      bool       // there is a sealed view on disk, of this or an earlier process
 	call        uint64     // counts the calls of Watch and their ends: a publish of an earlier one is late
 	synced      time.Time  // when this call of Watch published its first good view; zero before
 	err         error      // why the source is not synced
@@ -137,6 +138,13 @@ func (s *source) take() ([]*Service, bool) {
 	fresh := s.fresh
 	s.fresh = false
 	return s.view.Services, fresh
+}
+
+// taken reports whether the source has a view and the merge has it.
+func (s *source) taken() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.viewed.IsZero() && !s.fresh
 }
 
 func samePointers(a, b []*Service) bool {
