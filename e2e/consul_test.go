@@ -23,9 +23,10 @@ func instance(t testing.TB, client *api.Client, service, version string) {
 		Service: &api.AgentService{ID: service + "-" + version, Service: service, Address: "127.0.0.1", Port: port, Meta: map[string]string{"protocol": "http"}},
 		Check:   &api.AgentCheck{Node: "test-host", CheckID: service + "-" + version, Name: "up", Status: api.HealthPassing, ServiceID: service + "-" + version},
 	}
-	if _, err := client.Catalog().Register(registration, nil); err != nil {
-		t.Fatalf("register %s %s: %v", service, version, err)
-	}
+	eventually(t, 30*time.Second, "Consul takes a registration", func() error { // a new leader takes a moment to take writes
+		_, err := client.Catalog().Register(registration, nil)
+		return err
+	})
 }
 
 // cluster is three Consul servers and a mesh that reads one of those that do not lead.

@@ -19,6 +19,7 @@ const faultRate = 500 // requests a second under which every fault is injected
 type neverEmpty struct {
 	t       testing.TB
 	stop    chan struct{}
+	once    sync.Once
 	watched sync.WaitGroup
 }
 
@@ -54,11 +55,13 @@ func watchNeverEmpty(t testing.TB, m *mesh, service string) *neverEmpty {
 			}
 		}
 	})
+	t.Cleanup(w.finish)
 	return w
 }
 
+// finish ends the watch; it may be called again.
 func (w *neverEmpty) finish() {
-	close(w.stop)
+	w.once.Do(func() { close(w.stop) })
 	w.watched.Wait()
 }
 
