@@ -82,11 +82,12 @@ func (b *binder) update(ctx context.Context, cfg *config.Config) {
 	changed := changedClusters(b.config, cfg)
 	wanted := b.wanted(cfg)
 	b.config = cfg
-	for _, w := range b.p.workers {
-		_ = w.loop.Do(ctx, func() { w.update(cfg, changed) })
-	}
 	b.drop(ctx, wanted)
-	b.replace(ctx, wanted)
+	replaced := b.replace(wanted)
+	for _, w := range b.p.workers {
+		// In one step: no request may see the routes of one configuration and the clusters of another.
+		_ = w.loop.Do(ctx, func() { w.update(cfg, changed, replaced) })
+	}
 	b.bindMissing(ctx)
 }
 
@@ -184,10 +185,11 @@ func (b *binder) closeAddrs(ctx context.Context, which func(*binding) bool) {
 	b.p.log.Info("listeners closed", "addresses", addrs)
 }
 
-// replace gives addresses that stay what they serve from now on, without touching their sockets.
-func (b *binder) replace(ctx context.Context, wanted map[netip.AddrPort]*served) {
-	changed := map[netip.AddrPort]*served{}
+// replace returns what bound addresses that stay are to serve from now on, without touching their sockets.
+func (b *binder) replace(wanted map[netip.AddrPort]*served) map[netip.AddrPort]*served {
+	replaced := map[netip.AddrPort]*served{}
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	for addr, s := range wanted {
 		at := b.addrs[addr]
 		switch {
@@ -196,23 +198,11 @@ func (b *binder) replace(ctx context.Context, wanted map[netip.AddrPort]*served)
 		case at.served != s:
 			at.served = s
 			if at.bound {
-				changed[addr] = s
+				replaced[addr] = s
 			}
 		}
 	}
-	b.mu.Unlock()
-	if len(changed) == 0 {
-		return
-	}
-	for _, w := range b.p.workers {
-		_ = w.loop.Do(ctx, func() {
-			for addr, s := range changed {
-				if a := w.acceptors[addr]; a != nil {
-					a.serve(s)
-				}
-			}
-		})
-	}
+	return replaced
 }
 
 // bindMissing binds the addresses that are wanted and not bound. One that fails is tried again later; the others serve.

@@ -20,6 +20,7 @@ func (x *exchange) becomeTunnel(head []byte) (ended bool) {
 	t.toUp.readable, t.toUp.hup = c.readable, c.hup
 	t.toDown.readable, t.toDown.hup = x.upReadable, x.upHup
 	t.give(&t.toUp, c.in)
+	t.toUp.bytes = uint64(len(c.in))
 	x.w.loop.Release(c.in)
 	c.in = nil
 	if len(c.out) > 0 {
@@ -37,6 +38,7 @@ func (x *exchange) becomeTunnel(head []byte) (ended bool) {
 func (c *client) upgraded(early []byte) {
 	t := c.tunnel
 	if len(early) > 0 {
+		t.toDown.bytes += uint64(len(early))
 		if t.toDown.pending == nil {
 			t.give(&t.toDown, early)
 		} else {

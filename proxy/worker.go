@@ -64,9 +64,15 @@ func (w *worker) cluster(name string) *upstream.Cluster {
 	return c
 }
 
-// update takes a new configuration, of which the clusters named in changed differ from the one before.
-func (w *worker) update(cfg *config.Config, changed []string) {
+// update takes a new configuration: the clusters named in changed differ from those before, and the addresses in replaced
+// serve something else.
+func (w *worker) update(cfg *config.Config, changed []string, replaced map[netip.AddrPort]*served) {
 	w.config = cfg
+	for addr, s := range replaced {
+		if a := w.acceptors[addr]; a != nil {
+			a.serve(s)
+		}
+	}
 	for _, name := range changed {
 		c := w.clusters[name]
 		if c == nil {
