@@ -1,7 +1,6 @@
 package xds
 
 import (
-	"fmt"
 	"slices"
 	"strconv"
 	"sync"
@@ -9,7 +8,6 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	statuspb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
@@ -25,7 +23,6 @@ const (
 	maxNames       = 100_000 // of one type
 	maxName        = 1024    // bytes
 	maxOutstanding = 64      // responses of one type whose answer is awaited; older ones are forgotten
-	maxReason      = 4096    // bytes of a NACK's reason that are kept
 )
 
 // session is the protocol of one stream: requests in, responses out, no I/O. What a client is owed is never queued but
@@ -284,33 +281,6 @@ func (s *session) join(t compile.Type, in *interest) {
 	in.group, in.have = s.fleet.move(s, in.group, s.class, t, sub, in.have)
 	in.names = in.group.sub.names // the shared copy
 	in.status.Subscribed, in.status.Wildcard = len(in.names), in.wildcard
-}
-
-// receipt notes how the client took a response.
-func (s *session) receipt(in *interest, nonce string, refused *statuspb.Status) {
-	n, err := strconv.ParseUint(nonce, 10, 64)
-	if err != nil {
-		return
-	}
-	i := slices.IndexFunc(in.sent, func(r receipt) bool { return r.nonce == n })
-	if i < 0 {
-		return // of another type, forgotten or never sent
-	}
-	number := in.sent[i].number
-	in.sent = slices.Delete(in.sent, 0, i+1)
-	if refused == nil {
-		in.status.Acked = number
-		in.status.Nack = nil
-		return
-	}
-	reason := refused.GetMessage()
-	if len(reason) > maxReason {
-		reason = reason[:maxReason] + "…"
-	}
-	if reason == "" {
-		reason = fmt.Sprintf("code %d, no reason given", refused.GetCode())
-	}
-	in.status.Nack = &Nack{Reason: reason, Time: s.now(), Number: number}
 }
 
 // next returns the next response that is owed, or nil. What is added goes out in the order clusters, endpoints,

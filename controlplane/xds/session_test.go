@@ -1,10 +1,13 @@
 package xds
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -182,12 +185,12 @@ func TestASlowClientHasNoQueue(t *testing.T) {
 func TestALargeAnswerComesInParts(t *testing.T) {
 	w := newWorld()
 	var names []string
-	for i := range 6000 {
+	for i := range 3000 {
 		w.set(i, 80)
-		names = append(names, clusterName(i))
+		names = append(names, fuzzName(compile.Listener, i))
 	}
 	w.publish()
-	s := subscribed(t, w, compile.Cluster, names...)
+	s := subscribed(t, w, compile.Listener, names...)
 	seen := map[string]bool{}
 	parts := 0
 	for f := s.next(); f != nil; f = s.next() {
@@ -227,4 +230,31 @@ func TestUnacknowledgedResponsesAreBounded(t *testing.T) {
 	if err != nil || len(in.sent) != 0 || in.status.Nack == nil || len(in.status.Nack.Reason) > maxReason+4 {
 		t.Errorf("after a NACK: %v, %d receipts, reason of %d bytes", err, len(in.sent), len(in.status.Nack.Reason))
 	}
+}
+
+func TestAFloodOfRequestsIsReadSlowly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p pace
+		start := time.Now()
+		for range 5*maxRequests + 1 {
+			if err := p.wait(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(start); took != 5*time.Second {
+			t.Errorf("%d requests were taken in %v, want 5s", 5*maxRequests+1, took)
+		}
+		time.Sleep(time.Minute)
+		if p.wait(t.Context()) != nil || time.Since(start) != 65*time.Second {
+			t.Error("a stream that was quiet has to wait")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		for range maxRequests {
+			if p.wait(ctx) != nil {
+				return
+			}
+		}
+		t.Error("a stream that ended waits")
+	})
 }

@@ -2,8 +2,12 @@ package xds
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
+	"strconv"
 	"time"
+
+	statuspb "google.golang.org/genproto/googleapis/rpc/status"
 
 	"github.com/hostmesh/hostmesh/controlplane/compile"
 )
@@ -38,6 +42,36 @@ type Nack struct {
 	Reason string    `json:"reason"`
 	Time   time.Time `json:"time"`
 	Number uint64    `json:"number"`
+}
+
+// maxReason is how many bytes of a NACK's reason are kept.
+const maxReason = 4096
+
+// receipt notes how the client took a response.
+func (s *session) receipt(in *interest, nonce string, refused *statuspb.Status) {
+	n, err := strconv.ParseUint(nonce, 10, 64)
+	if err != nil {
+		return
+	}
+	i := slices.IndexFunc(in.sent, func(r receipt) bool { return r.nonce == n })
+	if i < 0 {
+		return // of another type, forgotten or never sent
+	}
+	number := in.sent[i].number
+	in.sent = slices.Delete(in.sent, 0, i+1)
+	if refused == nil {
+		in.status.Acked = number
+		in.status.Nack = nil
+		return
+	}
+	reason := refused.GetMessage()
+	if len(reason) > maxReason {
+		reason = reason[:maxReason] + "…"
+	}
+	if reason == "" {
+		reason = fmt.Sprintf("code %d, no reason given", refused.GetCode())
+	}
+	in.status.Nack = &Nack{Reason: reason, Time: s.now(), Number: number}
 }
 
 // status returns what s knows of its client; ok is false before the first request.

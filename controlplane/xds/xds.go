@@ -10,6 +10,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,7 +18,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/hostmesh/hostmesh/controlplane/compile"
@@ -177,7 +177,11 @@ func (s *Server) serve(st *stream, receive func() (url string, nack bool, err er
 	s.streams[st] = struct{}{}
 	s.mu.Unlock()
 	defer s.end(st)
+	var pace pace
 	for {
+		if err := pace.wait(st.ctx); err != nil {
+			return status.FromContextError(err).Err()
+		}
 		url, nack, err := receive()
 		switch {
 		case errors.Is(err, io.EOF):
@@ -215,70 +219,8 @@ func (s *Server) end(st *stream) {
 	delete(s.streams, st)
 	if c, ok := st.status(); ok {
 		c.Disconnected = &now
+		s.gone = slices.DeleteFunc(s.gone, func(old ClientStatus) bool { return old.NodeID == c.NodeID })
 		s.gone = append(s.gone, c)
 		s.forget(now)
 	}
-}
-
-// stream is a session with its connection. It has one goroutine, which receives; a second lives only while there is
-// something to send, so that a client that waits is cheap.
-type stream struct {
-	session *session
-	ctx     context.Context // the stream's own, as gRPC has it
-	grpc    grpc.ServerStream
-	address string
-	since   time.Time
-	log     *slog.Logger
-
-	mu      sync.Mutex
-	sending bool // guarded by mu: a goroutine is in flush
-	again   bool // guarded by mu: kicked since flush began its round
-}
-
-func (s *Server) newStream(g grpc.ServerStream, delta bool) *stream {
-	st := &stream{ctx: g.Context(), grpc: g, since: time.Now(), log: s.log}
-	if p, ok := peer.FromContext(st.ctx); ok && p.Addr != nil {
-		st.address = p.Addr.String()
-	}
-	st.session = newSession(s.fleet, delta, st.kick)
-	return st
-}
-
-func (st *stream) status() (ClientStatus, bool) {
-	c, ok := st.session.status()
-	c.Address, c.Connected = st.address, st.since
-	return c, ok
-}
-
-// kick makes sure that what is owed is being sent. It does not block.
-func (st *stream) kick() {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	st.again = true
-	if !st.sending {
-		st.sending = true
-		go st.flush()
-	}
-}
-
-// flush sends what is owed. It ends with the stream at the latest: a send that blocks is ended by gRPC then.
-func (st *stream) flush() {
-	for st.round() {
-		for f := st.session.next(); f != nil; f = st.session.next() {
-			if err := st.grpc.SendMsg(f); err != nil {
-				if st.ctx.Err() == nil {
-					st.log.Error("xds response not sent", "peer", st.address, "error", err)
-				}
-				return // the stream is over, which the receiving side tells; nothing is sent any more
-			}
-		}
-	}
-}
-
-// round reports whether there is a reason to look again for what is owed.
-func (st *stream) round() bool {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	st.sending, st.again = st.again, false
-	return st.sending
 }
