@@ -142,6 +142,7 @@ func TestReadBootstrapTellsAllMistakes(t *testing.T) {
 		{"eds without a server", "static_resources: {clusters: [{name: a, type: EDS, eds_cluster_config: {eds_config: {ads: {}}}}]}", []string{
 			"b:1: static_resources.clusters[0].type: got EDS, want STATIC: there is no dynamic_resources.ads_config",
 		}},
+		{"an alias of itself", "node: {metadata: {a: &a [*a, *a]}}", []string{"b:1: node.metadata: got too much or too deep a nesting"}},
 		{"an alias that grows", "a: &a [x,x,x,x,x,x,x,x,x,x]\nnode: {metadata: {b: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a], c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b], d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c], e: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d,*d], f: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e,*e], g: [*f,*f,*f,*f,*f,*f,*f,*f,*f,*f]}}", []string{
 			"b:1: a: got an unknown field", "b:1: node.metadata: got too much",
 		}},
@@ -164,7 +165,8 @@ func TestReadBootstrapTellsAllMistakes(t *testing.T) {
 	}
 }
 
-func TestControlIsUnixOrLoopback(t *testing.T) {
+// TestCVEClass_UnverifiedServer: without identities no configuration is taken from another host.
+func TestCVEClass_UnverifiedServer(t *testing.T) {
 	for target, want := range map[string]string{
 		"unix:/run/x.sock": "unix /run/x.sock", "unix:///run/x.sock": "unix /run/x.sock", "unix:@abstract": "unix @abstract",
 		"127.0.0.1:15010": "tcp 127.0.0.1:15010", "[::1]:15010": "tcp [::1]:15010", "localhost:1": "tcp localhost:1", "127.9.9.9:1": "tcp 127.9.9.9:1",

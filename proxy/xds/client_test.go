@@ -1,15 +1,18 @@
 package xds
 
 import (
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hostmesh/hostmesh/proxy/config"
@@ -237,6 +240,73 @@ func TestSealedConfigurationRefused(t *testing.T) {
 		}
 		if st := c.Status(); st.SealedError == "" || st.Source != "static" || len(c.Config().Load().Clusters) != 0 {
 			t.Errorf("%s: got status %+v with %d clusters, want it refused as a whole", name, st, len(c.Config().Load().Clusters))
+		}
+	}
+}
+
+// FuzzSealed: a payload that passed the checksum and is nonsense all the same is refused or harmless.
+func FuzzSealed(f *testing.F) {
+	made := func() *Client {
+		c, err := New(Options{Bootstrap: &Bootstrap{Control: "unix:/x", Node: Node{ID: "n"}}, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			f.Fatal(err)
+		}
+		return c
+	}
+	c := made()
+	for k, resources := range [][]*discoveryv3.Resource{
+		clusters: list(clusterNamed(f, "a", "1")), endpoints: list(endpointsNamed(f, "a", "1", 80)),
+		listeners: list(listenerNamed(f, "l", 1, "r")), routeTables: list(routesNamed(f, "r", "1", "a")),
+	} {
+		if err := c.store.apply(kind(k), &discoveryv3.DeltaDiscoveryResponse{Resources: resources}, time.Now()); err != nil {
+			f.Fatal(err)
+		}
+	}
+	payload, whole, err := c.payload()
+	if err != nil || !whole {
+		f.Fatalf("got %t, %v, want a whole state", whole, err)
+	}
+	f.Add(payload)
+	f.Add([]byte("\xff\xff\xff\xff\xff\x7f"))
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		c := made()
+		if err := c.unseal(payload, time.Now()); err != nil {
+			return
+		}
+		for _, l := range c.store.current.Listeners {
+			if l.HTTP != nil && l.HTTP.Routes == nil {
+				t.Errorf("listener %q is served without routes", l.Name)
+			}
+		}
+		for name, k := range c.store.current.Clusters {
+			if !k.Assigned {
+				t.Errorf("cluster %q waits for nobody", name)
+			}
+		}
+		if _, err := c.ConfigDump(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestRunLeavesNoGoroutine: with a server, after losing it, and without one.
+func TestRunLeavesNoGoroutine(t *testing.T) {
+	before := runtime.NumGoroutine()
+	socket, state := socketPath(t), t.TempDir()
+	server, stop := serve(t, socket)
+	c := newClient(t, socket, state)
+	server.accept(t).first(t)
+	waitFor(t, c.Config(), "everything", served)
+	stop()
+	for c.Status().Connected {
+		time.Sleep(time.Millisecond)
+	}
+	c.stop()
+	newClient(t, socketPath(t), "").stop()
+	for deadline := time.Now().Add(patience); runtime.NumGoroutine() > before; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			stacks := make([]byte, 1<<16)
+			t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, stacks[:runtime.Stack(stacks, true)])
 		}
 	}
 }

@@ -53,7 +53,7 @@ func (c *Client) load(now time.Time) {
 // unseal reads a payload: the node that it was made for, then a response for each kind, in the order of kinds.
 func (c *Client) unseal(payload []byte, now time.Time) error {
 	in := bytes.NewReader(payload)
-	limit := protodelim.UnmarshalOptions{MaxSize: -1} // the payload bounds it
+	limit := protodelim.UnmarshalOptions{MaxSize: int64(len(payload))}
 	node := new(corev3.Node)
 	if err := limit.UnmarshalFrom(in, node); err != nil {
 		return fmt.Errorf("read sealed node: %w", err)

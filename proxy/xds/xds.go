@@ -132,7 +132,7 @@ func (c *Client) follow(ctx context.Context, conn *grpc.ClientConn) {
 			wait = firstRetry
 		}
 		// Jitter keeps the proxies of a mesh apart when their server comes back.
-		pause := time.NewTimer(wait/2 + rand.N(wait))
+		pause := time.NewTimer(wait/2 + rand.N(wait/2))
 		wait = min(2*wait, lastRetry)
 		select {
 		case <-ctx.Done():

@@ -20,7 +20,7 @@ import (
 
 const (
 	maxFileNodes = 1 << 18 // aliases may not blow a file up beyond this
-	maxFileDepth = 100
+	maxFileDepth = 64
 )
 
 // document is a YAML or JSON file on its way to a message. Its JSON form has every value on the line that it has in
@@ -32,6 +32,7 @@ type document struct {
 	lines    map[string]int // of every field by its path in proto names
 	problems []lined
 	nodes    int
+	over     bool // the bounds were passed: no more is read
 }
 
 // lined is a problem with its line; printed it is "file:line: path: got X, want Y".
@@ -115,10 +116,11 @@ func (d *document) emit(n *yaml.Node, text string) {
 
 // resolve follows an alias and keeps the bounds. It reports whether there is something to go on with.
 func (d *document) resolve(at *path, n *yaml.Node, depth int) (*yaml.Node, bool) {
-	if d.nodes++; d.nodes > maxFileNodes || depth > maxFileDepth {
-		if d.nodes <= maxFileNodes+1 {
-			d.wrong(n, at, "too much or too deep a nesting", "a smaller file")
-		}
+	if d.nodes++; !d.over && (d.nodes > maxFileNodes || depth > maxFileDepth) {
+		d.over = true
+		d.wrong(n, at, "too much or too deep a nesting", "a smaller file")
+	}
+	if d.over {
 		return nil, false
 	}
 	if n.Kind != yaml.AliasNode {
