@@ -61,6 +61,7 @@ func clusterFor(p port) *clusterv3.Cluster {
 // address is one host of an assignment.
 type address struct {
 	endpoint *registry.Endpoint
+	locality registry.Locality // as it can be told
 	number   uint16
 	weight   uint64
 }
@@ -81,15 +82,15 @@ func (s *service) addresses(p port) []address {
 		i, duplicate := seen[at]
 		if !duplicate {
 			seen[at] = len(all)
-			all = append(all, address{e, at.Port(), weight})
+			all = append(all, address{e, tellable(e.Locality), at.Port(), weight})
 			continue
 		}
 		all[i].weight += weight
 		if e.Health.Serving() && !all[i].serving() {
-			all[i].endpoint = e
+			all[i].endpoint, all[i].locality = e, tellable(e.Locality)
 		}
 	}
-	slices.SortStableFunc(all, func(a, b address) int { return compareLocality(a.endpoint.Locality, b.endpoint.Locality) })
+	slices.SortStableFunc(all, func(a, b address) int { return compareLocality(a.locality, b.locality) })
 	var total uint64
 	for _, a := range all {
 		total += a.weight
@@ -111,12 +112,12 @@ func (s *service) addresses(p port) []address {
 func assignment(p port, addresses []address, trustAll bool) *endpointv3.ClusterLoadAssignment {
 	cla := &endpointv3.ClusterLoadAssignment{ClusterName: p.cluster}
 	for len(addresses) > 0 {
-		locality := addresses[0].endpoint.Locality
-		n := slices.IndexFunc(addresses, func(a address) bool { return a.endpoint.Locality != locality })
+		locality := addresses[0].locality
+		n := slices.IndexFunc(addresses, func(a address) bool { return a.locality != locality })
 		if n < 0 {
 			n = len(addresses)
 		}
-		group := &endpointv3.LocalityLbEndpoints{Locality: localityOf(locality)}
+		group := &endpointv3.LocalityLbEndpoints{Locality: &corev3.Locality{Region: locality.Region, Zone: locality.Zone, SubZone: locality.SubZone}}
 		var serving, all uint64
 		for _, a := range addresses[:n] {
 			health := a.endpoint.Health
@@ -167,10 +168,10 @@ func socketAddress(addr string, number uint16) *corev3.Address {
 	}}}
 }
 
-// localityOf copies a registry's words; what is no UTF-8 in them could not be marshalled.
-func localityOf(l registry.Locality) *corev3.Locality {
-	valid := func(s string) string { return strings.ToValidUTF8(s, "�") }
-	return &corev3.Locality{Region: valid(l.Region), Zone: valid(l.Zone), SubZone: valid(l.SubZone)}
+// tellable replaces what is no UTF-8 in a registry's words: it could not be marshalled.
+func tellable(l registry.Locality) registry.Locality {
+	valid := func(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+	return registry.Locality{Region: valid(l.Region), Zone: valid(l.Zone), SubZone: valid(l.SubZone)}
 }
 
 func compareLocality(a, b registry.Locality) int {

@@ -138,6 +138,9 @@ func TestAssignment(t *testing.T) {
 		{"weights whose sum is too large", "gRPC Go",
 			[]*registry.Endpoint{weighted("10.0.0.1", 1<<32-1, up, "a"), weighted("10.0.0.2", 1<<32-1, up, "a"), weighted("10.0.0.3", 1, up, "a")},
 			[]string{"a/2863311531: 10.0.0.1 1431655765 HEALTHY", "a/2863311531: 10.0.0.2 1431655765 HEALTHY", "a/2863311531: 10.0.0.3 1 HEALTHY"}},
+		{"localities that read alike are one, for clients refuse a second", "gRPC Go",
+			[]*registry.Endpoint{weighted("10.0.0.1", 1, up, "a\xff"), weighted("10.0.0.2", 1, up, "b"), weighted("10.0.0.3", 1, up, "a\xfe")},
+			[]string{"a\uFFFD/2: 10.0.0.1 1 HEALTHY", "a\uFFFD/2: 10.0.0.3 1 HEALTHY", "b/1: 10.0.0.2 1 HEALTHY"}},
 		{"no endpoint", "gRPC Go", nil, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
