@@ -82,9 +82,7 @@ func resourceNames(s *registry.Snapshot) map[compile.Type][]string {
 		if svc.Name.Namespace == "default" {
 			forms = append(forms, svc.Name.Name+".mesh.internal")
 		}
-		for _, form := range forms {
-			names[compile.Listener] = append(names[compile.Listener], form)
-		}
+		names[compile.Listener] = append(names[compile.Listener], forms...)
 		for _, p := range svc.Ports {
 			cluster := fmt.Sprintf("outbound|%d||%s", p.Number, fqdn)
 			names[compile.Cluster] = append(names[compile.Cluster], cluster)

@@ -122,25 +122,41 @@ func TestAssignment(t *testing.T) {
 		endpoints   []*registry.Endpoint
 		want        []string // zone/weight: address weight health
 	}{
-		{"grouped by locality, all healths kept, a locality weighs what serves", "envoy",
+		{
+			"grouped by locality, all healths kept, a locality weighs what serves", "envoy",
 			[]*registry.Endpoint{weighted("10.0.0.1", 3, up, "b"), weighted("10.0.0.2", 2, down, "a"), weighted("10.0.0.3", 5, up, "a"), weighted("10.0.0.4", 1, drain, "a")},
-			[]string{"a/5: 10.0.0.2 2 UNHEALTHY", "a/5: 10.0.0.3 5 HEALTHY", "a/5: 10.0.0.4 1 DRAINING", "b/3: 10.0.0.1 3 HEALTHY"}},
-		{"one address once", "envoy",
+			[]string{"a/5: 10.0.0.2 2 UNHEALTHY", "a/5: 10.0.0.3 5 HEALTHY", "a/5: 10.0.0.4 1 DRAINING", "b/3: 10.0.0.1 3 HEALTHY"},
+		},
+		{
+			"one address once", "envoy",
 			[]*registry.Endpoint{weighted("10.0.0.1", 3, down, "a"), weighted("10.0.0.1", 4, up, "a")},
-			[]string{"a/7: 10.0.0.1 7 HEALTHY"}},
-		{"none healthy, a proxy has its panic threshold", "envoy",
-			[]*registry.Endpoint{weighted("10.0.0.1", 3, down, "a")}, []string{"a/3: 10.0.0.1 3 UNHEALTHY"}},
-		{"none healthy, gRPC has none", "gRPC Go",
-			[]*registry.Endpoint{weighted("10.0.0.1", 3, down, "a")}, []string{"a/3: 10.0.0.1 3 UNKNOWN"}},
-		{"one healthy, gRPC leaves the other", "gRPC Go",
+			[]string{"a/7: 10.0.0.1 7 HEALTHY"},
+		},
+		{
+			"none healthy, a proxy has its panic threshold", "envoy",
+			[]*registry.Endpoint{weighted("10.0.0.1", 3, down, "a")},
+			[]string{"a/3: 10.0.0.1 3 UNHEALTHY"},
+		},
+		{
+			"none healthy, gRPC has none", "gRPC Go",
+			[]*registry.Endpoint{weighted("10.0.0.1", 3, down, "a")},
+			[]string{"a/3: 10.0.0.1 3 UNKNOWN"},
+		},
+		{
+			"one healthy, gRPC leaves the other", "gRPC Go",
 			[]*registry.Endpoint{weighted("10.0.0.1", 3, down, "a"), weighted("10.0.0.2", 0, up, "a")},
-			[]string{"a/1: 10.0.0.1 3 UNHEALTHY", "a/1: 10.0.0.2 1 HEALTHY"}},
-		{"weights whose sum is too large", "gRPC Go",
+			[]string{"a/1: 10.0.0.1 3 UNHEALTHY", "a/1: 10.0.0.2 1 HEALTHY"},
+		},
+		{
+			"weights whose sum is too large", "gRPC Go",
 			[]*registry.Endpoint{weighted("10.0.0.1", 1<<32-1, up, "a"), weighted("10.0.0.2", 1<<32-1, up, "a"), weighted("10.0.0.3", 1, up, "a")},
-			[]string{"a/2863311531: 10.0.0.1 1431655765 HEALTHY", "a/2863311531: 10.0.0.2 1431655765 HEALTHY", "a/2863311531: 10.0.0.3 1 HEALTHY"}},
-		{"localities that read alike are one, for clients refuse a second", "gRPC Go",
+			[]string{"a/2863311531: 10.0.0.1 1431655765 HEALTHY", "a/2863311531: 10.0.0.2 1431655765 HEALTHY", "a/2863311531: 10.0.0.3 1 HEALTHY"},
+		},
+		{
+			"localities that read alike are one, for clients refuse a second", "gRPC Go",
 			[]*registry.Endpoint{weighted("10.0.0.1", 1, up, "a\xff"), weighted("10.0.0.2", 1, up, "b"), weighted("10.0.0.3", 1, up, "a\xfe")},
-			[]string{"a\uFFFD/2: 10.0.0.1 1 HEALTHY", "a\uFFFD/2: 10.0.0.3 1 HEALTHY", "b/1: 10.0.0.2 1 HEALTHY"}},
+			[]string{"a\uFFFD/2: 10.0.0.1 1 HEALTHY", "a\uFFFD/2: 10.0.0.3 1 HEALTHY", "b/1: 10.0.0.2 1 HEALTHY"},
+		},
 		{"no endpoint", "gRPC Go", nil, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -19,8 +19,6 @@ type payload struct {
 	removed []string          // names that do not exist (any more); sorted. Delta only.
 }
 
-func (p *payload) empty() bool { return len(p.parts) == 0 && len(p.removed) == 0 }
-
 // collector gathers a payload.
 type collector struct {
 	delta bool

@@ -78,12 +78,11 @@ func New(options Options) *Server {
 // GRPCOptions are the options of a grpc.Server with which a Server is registered: the codec, which it needs, and limits
 // and buffers for many clients that mostly wait. Other services may be registered there, too.
 func GRPCOptions() []grpc.ServerOption {
-	const readBuffer, writeBuffer, window = 4 << 10, 32 << 10, 64 << 10 // the write buffer is shared
+	const readBuffer, writeBuffer, window = 4 << 10, 32 << 10, 64 << 10 // write buffers are pooled by gRPC, read buffers are not
 	return []grpc.ServerOption{
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.ReadBufferSize(readBuffer),
 		grpc.WriteBufferSize(writeBuffer),
-		grpc.SharedWriteBuffer(true),
 		grpc.InitialWindowSize(window),
 		grpc.InitialConnWindowSize(window),
 		grpc.MaxConcurrentStreams(100),
