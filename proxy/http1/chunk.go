@@ -223,8 +223,8 @@ func (b *Body) trailer(buf []byte) (n int, keep bool, err error) {
 	case cr == 0:
 		return 2, !b.unwrap, nil
 	}
-	f, err := parseField(line, 0, cr)
-	if err != nil {
+	var f Field
+	if err := f.parse(line, 0, cr); err != 0 {
 		return 0, false, err
 	}
 	return lf + 1, !b.unwrap && allowedTrailer(line[:f.nameEnd], f), nil

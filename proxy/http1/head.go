@@ -35,37 +35,42 @@ func (h *head) reset() {
 	*h = head{fields: h.fields[:0], length: -1}
 }
 
-// line finds the next complete line, buf[h.pos:end], and moves behind its CRLF. ok is false when more bytes are needed.
+// line finds the next complete line, buf[start:end], and moves behind its CRLF. ok is false when more bytes are needed. A CR
+// within the line is left to [lineError].
 func (h *head) line(buf []byte, limit int) (start, end int, ok bool, err error) {
 	window := buf[:min(len(buf), limit)]
 	from := max(h.scan, h.pos)
-	lf := bytes.IndexByte(window[from:], '\n')
-	rest := window[from:]
-	if lf >= 0 {
-		rest = rest[:lf]
-	}
-	cr := bytes.IndexByte(rest, '\r')
-	switch {
-	case cr >= 0 && cr < len(rest)-1:
-		return 0, 0, false, ErrBareCR
-	case lf >= 0 && cr < 0:
-		return 0, 0, false, ErrBareLF
-	case lf >= 0:
-		start, end = h.pos, from+cr
+	if lf := bytes.IndexByte(window[from:], '\n'); lf >= 0 {
+		start, end = h.pos, from+lf-1
+		if end < start || buf[end] != '\r' {
+			return 0, 0, false, lineError(buf[start:from+lf], ErrBareLF)
+		}
 		h.pos = from + lf + 1
 		h.scan = h.pos
 		return start, end, true, nil
-	case len(buf) >= limit:
-		if !h.started {
-			return 0, 0, false, ErrTargetTooLong
+	}
+	cr := bytes.IndexByte(window[from:], '\r')
+	switch {
+	case cr >= 0 && from+cr < len(window)-1:
+		return 0, 0, false, ErrBareCR
+	case len(buf) < limit:
+		h.scan = len(window)
+		if cr >= 0 {
+			h.scan-- // its LF may be the next byte
 		}
-		return 0, 0, false, ErrHeadTooLarge
+		return 0, 0, false, nil
+	case !h.started:
+		return 0, 0, false, ErrTargetTooLong
 	}
-	h.scan = len(window)
-	if cr >= 0 {
-		h.scan-- // its LF may be the next byte
+	return 0, 0, false, ErrHeadTooLarge
+}
+
+// lineError is what is wrong with a line that is wrong: a bare CR before anything else, as when it had come in pieces.
+func lineError(line []byte, err Error) error {
+	if bytes.IndexByte(line, '\r') >= 0 {
+		return ErrBareCR
 	}
-	return 0, 0, false, nil
+	return err
 }
 
 // parseFields parses field lines up to the empty line. done is false when more bytes are needed.
@@ -81,12 +86,12 @@ func (h *head) parseFields(buf []byte, l Limits) (done bool, err error) {
 		if len(h.fields) >= l.Fields {
 			return false, ErrTooManyFields
 		}
-		f, err := parseField(buf, start, end)
-		if err != nil {
-			return false, err
+		h.fields = append(h.fields, Field{})
+		f := &h.fields[len(h.fields)-1]
+		if err := f.parse(buf, start, end); err != 0 {
+			return false, lineError(buf[start:end], err)
 		}
 		f.next = uint32(h.pos)
-		h.fields = append(h.fields, f)
 		if f.Name == Other {
 			continue
 		}
@@ -99,19 +104,22 @@ func (h *head) parseFields(buf []byte, l Limits) (done bool, err error) {
 	}
 }
 
-// parseField parses the line buf[start:end], which has no CR or LF.
-func parseField(buf []byte, start, end int) (Field, error) {
+// parse parses the line buf[start:end], which has no LF. It returns 0 if that went well.
+func (f *Field) parse(buf []byte, start, end int) Error {
 	line := buf[start:end]
 	if line[0] == ' ' || line[0] == '\t' {
-		return Field{}, ErrFolding
+		return ErrFolding
 	}
-	colon, underscore := 0, false
-	for colon < len(line) && classes[line[colon]]&isToken != 0 {
-		underscore = underscore || line[colon] == '_'
-		colon++
+	colon, underscore := len(line), false
+	for i, c := range line {
+		if classes[c]&isToken == 0 {
+			colon = i
+			break
+		}
+		underscore = underscore || c == '_'
 	}
 	if colon == 0 || colon == len(line) || line[colon] != ':' {
-		return Field{}, ErrFieldName
+		return ErrFieldName
 	}
 	from, to := colon+1, len(line)
 	for from < to && (line[from] == ' ' || line[from] == '\t') {
@@ -121,19 +129,17 @@ func parseField(buf []byte, start, end int) (Field, error) {
 		to--
 	}
 	if !validValue(line[from:to]) {
-		return Field{}, ErrFieldValue
+		return ErrFieldValue
 	}
-	name := line[:colon]
-	f := Field{
-		line: uint32(start), nameEnd: uint32(start + colon), value: uint32(start + from), valueEnd: uint32(start + to),
-		Name: lookup(name),
-	}
-	f.Hop = hopByHop.Has(f.Name) || underscore && disguised(name)
-	return f, nil
+	f.line, f.nameEnd = uint32(start), uint32(start+colon)
+	f.value, f.valueEnd = uint32(start+from), uint32(start+to)
+	f.Name = lookup(line[:colon])
+	f.Hop = hopByHop.Has(f.Name) || underscore && disguised(line[:colon])
+	return 0
 }
 
 // note takes what a field says about the message as a whole.
-func (h *head) note(buf []byte, f Field) error {
+func (h *head) note(buf []byte, f *Field) error {
 	value := buf[f.value:f.valueEnd]
 	switch f.Name {
 	case Host:

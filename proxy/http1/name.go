@@ -87,7 +87,7 @@ func Names(names ...Name) NameSet {
 // Has reports whether n is in the set.
 func (s NameSet) Has(n Name) bool { return s>>n&1 != 0 }
 
-// lookup finds a known name. Length and first letter leave one candidate, rarely two.
+// lookup finds a known name; b is a token. Length and one letter leave one candidate.
 func lookup(b []byte) Name {
 	var n Name
 	switch len(b) {
@@ -158,7 +158,12 @@ func lookup(b []byte) Name {
 	case 30:
 		n = XEnvoyExpectedRqTimeoutMs
 	}
-	if n != Other && equalFold(b, nameTexts[n]) {
+	if text := nameTexts[n]; n != Other && len(b) == len(text) {
+		for i := range b {
+			if b[i]|0x20 != text[i] { // of the token characters only letters have that bit to lose, and '-' has it
+				return Other
+			}
+		}
 		return n
 	}
 	return Other

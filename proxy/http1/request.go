@@ -40,8 +40,8 @@ func (r *Request) Parse(buf []byte, limits Limits) (n int, err error) {
 		if start == end && start == 0 {
 			continue // RFC 9112 section 2.2: one empty line before a request is tolerated
 		}
-		if err := r.requestLine(buf, start, end); err != nil {
-			return 0, err
+		if err := r.requestLine(buf, start, end); err != 0 {
+			return 0, lineError(buf[start:end], err)
 		}
 		r.started = true
 	}
@@ -56,7 +56,7 @@ func (r *Request) Parse(buf []byte, limits Limits) (n int, err error) {
 }
 
 // requestLine parses 'method SP target SP version'.
-func (r *Request) requestLine(buf []byte, start, end int) error {
+func (r *Request) requestLine(buf []byte, start, end int) Error {
 	line := buf[start:end]
 	first := bytes.IndexByte(line, ' ')
 	last := bytes.LastIndexByte(line, ' ')
@@ -77,24 +77,24 @@ func (r *Request) requestLine(buf []byte, start, end int) error {
 		return ErrTarget
 	}
 	http10, err := version(line[last+1:])
-	if err != nil {
+	if err != 0 {
 		return err
 	}
 	r.http10 = http10
 	r.Method = ParseMethod(method)
 	r.line.method, r.line.target, r.line.targetEnd = start, start+first+1, start+last
-	return nil
+	return 0
 }
 
 // version parses "HTTP/1.1" or "HTTP/1.0".
-func version(b []byte) (http10 bool, err error) {
+func version(b []byte) (http10 bool, err Error) {
 	if len(b) != 8 || string(b[:5]) != "HTTP/" || b[6] != '.' || !digit(b[5]) || !digit(b[7]) {
 		return false, ErrVersion
 	}
 	if b[5] != '1' || b[7] > '1' {
 		return false, ErrVersionUnsupported
 	}
-	return b[7] == '0', nil
+	return b[7] == '0', 0
 }
 
 func digit(c byte) bool { return c >= '0' && c <= '9' }

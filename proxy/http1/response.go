@@ -24,8 +24,8 @@ func (r *Response) Parse(buf []byte, limits Limits) (n int, err error) {
 		if err != nil || !ok {
 			return 0, err
 		}
-		if err := r.statusLine(buf, start, end); err != nil {
-			return 0, err
+		if err := r.statusLine(buf, start, end); err != 0 {
+			return 0, lineError(buf[start:end], err)
 		}
 		r.started = true
 	}
@@ -50,13 +50,13 @@ func (r *Response) Parse(buf []byte, limits Limits) (n int, err error) {
 
 // statusLine parses 'version SP status SP [reason]'. That the second space is missing when the reason is, is common and
 // cannot be misread.
-func (r *Response) statusLine(buf []byte, start, end int) error {
+func (r *Response) statusLine(buf []byte, start, end int) Error {
 	line := buf[start:end]
 	if len(line) < len("HTTP/1.1 200") || line[8] != ' ' {
 		return ErrStatusLine
 	}
 	http10, err := version(line[:8])
-	if err != nil {
+	if err != 0 {
 		return err
 	}
 	code := line[9:12]
@@ -69,7 +69,7 @@ func (r *Response) statusLine(buf []byte, start, end int) error {
 	r.http10 = http10
 	r.Status = int(code[0]-'0')*100 + int(code[1]-'0')*10 + int(code[2]-'0')
 	r.line.start, r.line.end = start, end
-	return nil
+	return 0
 }
 
 // HTTP10 reports whether the response was made in HTTP/1.0.
