@@ -10,16 +10,6 @@ import (
 	"github.com/hostmesh/hostmesh/registry"
 )
 
-// part is what one datacenter says about one of its services. It is immutable.
-type part struct {
-	name      string // Consul's spelling
-	label     string // what it becomes in the mesh
-	instances int    // entries in Consul's answer, of whatever kind
-	ports     []registry.Port
-	endpoints []*registry.Endpoint // sorted by ID
-	problems  []registry.Problem
-}
-
 // board gathers the parts and publishes views of them as soon, and only while, all of them are there.
 type board struct {
 	namespace string
