@@ -162,8 +162,10 @@ func TestTwoDatacenters(t *testing.T) {
 	first := testbed.StartConsul(t, testbed.ConsulOptions{})[0]
 	second := testbed.StartConsul(t, testbed.ConsulOptions{Datacenter: "dc2", JoinWAN: first})[0]
 	for i, server := range []*testbed.Consul{first, second} {
-		registerAll(t, server.Client(), &api.CatalogRegistration{Node: "n1", Address: "10.1.1." + string(rune('1'+i)),
-			Service: &api.AgentService{ID: "web", Service: "web", Port: 80}})
+		registerAll(t, server.Client(), &api.CatalogRegistration{
+			Node: "n1", Address: "10.1.1." + string(rune('1'+i)),
+			Service: &api.AgentService{ID: "web", Service: "web", Port: 80},
+		})
 	}
 	registerAll(t, second.Client(), &api.CatalogRegistration{Node: "n1", Address: "10.1.1.2", Service: &api.AgentService{ID: "db", Service: "db", Port: 81}})
 	f := follow(t, consul.Config{Address: first.Address, Datacenters: []string{"dc1", "dc2"}})

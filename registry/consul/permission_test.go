@@ -69,8 +69,10 @@ func TestAnonymousThatMayRead(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if _, _, err := client.ACL().TokenUpdate(&api.ACLToken{AccessorID: "00000000-0000-0000-0000-000000000002",
-					Policies: []*api.ACLTokenPolicyLink{{ID: policy.ID}}}, nil); err != nil {
+				if _, _, err := client.ACL().TokenUpdate(&api.ACLToken{
+					AccessorID: "00000000-0000-0000-0000-000000000002",
+					Policies:   []*api.ACLTokenPolicyLink{{ID: policy.ID}},
+				}, nil); err != nil {
 					t.Fatal(err)
 				}
 				f := follow(t, configOf(server))

@@ -177,8 +177,10 @@ func TestManyServicesOverPlainHTTP(t *testing.T) {
 	w.await(t, "a new service", func(v registry.View) bool { return len(v.Services) == services+1 })
 	nodeName := "node-014" // of svc-0007's first endpoint, as LoadConsul spreads them
 	nodeDown := func(status string) {
-		if _, err := client.Catalog().Register(&api.CatalogRegistration{Node: nodeName, SkipNodeUpdate: true,
-			Check: &api.AgentCheck{Node: nodeName, CheckID: "serfHealth", Name: "node", Status: status}}, nil); err != nil {
+		if _, err := client.Catalog().Register(&api.CatalogRegistration{
+			Node: nodeName, SkipNodeUpdate: true,
+			Check: &api.AgentCheck{Node: nodeName, CheckID: "serfHealth", Name: "node", Status: status},
+		}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
