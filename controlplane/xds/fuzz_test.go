@@ -128,9 +128,6 @@ func (c *client) take(n int) {
 // check compares what the client has with what there is.
 func (c *client) check(w *world) {
 	c.t.Helper()
-	if w.common == nil {
-		return
-	}
 	node, err := compile.ParseNode(worldNode("s0", "s1", "s2"))
 	if err != nil {
 		c.t.Fatal(err)
@@ -185,8 +182,11 @@ func FuzzDelta(f *testing.F) {
 			case 4:
 				c.request(typ, nil, []string{wildcard}, arg&8 != 0)
 			case 5:
-				w.set(n, arg>>3)
-				w.publish()
+				if w.set(n, arg>>3); arg&0x80 == 0 {
+					w.publish()
+				} else {
+					w.compile()
+				}
 			case 6:
 				other.request(typ, []string{fuzzName(typ, n), wildcard}[:1+arg>>7], nil, false)
 				other.take(arg & 3)
@@ -194,6 +194,7 @@ func FuzzDelta(f *testing.F) {
 				c.take(1 + arg&3)
 			}
 		}
+		w.publish()
 		for _, k := range []*client{c, other} {
 			k.take(1000)
 			if k.session.next() != nil {

@@ -49,6 +49,12 @@ func (w *world) set(i, port int) {
 }
 
 func (w *world) publish() []*session {
+	w.compile()
+	return w.fleet.update(w.common)
+}
+
+// compile makes a state that nobody is told of: a server that is busy skips some.
+func (w *world) compile() {
 	w.number++
 	s := &registry.Snapshot{Number: w.number}
 	for _, svc := range w.services {
@@ -56,7 +62,6 @@ func (w *world) publish() []*session {
 	}
 	slices.SortFunc(s.Services, func(a, b *registry.Service) int { return a.Name.Compare(b.Name) })
 	w.common = compile.Update(w.common, s, compile.Options{})
-	return w.fleet.update(w.common)
 }
 
 func worldNode(upstreams ...any) *corev3.Node {
@@ -257,4 +262,21 @@ func TestAFloodOfRequestsIsReadSlowly(t *testing.T) {
 		}
 		t.Error("a stream that ended waits")
 	})
+}
+
+func TestWhoLeftIsForgotten(t *testing.T) {
+	s := New(Options{Keep: time.Minute})
+	now := time.Now()
+	for i := range maxGone + 10 {
+		at := now.Add(time.Duration(i) * time.Millisecond)
+		s.gone = append(s.gone, ClientStatus{NodeID: fmt.Sprint(i), Disconnected: &at})
+	}
+	s.forget(now)
+	if len(s.gone) != maxGone || s.gone[0].NodeID != "10" {
+		t.Errorf("%d are kept, want the last %d", len(s.gone), maxGone)
+	}
+	s.forget(now.Add(time.Minute + 500*time.Millisecond))
+	if len(s.gone) != maxGone+10-500 {
+		t.Errorf("%d are kept, want those of the last minute, %d", len(s.gone), maxGone+10-500)
+	}
 }
