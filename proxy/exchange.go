@@ -202,9 +202,7 @@ func (x *exchange) note(m *router.Match) {
 	x.meta.end = len(b)
 
 	rewrite := http1.Rewrite{Upgrade: true, Continue: true, Drop: http1.Names(http1.XRequestID, http1.XForwardedFor), Extra: x.extra(b)}
-	if !http.UseRemoteAddress && req.Known(http1.XForwardedProto) != nil {
-		// Kept: the peer is a proxy or an application that was trusted to say so.
-	} else {
+	if x.setsProto() {
 		rewrite.Drop |= http1.Names(http1.XForwardedProto)
 	}
 	if len(m.Path) > 0 && len(req.Path) > 0 && &m.Path[0] != &req.Path[0] {
@@ -244,6 +242,13 @@ func (x *exchange) appendForwarded(b []byte, http *config.HTTP) []byte {
 	return b
 }
 
+// setsProto reports whether the proxy says by which protocol the client came. As in Envoy it believes one that is said
+// already if it does not face the client itself, or trusts the proxies in front of it.
+func (x *exchange) setsProto() bool {
+	http := x.c.served.http()
+	return x.req.Known(http1.XForwardedProto) == nil || http.UseRemoteAddress && http.XFFTrustedHops == 0
+}
+
 // extra makes the field lines that the proxy sets from what note wrote.
 func (x *exchange) extra(b []byte) []byte {
 	e := x.w.extra[:0]
@@ -257,7 +262,7 @@ func (x *exchange) extra(b []byte) []byte {
 		e = append(e, xff...)
 		e = append(e, "\r\n"...)
 	}
-	if x.c.served.http().UseRemoteAddress || x.req.Known(http1.XForwardedProto) == nil {
+	if x.setsProto() {
 		e = append(e, "x-forwarded-proto: http\r\n"...)
 	}
 	x.w.extra = e

@@ -162,8 +162,10 @@ func (b *balance) random(c *Cluster) *Host {
 	return b.hosts[sort.Search(len(b.sums), func(i int) bool { return b.sums[i] > at })]
 }
 
+// less returns the host with fewer requests for its weight; x of two equal ones, so that idle hosts are picked in
+// proportion to their weights.
 func less(x, y *Host) *Host {
-	if uint64(y.active+1)*uint64(weight(x)) < uint64(x.active+1)*uint64(weight(y)) {
+	if uint64(y.active)*uint64(weight(x)) < uint64(x.active)*uint64(weight(y)) {
 		return y
 	}
 	return x
