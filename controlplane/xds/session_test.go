@@ -280,3 +280,27 @@ func TestWhoLeftIsForgotten(t *testing.T) {
 		t.Errorf("%d are kept, want those of the last minute, %d", len(s.gone), maxGone+10-500)
 	}
 }
+
+// Another subscription must not make a client that lags behind look up to date.
+func TestALaggingClientThatSubscribesMoreIsOwedBoth(t *testing.T) {
+	w := newWorld()
+	w.set(1, 80)
+	w.set(2, 80)
+	w.set(3, 80)
+	w.publish()
+	s := subscribed(t, w, compile.Endpoint, clusterName(1), clusterName(3))
+	drain(s)
+	w.set(1, 81)
+	w.publish()
+	err := s.handleDelta(&discovery.DeltaDiscoveryRequest{TypeUrl: compile.Endpoint.URL(), ResourceNamesSubscribe: []string{clusterName(2)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := decode(t, s.next(), &discovery.DeltaDiscoveryResponse{})
+	if len(r.Resources) != 2 || r.Resources[0].Name != clusterName(1) || r.Resources[1].Name != clusterName(2) {
+		t.Errorf("response %v, want what changed and what was subscribed", r.Resources)
+	}
+	if s.next() != nil {
+		t.Error("more is sent than that")
+	}
+}
