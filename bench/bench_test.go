@@ -35,7 +35,7 @@ func proxyTo(t *testing.T, backend netip.AddrPort, change func(http.Header)) net
 
 func TestLoad(t *testing.T) {
 	for _, size := range []int{128, 16 << 10, 1 << 20} {
-		l, err := newLoad(size)
+		l, err := newLoad(size, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -54,9 +54,25 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+func TestLoadKeepsItsPace(t *testing.T) {
+	l, err := newLoad(128, 500)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	addr := proxyTo(t, l.addr, func(http.Header) {})
+	if err := l.connect(addr, 32); err != nil {
+		t.Fatal(err)
+	}
+	n, err := l.run(400 * time.Millisecond)
+	if err != nil || n == 0 || n > 200 {
+		t.Errorf("%d requests answered, %v; want at most 200", n, err)
+	}
+}
+
 func TestLoadRefusesLessWork(t *testing.T) {
 	for _, name := range []string{"X-Request-Id", "X-Forwarded-For"} {
-		l, err := newLoad(128)
+		l, err := newLoad(128, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -82,7 +98,7 @@ func TestLoadRefusesWrongAnswers(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			server := httptest.NewServer(tt.handle)
 			defer server.Close()
-			l, err := newLoad(128)
+			l, err := newLoad(128, 0)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -17,7 +17,7 @@ type sample struct {
 
 // httpWork measures each peer in turn, round after round, as a proxy between a load generator and a backend that share the
 // other processor.
-func httpWork(name string, size int) func(context.Context, options, io.Writer) ([]record, error) {
+func httpWork(name string, size, rate int) func(context.Context, options, io.Writer) ([]record, error) {
 	return func(ctx context.Context, o options, stdout io.Writer) ([]record, error) {
 		dir, err := os.MkdirTemp("", "hostmesh-bench-")
 		if err != nil {
@@ -32,7 +32,7 @@ func httpWork(name string, size int) func(context.Context, options, io.Writer) (
 		if err != nil {
 			return nil, err
 		}
-		l, err := newLoad(size)
+		l, err := newLoad(size, rate)
 		if err != nil {
 			return nil, err
 		}

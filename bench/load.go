@@ -13,9 +13,11 @@ import (
 
 const requestText = "GET /bench/path?x=1 HTTP/1.1\r\nHost: web.default.mesh.internal\r\nUser-Agent: bench/1\r\nAccept: */*\r\n\r\n"
 
-// load is both ends of the proxies: a closed-loop generator that keeps one request outstanding on each of its connections,
-// and the backend. Both share one epoll loop on one processor, so that as little as possible of it is lost to switching.
+// load is both ends of the proxies: a generator and the backend. Both share one epoll loop on one processor, so that as little
+// as possible of it is lost to switching. Without a rate the generator keeps one request outstanding on each of its
+// connections; with one it sends at that pace, on the connection that has been idle for longest.
 type load struct {
+	rate     int // requests per second; 0: as many as are answered
 	epoll    int
 	listener int
 	addr     netip.AddrPort // of the backend
@@ -23,6 +25,7 @@ type load struct {
 	size     int
 	conns    map[int32]*end
 	clients  []*end
+	idle     []*end // clients without a request outstanding, with a rate
 	scratch  []byte
 	done     int // responses that were read completely
 }
@@ -38,9 +41,9 @@ type end struct {
 	unsent    []byte
 }
 
-func newLoad(size int) (*load, error) {
+func newLoad(size, rate int) (*load, error) {
 	l := &load{
-		size: size, conns: map[int32]*end{}, scratch: make([]byte, 128<<10),
+		size: size, rate: rate, conns: map[int32]*end{}, scratch: make([]byte, 128<<10),
 		response: append([]byte("HTTP/1.1 200 OK\r\nServer: bench\r\nDate: Mon, 01 Jan 2024 00:00:00 GMT\r\n"+
 			"Content-Type: application/octet-stream\r\nContent-Length: "+strconv.Itoa(size)+"\r\n\r\n"), bytes.Repeat([]byte("x"), size)...),
 	}
@@ -92,11 +95,34 @@ func (l *load) connect(to netip.AddrPort, n int) error {
 		if err := l.adopt(e); err != nil {
 			return err
 		}
-		if err := l.send(e, []byte(requestText)); err != nil {
+		if err := l.ask(e); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// ask sends the next request on a connection, or has it wait for its time.
+func (l *load) ask(e *end) error {
+	if l.rate > 0 {
+		l.idle = append(l.idle, e)
+		return nil
+	}
+	return l.send(e, []byte(requestText))
+}
+
+// pace sends the requests that are due when this many have been sent, and returns how many then have. While all
+// connections wait for an answer nothing is due: what is late is not made up for in a burst.
+func (l *load) pace(elapsed time.Duration, sent int) (int, error) {
+	due := int(elapsed.Seconds() * float64(l.rate))
+	for ; sent < due && len(l.idle) > 0; sent++ {
+		e := l.idle[0]
+		l.idle = append(l.idle[:0], l.idle[1:]...)
+		if err := l.send(e, []byte(requestText)); err != nil {
+			return sent, err
+		}
+	}
+	return max(sent, due), nil
 }
 
 // disconnect closes the generator's connections; the proxies keep theirs to the backend.
@@ -104,7 +130,7 @@ func (l *load) disconnect() {
 	for _, e := range l.clients {
 		l.drop(e)
 	}
-	l.clients = nil
+	l.clients, l.idle = nil, nil
 }
 
 func (l *load) adopt(e *end) error {
@@ -123,9 +149,19 @@ func (l *load) drop(e *end) {
 // run serves for a while and returns how many requests were answered.
 func (l *load) run(d time.Duration) (int, error) {
 	l.done = 0
+	sent, wait := 0, 20
+	if l.rate > 0 {
+		wait = 0 // the clock is watched: a timer would send in bursts
+	}
 	events := make([]unix.EpollEvent, 256)
-	for deadline := time.Now().Add(d); time.Now().Before(deadline); {
-		n, err := unix.EpollWait(l.epoll, events, 20)
+	for start, elapsed := time.Now(), time.Duration(0); elapsed < d; elapsed = time.Since(start) {
+		if l.rate > 0 {
+			var err error
+			if sent, err = l.pace(elapsed, sent); err != nil {
+				return l.done, err
+			}
+		}
+		n, err := unix.EpollWait(l.epoll, events, wait)
 		if err != nil && err != unix.EINTR {
 			return l.done, fmt.Errorf("wait: %w", err)
 		}
@@ -265,7 +301,7 @@ func (l *load) answered(e *end, b []byte) error {
 	}
 	e.remaining = -1
 	l.done++
-	return l.send(e, []byte(requestText))
+	return l.ask(e)
 }
 
 func (l *load) checkResponse(head []byte) error {

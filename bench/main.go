@@ -37,8 +37,9 @@ type work struct {
 
 func works() []work {
 	return []work{
-		{"http1-128", "HTTP/1.1 keep-alive, responses of 128 B, CPU per request", httpWork("http1-128", 128)},
-		{"http1-16k", "HTTP/1.1 keep-alive, responses of 16 KiB, CPU per request", httpWork("http1-16k", 16<<10)},
+		{"http1-128", "HTTP/1.1 keep-alive, responses of 128 B, CPU per request", httpWork("http1-128", 128, 0)},
+		{"http1-16k", "HTTP/1.1 keep-alive, responses of 16 KiB, CPU per request", httpWork("http1-16k", 16<<10, 0)},
+		{"http1-slow", "HTTP/1.1 keep-alive, 128 B, 3,000 requests/s in open loop, CPU per request", httpWork("http1-slow", 128, 3000)},
 		{"xds-100", "one endpoint changes, 100 delta clients", xdsWork(100)},
 		{"xds-1000", "one endpoint changes, 1,000 delta clients", xdsWork(1000)},
 	}
