@@ -70,6 +70,7 @@ func apiListener(name string, p port) *listenerv3.Listener {
 func connectionManager(stats, routes string) *hcmv3.HttpConnectionManager {
 	return &hcmv3.HttpConnectionManager{
 		StatPrefix:        stats,
+		ServerName:        "hostmesh",
 		RouteSpecifier:    rds(routes),
 		HttpFilters:       []*hcmv3.HttpFilter{routerLast()},
 		AccessLog:         stdoutLog(),
