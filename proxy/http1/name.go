@@ -87,86 +87,49 @@ func Names(names ...Name) NameSet {
 // Has reports whether n is in the set.
 func (s NameSet) Has(n Name) bool { return s>>n&1 != 0 }
 
-// lookup finds a known name; b is a token. Length and one letter leave one candidate.
-func lookup(b []byte) Name {
-	var n Name
-	switch len(b) {
-	case 2:
-		n = TE
-	case 3:
-		n = Via
-	case 4:
-		n = Host
-		if lower(b[0]) == 'd' {
-			n = Date
+const (
+	longestName = 30
+	sameLength  = 3 // at most so many known names have the same length
+)
+
+// byLength holds the known names of each length.
+var byLength = makeByLength()
+
+func makeByLength() (t [longestName + 1][sameLength]Name) {
+	for n := Host; n < numNames; n++ {
+		same := &t[len(nameTexts[n])]
+		i := 0
+		for same[i] != Other {
+			i++
 		}
-	case 6:
-		switch lower(b[0]) {
-		case 'c':
-			n = Cookie
-		case 'e':
-			n = Expect
-		case 's':
-			n = Server
-		}
-	case 7:
-		n = Trailer
-		if lower(b[0]) == 'u' {
-			n = Upgrade
-		}
-	case 9:
-		n = Forwarded
-		if lower(b[0]) == 'x' {
-			n = XRealIP
-		}
-	case 10:
-		switch lower(b[0]) {
-		case 'c':
-			n = Connection
-		case 'k':
-			n = KeepAlive
-		case 'u':
-			n = UserAgent
-		}
-	case 12:
-		n = XRequestID
-	case 13:
-		n = Authorization
-	case 14:
-		n = ContentLength
-	case 15:
-		n = XForwardedFor
-	case 16:
-		switch lower(b[0]) {
-		case 'p':
-			n = ProxyConnection
-		case 'x':
-			n = XForwardedHost
-			if lower(b[12]) == 'p' {
-				n = XForwardedPort
-			}
-		}
-	case 17:
-		n = TransferEncoding
-		if lower(b[0]) == 'x' {
-			n = XForwardedProto
-		}
-	case 22:
-		n = XEnvoyAttemptCount
-	case 29:
-		n = XEnvoyUpstreamServiceTime
-	case 30:
-		n = XEnvoyExpectedRqTimeoutMs
+		same[i] = n
 	}
-	if text := nameTexts[n]; n != Other && len(b) == len(text) {
-		for i := range b {
-			if b[i]|0x20 != text[i] { // of the token characters only letters have that bit to lose, and '-' has it
-				return Other
-			}
+	return t
+}
+
+// lookup finds a known name; b is a token.
+func lookup(b []byte) Name {
+	if len(b) > longestName {
+		return Other
+	}
+	for _, n := range byLength[len(b)] {
+		if n == Other || sameToken(b, nameTexts[n]) {
+			return n
 		}
-		return n
 	}
 	return Other
+}
+
+// sameToken compares tokens of the same length without regard to case. Of the characters of tokens only letters have the
+// bit to lose, and '-' has it.
+func sameToken(b []byte, lower string) bool {
+	lower = lower[:len(b)]
+	for i, c := range b {
+		if c|0x20 != lower[i] {
+			return false
+		}
+	}
+	return true
 }
 
 // Fields of one hop: never passed on as they came.
