@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hostmesh/hostmesh/proxy/config"
@@ -50,14 +51,14 @@ func (b *binder) init(p *Proxy) {
 	*b = binder{p: p, config: &config.Config{}, tables: map[*config.RouteTable]*router.Table{}, sinks: map[string]*sink{}, addrs: map[netip.AddrPort]*binding{}, drainAsked: make(chan struct{}, 1)}
 }
 
-// run takes up configurations until ctx ends.
-func (b *binder) run(ctx context.Context) {
+// run takes up configurations until ctx ends. loops is the life of the loops, which is longer: what was begun is finished.
+func (b *binder) run(ctx, loops context.Context) {
 	retry := time.NewTicker(bindRetry)
 	defer retry.Stop()
 	for {
 		cfg, changed := b.p.opts.Config.Get()
 		if cfg != nil && cfg != b.config {
-			b.update(ctx, cfg)
+			b.update(loops, cfg)
 			if b.p.life.Load() == stageInitial {
 				b.p.life.Set(stageLive)
 			}
@@ -69,10 +70,10 @@ func (b *binder) run(ctx context.Context) {
 		case <-b.drainAsked:
 			b.drained = true
 			b.p.life.Set(stageDraining)
-			b.p.startDrain(ctx)
-			b.closeAll(ctx)
+			b.p.startDrain(loops)
+			b.closeAll(loops)
 		case <-retry.C:
-			b.bindMissing(ctx)
+			b.bindMissing(loops)
 		}
 	}
 }
@@ -248,9 +249,16 @@ func (b *binder) bind(ctx context.Context, at *binding) error {
 		if err := w.loop.Do(ctx, func() { failed = w.listen(at.addr, fds[i], at.served) }); err != nil {
 			return err
 		}
-		if failed != nil {
-			return failed
+		if failed == nil {
+			continue
 		}
+		for _, fd := range fds[i+1:] {
+			_ = syscall.Close(fd)
+		}
+		for _, w := range b.p.workers[:i] {
+			_ = w.loop.Do(ctx, func() { w.acceptors[at.addr].remove() })
+		}
+		return failed
 	}
 	return nil
 }

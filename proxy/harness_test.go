@@ -135,7 +135,7 @@ func start(t testing.TB, cfg *config.Config, change func(*proxy.Options)) *testP
 			time.Sleep(10 * time.Millisecond)
 		}
 		buf := make([]byte, 1<<20)
-		t.Logf("goroutines: %d before, %d after\n%s", before, runtime.NumGoroutine(), buf[:runtime.Stack(buf, true)])
+		t.Errorf("goroutines: %d before, %d after\n%s", before, runtime.NumGoroutine(), buf[:runtime.Stack(buf, true)])
 	})
 	if len(cfg.Listeners) > 0 {
 		p.addr = cfg.Listeners[0].Addresses[0]

@@ -128,7 +128,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 		serving, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(inner, cancel)()
-		p.binder.run(serving)
+		p.binder.run(serving, inner)
 		p.drain(inner)
 		p.end(inner)
 		return nil
