@@ -29,7 +29,7 @@ func twoRoutes(t *testing.T) (p *testProxy, admin, rest *lockedBuffer) {
 		})
 	}
 	v := vhost("web.mesh.internal", "rest")
-	v.Routes = append([]*config.Route{{Path: "/admin", Match: config.MatchSeparated, Clusters: []config.WeightedCluster{{Name: "admin", Weight: 1}}}}, v.Routes...)
+	v.Routes = append([]*config.Route{{Path: "/admin", PathMatch: config.PathSeparatedPrefix, Clusters: []config.WeightedCluster{{Name: "admin", Weight: 1}}}}, v.Routes...)
 	return start(t, &config.Config{
 		Listeners: []*config.Listener{httpConfig(freeAddr(t), v)},
 		Clusters:  clusters(cluster("admin", backend(admin)), cluster("rest", backend(rest))),
