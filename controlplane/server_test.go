@@ -166,7 +166,7 @@ func TestAPIShowsServicesEndpointsRegistriesAndMetrics(t *testing.T) {
 }
 
 // A page in a browser can make it send requests here: DNS rebinding (a foreign Host) and cross-origin requests.
-func TestCVEClass20APIRefusesForeignHostsAndOrigins(t *testing.T) {
+func TestCVEClass20_APIRefusesForeignHostsAndOrigins(t *testing.T) {
 	r := start(t, controlplane.Options{})
 	_, port, _ := net.SplitHostPort(r.api)
 	for _, c := range []struct {

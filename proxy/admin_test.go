@@ -99,8 +99,8 @@ func TestAdminShowsEnvoysShapes(t *testing.T) {
 	}
 }
 
-// TestCVEClass_AdminIsReadOnlyAndLocal (class 20): no page of another site reads or changes anything, and TCP only shows.
-func TestCVEClass_AdminIsReadOnlyAndLocal(t *testing.T) {
+// TestCVEClass20_AdminIsReadOnlyAndLocal (class 20): no page of another site reads or changes anything, and TCP only shows.
+func TestCVEClass20_AdminIsReadOnlyAndLocal(t *testing.T) {
 	dir, err := os.MkdirTemp("", "admin") // a short path: a socket's has at most 108 bytes
 	if err != nil {
 		t.Fatal(err)

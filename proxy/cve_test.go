@@ -77,7 +77,7 @@ func TestCVEClass02_FragmentAndQueryAreNoPath(t *testing.T) {
 			t.Errorf("%s: %.60q, want %s", c.target, got, c.status)
 		}
 	}
-	if got, want := rest.String(), "GET /x?/../admin HTTP/1.1\nGET /?/admin HTTP/1.1\n"; !strings.Contains(got, "GET /x?/../admin HTTP/1.1\n") || !strings.HasSuffix(got, want) && !strings.Contains(got, "/?/admin") {
+	if got, want := rest.String(), "GET /x?/../admin HTTP/1.1\nGET /?/admin HTTP/1.1\n"; got != want {
 		t.Errorf("the upstream of the other routes got\n%swant\n%s", got, want)
 	}
 	for line := range strings.Lines(admin.String()) {

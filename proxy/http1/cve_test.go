@@ -8,7 +8,7 @@ import (
 )
 
 // Embedded NUL and other control characters (CVE-2019-9900) are refused wherever they stand.
-func TestCVEClass_EmbeddedNUL(t *testing.T) {
+func TestCVEClass06_ControlCharactersAreRefusedEverywhere(t *testing.T) {
 	for _, c := range []string{"\x00", "\x01", "\b", "\v", "\f", "\x1f", "\x7f"} {
 		for _, in := range []string{
 			"G" + c + "ET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET /" + c + " HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/1.1" + c + "\r\nHost: a\r\n\r\n",
@@ -24,7 +24,7 @@ func TestCVEClass_EmbeddedNUL(t *testing.T) {
 
 // A client must not be able to remove by Connection, or to imitate by an underscore, what tells the upstream who it is
 // (CVE-2024-45410, CVE-2026-29054, CVE-2026-33433, CVE-2026-54763).
-func TestCVEClass_HopByHopAndDisguise(t *testing.T) {
+func TestCVEClass13_HopByHopAndDisguise(t *testing.T) {
 	names := []string{
 		"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Client-Cert", "X-Request-Id", "X-Real-Ip",
 		"Forwarded", "Via", "Authorization", "Cookie", "User-Agent", "X-Envoy-External-Address", "X-B3-TraceId", "traceparent", "Content-Type",
@@ -51,7 +51,7 @@ func TestCVEClass_HopByHopAndDisguise(t *testing.T) {
 }
 
 // Routing and policy see exactly the fields that are passed on, and every line of them (CVE-2026-26308, CVE-2024-10006).
-func TestCVEClass_DuplicateHeaders(t *testing.T) {
+func TestCVEClass05_RoutingSeesEveryLine(t *testing.T) {
 	r, _, err := parseRequest(t, get("X-Role: user", "Connection: x-secret", "x-role: admin", "X-Secret: 1"))
 	if err != nil {
 		t.Fatal(err)
@@ -70,7 +70,7 @@ func TestCVEClass_DuplicateHeaders(t *testing.T) {
 
 // What could carry a second message past the first, or leave bytes for the next user of a connection (CVE-2024-23326,
 // CVE-2025-64763, CVE-2026-71324, CVE-2022-41721).
-func TestCVEClass_UpgradeAndConnect(t *testing.T) {
+func TestCVEClass14_UpgradeAndConnect(t *testing.T) {
 	for _, tt := range []struct {
 		in   string
 		want error

@@ -160,7 +160,7 @@ func TestRoute(t *testing.T) {
 }
 
 // Classes of cve.md 1 to 3: a path must not get around the route of a more specific one, and what is routed is forwarded.
-func TestCVEClass_PathNormalisation(t *testing.T) {
+func TestCVEClass01_PathNormalisation(t *testing.T) {
 	table := router.New(oneHost(
 		separated("admin", "/admin"), separated("deep", "/public/secret"), prefix("files", "/files/"), prefix("rest", "/")))
 	tests := []struct {

@@ -165,8 +165,8 @@ func TestReadBootstrapTellsAllMistakes(t *testing.T) {
 	}
 }
 
-// TestCVEClass_UnverifiedServer: without identities no configuration is taken from another host.
-func TestCVEClass_UnverifiedServer(t *testing.T) {
+// TestCVEClass19_UnverifiedServerIsRefused: without identities no configuration is taken from another host.
+func TestCVEClass19_UnverifiedServerIsRefused(t *testing.T) {
 	for target, want := range map[string]string{
 		"unix:/run/x.sock": "unix /run/x.sock", "unix:///run/x.sock": "unix /run/x.sock", "unix:@abstract": "unix @abstract",
 		"127.0.0.1:15010": "tcp 127.0.0.1:15010", "[::1]:15010": "tcp [::1]:15010", "localhost:1": "tcp localhost:1", "127.9.9.9:1": "tcp 127.9.9.9:1",
