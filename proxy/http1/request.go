@@ -2,7 +2,7 @@ package http1
 
 import "bytes"
 
-// Request is the head of a request. The zero value is ready; Reset makes it ready for the next one.
+// Request is the head of a request. Reset it before each head.
 //
 // Its byte slices point into the bytes last given to Parse and are valid as long as those are.
 type Request struct {
@@ -21,7 +21,7 @@ type Request struct {
 	line     struct{ method, target, targetEnd int }
 }
 
-// Reset makes r ready for another head; it keeps r's arrays.
+// Reset makes r ready for a head; it keeps r's arrays.
 func (r *Request) Reset() {
 	*r = Request{head: r.head}
 	r.head.reset()

@@ -1,6 +1,6 @@
 package http1
 
-// Response is the head of a response. The zero value is ready; Reset makes it ready for the next one.
+// Response is the head of a response. Reset it before each head.
 //
 // Its byte slices point into the bytes last given to Parse and are valid as long as those are.
 type Response struct {
@@ -10,7 +10,7 @@ type Response struct {
 	line   struct{ start, end int }
 }
 
-// Reset makes r ready for another head; it keeps r's arrays.
+// Reset makes r ready for a head; it keeps r's arrays.
 func (r *Response) Reset() {
 	*r = Response{head: r.head}
 	r.head.reset()
