@@ -140,14 +140,15 @@ func fromBootstrap(path, state string) (*settings, error) {
 	return s, nil
 }
 
-// tune gives the event loops their processors, and one to everything else, and keeps the heap small. What the
-// environment sets (GOMAXPROCS, GOGC, GOMEMLIMIT) counts more. It returns the number of loops.
+// tune gives the event loops their processors, and one to everything else if there is one, and keeps the heap small. More
+// than there are would cost a sixth of the processor time: each wake-up of a loop would start an idle thread that competes
+// with it. What the environment sets (GOMAXPROCS, GOGC, GOMEMLIMIT) counts more. It returns the number of loops.
 func tune(loops int) int {
 	if loops == 0 {
 		loops = min(mostLoops, runtime.GOMAXPROCS(0))
 	}
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(loops + 1)
+	if procs := loops + 1; os.Getenv("GOMAXPROCS") == "" && procs < runtime.GOMAXPROCS(0) {
+		runtime.GOMAXPROCS(procs)
 	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
