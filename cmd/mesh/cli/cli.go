@@ -53,9 +53,9 @@ func (c client) ask(ctx context.Context, path string, answer any) ([]byte, error
 	if resp.StatusCode != http.StatusOK {
 		var refused controlplane.APIError
 		if json.Unmarshal(data, &refused) == nil && refused.Error != "" {
-			return nil, fmt.Errorf("ask %s: %s", c.server, refused.Error)
+			return nil, fmt.Errorf("ask %s: %s", c.server, printable(refused.Error))
 		}
-		return nil, fmt.Errorf("ask %s%s: %s", c.server, path, resp.Status)
+		return nil, fmt.Errorf("ask %s%s: %s", c.server, path, printable(resp.Status))
 	}
 	if err := json.Unmarshal(data, answer); err != nil {
 		return nil, fmt.Errorf("read the answer of %s%s: %w (is it a control plane of this version?)", c.server, path, err)
@@ -67,7 +67,7 @@ func (c client) ask(ctx context.Context, path string, answer any) ([]byte, error
 func (c client) show(data []byte, table func(w io.Writer)) error {
 	switch c.output {
 	case "json":
-		_, err := c.out.Write(data)
+		_, err := c.out.Write(escaped(data, surrogates))
 		return err
 	case "yaml":
 		text, err := asYAML(data)
@@ -86,7 +86,7 @@ func (c client) show(data []byte, table func(w io.Writer)) error {
 // asYAML keeps the order and the numbers of the JSON text: YAML's parser reads JSON as it stands.
 func asYAML(data []byte) ([]byte, error) {
 	var node yaml.Node
-	if err := yaml.Unmarshal(data, &node); err != nil {
+	if err := yaml.Unmarshal(escaped(data, func(r rune) string { return fmt.Sprintf(`\U%08x`, r) }), &node); err != nil {
 		return nil, fmt.Errorf("write as yaml: %w", err)
 	}
 	blockStyle(&node)
@@ -119,7 +119,7 @@ func needsQuotes(s string) bool {
 // row writes cells with tabs between them; an empty cell shows as a dash, so that columns can be counted.
 func row(w io.Writer, cells ...string) {
 	for i, cell := range cells {
-		if cell == "" {
+		if cells[i] = printable(cell); cell == "" {
 			cells[i] = "-"
 		}
 	}

@@ -36,7 +36,7 @@ func (c *client) proxies(cmd *cobra.Command) error {
 		for _, p := range all.Proxies {
 			for _, t := range p.Types {
 				if t.Nack != nil {
-					fmt.Fprintf(w, "\n%s refused %s of %d, %s ago: %s\n", p.NodeID, t.Type, t.Nack.Number, age(now, t.Nack.Time), t.Nack.Reason)
+					fmt.Fprintf(w, "\n%s refused %s of %d, %s ago: %s\n", printable(p.NodeID), t.Type, t.Nack.Number, age(now, t.Nack.Time), printable(t.Nack.Reason))
 				}
 			}
 		}
@@ -83,17 +83,17 @@ func (c *client) registries(cmd *cobra.Command) error {
 // explain says, below the table, all that is wrong with a registry and what that means.
 func explain(w io.Writer, now time.Time, r registry.SourceStatus) {
 	if r.Error != "" {
-		fmt.Fprintf(w, "\n%s is %s for %s: %s\n", r.Name, r.State, age(now, r.ErrorSince), r.Error)
+		fmt.Fprintf(w, "\n%s is %s for %s: %s\n", r.Name, r.State, age(now, r.ErrorSince), printable(r.Error))
 		if r.Services > 0 {
 			fmt.Fprintf(w, "  its last view is kept and served\n")
 		}
 	}
 	for _, refused := range []string{r.SealRefused, r.SealError} {
 		if refused != "" {
-			fmt.Fprintf(w, "\n%s: %s\n", r.Name, refused)
+			fmt.Fprintf(w, "\n%s: %s\n", r.Name, printable(refused))
 		}
 	}
 	for _, p := range r.Problems {
-		fmt.Fprintf(w, "\n%s: %s: %s\n", r.Name, p.Object, p.Reason)
+		fmt.Fprintf(w, "\n%s: %s: %s\n", r.Name, printable(p.Object), printable(p.Reason))
 	}
 }
