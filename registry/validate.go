@@ -73,6 +73,8 @@ func (e *Endpoint) validate(s *Service) error {
 		return errors.New("no address")
 	case e.Addr.Is4In6():
 		return fmt.Errorf("address %s: want IPv4 as IPv4", e.Addr)
+	case e.Addr.IsUnspecified() || e.Addr.IsMulticast() || e.Addr.Zone() != "":
+		return fmt.Errorf("address %s: want one that leads to one host from everywhere", e.Addr) // 0.0.0.0 leads to the caller's own
 	case e.Weight == 0:
 		return errors.New("weight 0, want at least 1")
 	case e.Health > Draining:

@@ -168,7 +168,7 @@ func (d *staticDocument) Check(report func(path, got, want string)) {
 }
 
 func (s *Service) endpoint(e *Endpoint, report func(path, got, want string)) {
-	if e.Address.IsValid() && (e.Address.IsUnspecified() || e.Address.IsMulticast() || e.Address.Zone() != "") {
+	if a := e.Address.Unmap(); a.IsValid() && (a.IsUnspecified() || a.IsMulticast() || a.Zone() != "") {
 		report("address", e.Address.String(), "an address that can be dialled from anywhere")
 	}
 	if e.Weight != unset {

@@ -95,7 +95,7 @@ var labelPattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 func (cfg Config) Check(report func(path, got, want string)) {
 	target, err := parseAddress(cfg.Address)
 	if err != nil {
-		report("address", quote(cfg.Address), err.Error())
+		report("address", withoutUser(cfg.Address), err.Error())
 	}
 	for _, f := range []struct{ path, value string }{
 		{"tokenFile", cfg.TokenFile}, {"caFile", cfg.CAFile}, {"certFile", cfg.CertFile}, {"keyFile", cfg.KeyFile},
@@ -108,7 +108,7 @@ func (cfg Config) Check(report func(path, got, want string)) {
 		report("certFile", quote(cfg.CertFile), "certFile and keyFile together")
 	}
 	if cfg.CAFile+cfg.CertFile+cfg.ServerName != "" && err == nil && target.scheme != "https" {
-		report("address", quote(cfg.Address), "https://… as caFile, certFile or serverName is set")
+		report("address", withoutUser(cfg.Address), "https://… as caFile, certFile or serverName is set")
 	}
 	checkUnique(report, "datacenters", cfg.Datacenters)
 	checkUnique(report, "services", cfg.Services)
@@ -120,6 +120,9 @@ func (cfg Config) Check(report func(path, got, want string)) {
 	if cfg.Namespace != "" && !labelPattern.MatchString(cfg.Namespace) {
 		report("namespace", quote(cfg.Namespace), "an RFC 1123 label")
 	}
+	if cfg.Namespace == "host" {
+		report("namespace", quote(cfg.Namespace), "another namespace, that one is reserved for hosts")
+	}
 	if cfg.MaxStale < 0 {
 		report("maxStale", cfg.MaxStale.String(), "a duration above 0")
 	}
@@ -129,6 +132,14 @@ func (cfg Config) Check(report func(path, got, want string)) {
 	if cfg.MaxConnections != 0 && cfg.MaxConnections < minConnections {
 		report("maxConnections", fmt.Sprint(cfg.MaxConnections), fmt.Sprintf("at least %d", minConnections))
 	}
+}
+
+// withoutUser quotes an address without what stands before an @: it may be a password, and the text goes to a log.
+func withoutUser(address string) string {
+	if at := strings.LastIndexByte(address, '@'); at >= 0 {
+		return quote("…" + address[at:])
+	}
+	return quote(address)
 }
 
 func quote(s string) string { return fmt.Sprintf("%q", s) }

@@ -245,10 +245,11 @@ func (cfg *Config) address(e *entry) (netip.Addr, int, error) {
 		text = e.Node.Address
 	}
 	addr, err := netip.ParseAddr(text)
-	if err != nil || addr.IsUnspecified() || addr.Zone() != "" {
-		return netip.Addr{}, 0, fmt.Errorf("got address %.100q, want an IP address", text)
+	addr = addr.Unmap()
+	if err != nil || addr.IsUnspecified() || addr.IsMulticast() || addr.Zone() != "" {
+		return netip.Addr{}, 0, fmt.Errorf("got address %.100q, want an IP address that can be dialled", text)
 	}
-	return addr.Unmap(), port, nil
+	return addr, port, nil
 }
 
 // ports returns the named ports, or the one port, or none for an instance without.

@@ -1,6 +1,7 @@
 package consul
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -129,7 +130,8 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err == nil && resp.StatusCode == http.StatusForbidden {
 		if fresh, err := t.token.reread(); err == nil && fresh != token {
 			_ = resp.Body.Close()
-			resp, err = t.send(req, fresh)
+			token = fresh
+			resp, err = t.send(req, token)
 			if err != nil {
 				return nil, err
 			}
@@ -138,7 +140,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	return guard(req, resp)
+	return guard(req, resp, token)
 }
 
 func (t *transport) send(req *http.Request, token string) (*http.Response, error) {
@@ -237,9 +239,9 @@ func (t *transport) notify() {
 }
 
 // guard bounds the body of an answer, and refuses one that Consul did not write: a proxy's page, for instance.
-func guard(req *http.Request, resp *http.Response) (*http.Response, error) {
+func guard(req *http.Request, resp *http.Response, token string) (*http.Response, error) {
 	if resp.StatusCode != http.StatusOK {
-		resp.Body = readCloser{io.LimitReader(resp.Body, maxErrorBody), resp.Body}
+		resp.Body = readCloser{&errorText{from: resp.Body, token: token}, resp.Body}
 		return resp, nil
 	}
 	refuse := func(format string, args ...any) (*http.Response, error) {
@@ -271,6 +273,28 @@ func isNumber(s string) bool {
 type readCloser struct {
 	io.Reader
 	io.Closer
+}
+
+// errorText is the start of an error's text without the token: what stands between us and Consul may repeat the request,
+// and the text ends in a log.
+type errorText struct {
+	from  io.Reader
+	token string
+	text  *bytes.Reader // nil before the first Read
+}
+
+func (e *errorText) Read(p []byte) (int, error) {
+	if e.text == nil {
+		text, err := io.ReadAll(io.LimitReader(e.from, maxErrorBody+int64(len(e.token)))) // a token that is cut would not be found
+		if err != nil {
+			return 0, err
+		}
+		if e.token != "" {
+			text = bytes.ReplaceAll(text, []byte(e.token), []byte("(token)"))
+		}
+		e.text = bytes.NewReader(text[:min(len(text), maxErrorBody)])
+	}
+	return e.text.Read(p)
 }
 
 // boundedReader fails, where io.LimitReader would end, so that a cut answer is never taken for a whole one.
