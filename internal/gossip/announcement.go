@@ -20,6 +20,9 @@ const (
 	maxAddresses = 64
 )
 
+// reservedNamespace is where hosts have their names in DNS: no service may take one.
+const reservedNamespace = "host"
+
 // announcementVersion is raised when an older reader would misunderstand a body. Fields that it may ignore are just added.
 const announcementVersion = 1
 
@@ -155,6 +158,8 @@ func (in *Instance) check() error {
 	switch {
 	case !hostfile.IsLabel(in.Namespace) || !hostfile.IsLabel(in.Service):
 		return fmt.Errorf("want RFC 1123 labels as names")
+	case in.Namespace == reservedNamespace:
+		return fmt.Errorf("namespace %s is reserved for hosts", reservedNamespace)
 	case in.ID == "" || len(in.ID) > 253:
 		return fmt.Errorf("an id of %d bytes, want 1 to 253", len(in.ID))
 	case in.Weight == 0 || in.Weight > hostfile.MaxWeight:
