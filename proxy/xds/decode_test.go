@@ -70,7 +70,7 @@ func TestListenerDefaults(t *testing.T) {
 		Listener: config.Listener{
 			Name: "x", Addresses: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:80")},
 			HTTP: &config.HTTP{
-				StatPrefix: "s", StreamIdleTimeout: 5 * time.Minute, IdleTimeout: time.Hour, DrainTimeout: 5 * time.Second,
+				StatPrefix: "s", RequestHeadersTimeout: 5 * time.Minute, StreamIdleTimeout: 5 * time.Minute, IdleTimeout: time.Hour, DrainTimeout: 5 * time.Second,
 				MaxRequestHeadBytes: 60 << 10, MaxRequestHeaders: 100, GenerateRequestID: true, ServerName: "envoy",
 			},
 		},

@@ -132,6 +132,9 @@ func (r *reader) http(at *path, m *hcmv3.HttpConnectionManager) (*config.HTTP, s
 		ServerName:            m.GetServerName(),
 		AccessLogs:            r.accessLogs(at, m.GetAccessLog()),
 	}
+	if h.RequestHeadersTimeout == 0 {
+		h.RequestHeadersTimeout = h.StreamIdleTimeout // a head that never ends would hold its connection for ever; so does Envoy
+	}
 	if h.ServerName == "" {
 		h.ServerName = "envoy"
 	}
