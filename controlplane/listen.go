@@ -26,7 +26,8 @@ func listenXDS(addr string) (net.Listener, error) {
 	return l, nil
 }
 
-// listenUnix replaces a socket that a killed predecessor left, but never one that somebody answers on.
+// listenUnix replaces a socket that a killed predecessor left, but never one that somebody answers on, nor
+// anything else that stands there.
 func listenUnix(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("listen for xDS: %w", err)
@@ -34,6 +35,9 @@ func listenUnix(path string) (net.Listener, error) {
 	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("listen for xDS: %s is in use by another process", path)
+	}
+	if info, err := os.Lstat(path); err == nil && info.Mode()&os.ModeSocket == 0 {
+		return nil, fmt.Errorf("listen for xDS: %s is there and no socket", path)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("listen for xDS: %w", err)

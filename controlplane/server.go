@@ -47,7 +47,10 @@ type Server struct {
 	http      net.Listener
 }
 
-const stopTimeout = 5 * time.Second
+const (
+	stopTimeout = 5 * time.Second
+	apiTimeout  = time.Minute // for a client to take an answer, or to ask again
+)
 
 // New binds every TCP and unix address, so that a port that is taken is told before anything starts. If the catalog is
 // settled by its sealed views, the first client is answered from them.
@@ -152,7 +155,10 @@ func (s *Server) serveXDS(ctx context.Context) error {
 }
 
 func (s *Server) serveHTTP(ctx context.Context) error {
-	server := &http.Server{Handler: s.apiHandler(), ReadHeaderTimeout: stopTimeout, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)}
+	server := &http.Server{
+		Handler: s.apiHandler(), ReadHeaderTimeout: stopTimeout, WriteTimeout: apiTimeout, IdleTimeout: apiTimeout, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+	}
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(s.http) }()
 	s.log.Info("api listening", "addr", s.http.Addr().String())
