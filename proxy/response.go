@@ -95,8 +95,29 @@ func (x *exchange) forwardResponse(from, to int) bool {
 			return false
 		}
 		from += n
+		if x.headDone {
+			to = x.readMore(from, to)
+		}
 	}
 	return x.forwardAnswer(head, from, to)
+}
+
+// readMore tries once more for the rest of a short body, of which shared[from:to] is there: many upstreams send head and body
+// apart, and a read costs far less than a second send.
+func (x *exchange) readMore(from, to int) int {
+	left := x.answer.Remaining() - int64(to-from)
+	room := x.w.loop.Shared()[to:]
+	if x.upReadable || left <= 0 || left > int64(len(room)) {
+		return to
+	}
+	n, err := x.up.Read(room)
+	if err != nil {
+		x.upReadable = !errors.Is(err, syscall.EAGAIN) // an end is told again
+		return to
+	}
+	x.upReadable = n == len(room) || x.upHup
+	x.cluster.Stats.Count[upstream.ConnRxBytes] += uint64(n)
+	return to + n
 }
 
 // keepUpstream keeps bytes of the upstream that cannot be used yet.
