@@ -86,7 +86,7 @@ func (c client) show(data []byte, table func(w io.Writer)) error {
 // asYAML keeps the order and the numbers of the JSON text: YAML's parser reads JSON as it stands.
 func asYAML(data []byte) ([]byte, error) {
 	var node yaml.Node
-	if err := yaml.Unmarshal(escaped(data, func(r rune) string { return fmt.Sprintf(`\U%08x`, r) }), &node); err != nil {
+	if err := yaml.Unmarshal(escaped(data, codePoint), &node); err != nil {
 		return nil, fmt.Errorf("write as yaml: %w", err)
 	}
 	blockStyle(&node)
@@ -96,7 +96,7 @@ func asYAML(data []byte) ([]byte, error) {
 	if err := enc.Encode(&node); err != nil {
 		return nil, fmt.Errorf("write as yaml: %w", err)
 	}
-	return text.Bytes(), nil
+	return escaped(text.Bytes(), codePoint), nil // only within double quotes is there anything to escape
 }
 
 func blockStyle(n *yaml.Node) {
@@ -113,7 +113,7 @@ func blockStyle(n *yaml.Node) {
 func needsQuotes(s string) bool {
 	var back yaml.Node
 	err := yaml.Unmarshal([]byte(s), &back)
-	return err != nil || len(back.Content) != 1 || back.Content[0].Tag != "!!str" || back.Content[0].Value != s || strings.ContainsAny(s, "\n#")
+	return err != nil || len(back.Content) != 1 || back.Content[0].Tag != "!!str" || back.Content[0].Value != s || strings.ContainsAny(s, "\n#") || printable(s) != s
 }
 
 // row writes cells with tabs between them; an empty cell shows as a dash, so that columns can be counted.

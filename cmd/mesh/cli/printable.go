@@ -28,11 +28,11 @@ func printable(s string) string {
 	return b.String()
 }
 
-// escaped writes the same JSON so that a terminal shows it as text. JSON leaves DEL, C1 and bidirectional controls as
-// they are; outside of strings there are none. wide writes a rune that needs more than four digits.
-func escaped(json []byte, wide func(rune) string) []byte {
-	out := make([]byte, 0, len(json))
-	for _, r := range string(json) {
+// escaped writes the same JSON, or YAML, so that a terminal shows it as text. JSON leaves DEL, C1 and bidirectional controls as
+// they are, YAML some of them; outside of strings there are none. wide writes a rune that needs more than four digits.
+func escaped(text []byte, wide func(rune) string) []byte {
+	out := make([]byte, 0, len(text))
+	for _, r := range string(text) {
 		switch {
 		case r == '\n' || r == '\t' || r == '\r' || strconv.IsPrint(r) && r != utf8.RuneError && !unicode.Is(unicode.Cf, r):
 			out = utf8.AppendRune(out, r)
@@ -50,3 +50,6 @@ func surrogates(r rune) string {
 	high, low := utf16.EncodeRune(r)
 	return fmt.Sprintf(`\u%04x\u%04x`, high, low)
 }
+
+// codePoint is how YAML writes a wide rune.
+func codePoint(r rune) string { return fmt.Sprintf(`\U%08x`, r) }
