@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -39,9 +40,11 @@ func works() []work {
 	return []work{
 		{"http1-128", "HTTP/1.1 keep-alive, responses of 128 B, CPU per request", httpWork("http1-128", 128, 0)},
 		{"http1-16k", "HTTP/1.1 keep-alive, responses of 16 KiB, CPU per request", httpWork("http1-16k", 16<<10, 0)},
-		{"http1-slow", "HTTP/1.1 keep-alive, 128 B, 3,000 requests/s in open loop, CPU per request", httpWork("http1-slow", 128, 3000)},
+		{"http1-3000rps", "HTTP/1.1 keep-alive, 128 B, 3,000 requests/s in open loop, CPU per request", httpWork("http1-3000rps", 128, 3000)},
 		{"xds-100", "one endpoint changes, 100 delta clients", xdsWork(100)},
 		{"xds-1000", "one endpoint changes, 1,000 delta clients", xdsWork(1000)},
+		{"path-change", "a change at a real Consul with 1,000 services of 10 endpoints, until the proxy's ACK", pathWork("BenchmarkPathChange")},
+		{"path-memory", "resident memory of mesh control and mesh-proxy with these, and of an idle mesh-proxy", pathWork("BenchmarkPathMemory")},
 	}
 }
 
@@ -70,7 +73,7 @@ func run(args []string, stdout io.Writer) error {
 	o.peers = strings.Split(*peers, ",")
 	if *list {
 		for _, w := range works() {
-			fmt.Fprintf(stdout, "%-12s %s\n", w.name, w.about)
+			fmt.Fprintf(stdout, "%-14s %s\n", w.name, w.about)
 		}
 		return nil
 	}
@@ -119,10 +122,29 @@ func xdsWork(clients int) func(context.Context, options, io.Writer) ([]record, e
 		if o.out != "" {
 			args = append(args, "-out", o.out)
 		}
-		cmd := exec.CommandContext(ctx, "go", args...)
-		cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-		cmd.WaitDelay = 10 * time.Second
-		cmd.Stdout, cmd.Stderr = stdout, os.Stderr
+		return nil, goCommand(ctx, stdout, args...).Run()
+	}
+}
+
+// pathWork runs a benchmark of the whole path, which stands with the test bed of e2e and appends its results itself.
+func pathWork(name string) func(context.Context, options, io.Writer) ([]record, error) {
+	return func(ctx context.Context, o options, stdout io.Writer) ([]record, error) {
+		cmd := goCommand(ctx, stdout, "test", "-count=1", "-run=^$", "-bench=^"+name+"$", "-benchtime=1x", "./e2e")
+		if o.out != "" {
+			out, err := filepath.Abs(o.out)
+			if err != nil {
+				return nil, fmt.Errorf("find %s: %w", o.out, err)
+			}
+			cmd.Env = append(os.Environ(), "BENCH_OUT="+out)
+		}
 		return nil, cmd.Run()
 	}
+}
+
+func goCommand(ctx context.Context, stdout io.Writer, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 10 * time.Second
+	cmd.Stdout, cmd.Stderr = stdout, os.Stderr
+	return cmd
 }
