@@ -170,9 +170,7 @@ func TestDevWithoutDemoIsReadyPort80(t *testing.T) {
 func TestDevFileRegistryIsFollowedDig(t *testing.T) {
 	dir := shortDir(t)
 	m := startMesh(t, "--demo=false", "--registry", "file="+dir)
-	port := freePort(t)
-	start(t, "demo", bin(t, "mesh"), "demo", "orders", "--listen", fmt.Sprintf("127.0.0.1:%d", port))
-	writeFile(t, filepath.Join(dir, "orders.yaml"), fmt.Sprintf("service: orders\nport: %d\nprotocol: http\nendpoints: [{address: 127.0.0.1}]\n", port))
+	addDemo(t, dir, "orders")
 	eventually(t, 10*time.Second, "a new service is reachable", func() error {
 		body, err := fetch(m.outbound, "orders.mesh.internal", "/")
 		if err == nil && body != "orders v1\n" {

@@ -108,9 +108,7 @@ func TestFaultControlPlaneKilledPort80(t *testing.T) {
 		})
 		// The first change after the recovery.
 		name := fmt.Sprintf("added-%d", i)
-		port := freePort(t)
-		start(t, name, bin(t, "mesh"), "demo", name, "--listen", fmt.Sprintf("127.0.0.1:%d", port))
-		writeFile(t, filepath.Join(static, name+".yaml"), fmt.Sprintf("service: %s\nport: %d\nprotocol: http\nendpoints: [{address: 127.0.0.1}]\n", name, port))
+		addDemo(t, static, name)
 		eventually(t, 20*time.Second, "the first change after the recovery arrives", func() error {
 			_, err := fetch(m.outbound, name+".mesh.internal", "/")
 			return err
@@ -159,6 +157,24 @@ func newParts(t testing.TB, registries string) parts {
 	return p
 }
 
+// newOrders are parts with a running service orders, and the directory of the file registry that knows it.
+func newOrders(t testing.TB) (p parts, static string) {
+	t.Helper()
+	static = shortDir(t)
+	p = newParts(t, fmt.Sprintf("  - name: static\n    file: {path: %s}\n", static))
+	addDemo(t, static, "orders")
+	return p, static
+}
+
+// addDemo starts a demo process and names it in a file of static.d.
+func addDemo(t testing.TB, static, service string) {
+	t.Helper()
+	port := freePort(t)
+	start(t, service, bin(t, "mesh"), "demo", service, "--listen", fmt.Sprintf("127.0.0.1:%d", port))
+	writeFile(t, filepath.Join(static, service+".yaml"),
+		fmt.Sprintf("service: %s\nport: %d\nprotocol: http\nendpoints: [{address: 127.0.0.1}]\n", service, port))
+}
+
 func (p parts) startControl(t testing.TB) *process {
 	t.Helper()
 	return start(t, "mesh control", bin(t, "mesh"), "control", "--config", p.controlFile)
@@ -181,11 +197,7 @@ func (p parts) eventuallyAnswers(t testing.TB, host, want string) {
 }
 
 func TestFaultProxyRestartsWithoutControlPlane(t *testing.T) {
-	static := shortDir(t)
-	p := newParts(t, fmt.Sprintf("  - name: static\n    file: {path: %s}\n", static))
-	port := freePort(t)
-	start(t, "orders", bin(t, "mesh"), "demo", "orders", "--listen", fmt.Sprintf("127.0.0.1:%d", port))
-	writeFile(t, filepath.Join(static, "orders.yaml"), fmt.Sprintf("service: orders\nport: %d\nprotocol: http\nendpoints: [{address: 127.0.0.1}]\n", port))
+	p, static := newOrders(t)
 	control, proxy := p.startControl(t), p.startProxy(t)
 	p.eventuallyAnswers(t, "orders.mesh.internal", "orders v1\n")
 	eventually(t, 20*time.Second, "the proxy has sealed its configuration", func() error { return anyFile(filepath.Join(p.dir, "proxy")) })
@@ -197,8 +209,8 @@ func TestFaultProxyRestartsWithoutControlPlane(t *testing.T) {
 	}
 	// And it takes the first change when the control plane is back.
 	p.startControl(t)
-	writeFile(t, filepath.Join(static, "second.yaml"), fmt.Sprintf("service: second\nport: %d\nprotocol: http\nendpoints: [{address: 127.0.0.1}]\n", port))
-	p.eventuallyAnswers(t, "second.mesh.internal", "orders v1\n")
+	addDemo(t, static, "second")
+	p.eventuallyAnswers(t, "second.mesh.internal", "second v1\n")
 }
 
 func anyFile(dir string) error {
@@ -210,11 +222,7 @@ func anyFile(dir string) error {
 }
 
 func TestFaultTornSealedFilesAreRefusedAndNamed(t *testing.T) {
-	static := shortDir(t)
-	p := newParts(t, fmt.Sprintf("  - name: static\n    file: {path: %s}\n", static))
-	port := freePort(t)
-	start(t, "orders", bin(t, "mesh"), "demo", "orders", "--listen", fmt.Sprintf("127.0.0.1:%d", port))
-	writeFile(t, filepath.Join(static, "orders.yaml"), fmt.Sprintf("service: orders\nport: %d\nprotocol: http\nendpoints: [{address: 127.0.0.1}]\n", port))
+	p, _ := newOrders(t)
 	control, proxy := p.startControl(t), p.startProxy(t)
 	p.eventuallyAnswers(t, "orders.mesh.internal", "orders v1\n")
 	proxy.stop(20 * time.Second)
