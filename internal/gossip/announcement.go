@@ -106,29 +106,30 @@ func compareInstances(a, b Instance) int {
 	return strings.Compare(a.ID, b.ID)
 }
 
-// decodeAnnouncement reads what a node called host sent. Nothing in it is taken on trust.
-func decodeAnnouncement(body []byte, host string) (*Announcement, error) {
+// decodeAnnouncement reads what one of hosts announces: a digest that several have is that of at most one. Nothing in it is
+// taken on trust.
+func decodeAnnouncement(body []byte, hosts ...string) (*Announcement, error) {
 	if len(body) > maxBody {
-		return nil, fmt.Errorf("decode announcement of %s: %d bytes, want at most %d", host, len(body), maxBody)
+		return nil, fmt.Errorf("decode announcement: %d bytes, want at most %d", len(body), maxBody)
 	}
 	var version struct {
 		Version int `json:"version"`
 	}
 	if err := json.Unmarshal(body, &version); err != nil {
-		return nil, fmt.Errorf("decode announcement of %s: %w", host, err)
+		return nil, fmt.Errorf("decode announcement: %w", err)
 	}
 	if version.Version != announcementVersion {
-		return nil, fmt.Errorf("decode announcement of %s: version %d, want %d", host, version.Version, announcementVersion)
+		return nil, fmt.Errorf("decode announcement: version %d, want %d", version.Version, announcementVersion)
 	}
 	a := new(Announcement)
 	if err := json.NewDecoder(bytes.NewReader(body)).Decode(a); err != nil {
-		return nil, fmt.Errorf("decode announcement of %s: %w", host, err)
+		return nil, fmt.Errorf("decode announcement: %w", err)
 	}
-	if a.Host != host {
-		return nil, fmt.Errorf("decode announcement of %s: it is of %q", host, a.Host)
+	if !slices.Contains(hosts, a.Host) {
+		return nil, fmt.Errorf("decode announcement: it is of %q", a.Host)
 	}
 	if err := a.check(); err != nil {
-		return nil, fmt.Errorf("decode announcement of %s: %w", host, err)
+		return nil, fmt.Errorf("decode announcement: %w", err)
 	}
 	return a, nil
 }

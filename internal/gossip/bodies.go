@@ -52,21 +52,21 @@ func (n *Node) receive(b []byte) {
 }
 
 func (n *Node) receiveBody(m message) {
-	id := n.table.asking(m.Digest)
-	if id == "" {
+	hosts := n.table.asking(m.Digest)
+	if len(hosts) == 0 {
 		n.log.Debug("gossip: drop a body that was not asked for")
 		return
 	}
 	if sha256.Sum256(m.Rest) != m.Digest {
-		n.log.Warn("gossip: refuse announcement", "host", id, "err", errors.New("its digest does not match"))
+		n.log.Warn("gossip: refuse announcement", "hosts", hosts[:min(len(hosts), 3)], "err", errors.New("its digest does not match"))
 		return
 	}
-	body, err := decodeAnnouncement(m.Rest, id)
+	body, err := decodeAnnouncement(m.Rest, hosts...)
 	if err != nil {
-		n.log.Warn("gossip: refuse announcement", "host", id, "err", err)
+		n.log.Warn("gossip: refuse announcement", "hosts", hosts[:min(len(hosts), 3)], "err", err)
 		return
 	}
-	n.table.obtained(id, m.Digest, body)
+	n.table.obtained(body.Host, m.Digest, body)
 }
 
 // fetch asks for bodies that we lack until ctx ends.

@@ -260,16 +260,17 @@ func (t *table) due(now time.Time, limit int, backoff func(n int) time.Duration)
 	return wants, next
 }
 
-// asking returns the host that announces that digest and whose body we lack, "" when nobody does.
-func (t *table) asking(d digest) string {
+// asking returns the hosts that announce that digest and whose body we lack: more than one when somebody repeats another's.
+func (t *table) asking(d digest) []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	var hosts []string
 	for id, r := range t.hosts {
 		if r.asked > 0 && r.wants() && r.meta.Digest == d {
-			return id
+			hosts = append(hosts, id)
 		}
 	}
-	return ""
+	return hosts
 }
 
 // obtained takes in a body.
