@@ -41,7 +41,7 @@ func permissionError(t *testing.T, err error, secrets ...string) {
 	}
 }
 
-func TestNoTokenUnderDenyIsNotEmpty(t *testing.T) {
+func TestCVEClass28_NoTokenUnderDenyIsNotEmpty(t *testing.T) {
 	t.Parallel()
 	server := loadedACL(t, testbed.ConsulACL)
 	f := follow(t, configOf(server))
@@ -51,9 +51,9 @@ func TestNoTokenUnderDenyIsNotEmpty(t *testing.T) {
 	}
 }
 
-// TestAnonymousThatMayRead gives the anonymous token what it needs, and takes it away again: Consul then answers 200
+// TestCVEClass28_AnonymousThatMayRead gives the anonymous token what it needs, and takes it away again: Consul then answers 200
 // with an empty list and hides that it was filtered.
-func TestAnonymousThatMayRead(t *testing.T) {
+func TestCVEClass28_AnonymousThatMayRead(t *testing.T) {
 	t.Parallel()
 	for name, mode := range map[string]testbed.ConsulMode{"https": testbed.ConsulTLS, "http": testbed.ConsulACL} {
 		for taken, left := range map[string]string{
@@ -87,7 +87,7 @@ func TestAnonymousThatMayRead(t *testing.T) {
 	}
 }
 
-func TestTokenForSomeServices(t *testing.T) {
+func TestCVEClass28_TokenForSomeServices(t *testing.T) {
 	t.Parallel()
 	const rules = `service "svc-0001" { policy = "read" } node_prefix "" { policy = "read" }`
 	for name, mode := range map[string]testbed.ConsulMode{"https": testbed.ConsulTLS, "http": testbed.ConsulACL} {
@@ -120,7 +120,7 @@ func TestTokenForSomeServices(t *testing.T) {
 	}
 }
 
-func TestUnknownToken(t *testing.T) {
+func TestCVEClass28_UnknownToken(t *testing.T) {
 	t.Parallel()
 	server := loadedACL(t, testbed.ConsulACL)
 	cfg := configOf(server)
