@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/hostmesh/hostmesh/controlplane/compile"
 	"github.com/hostmesh/hostmesh/registry"
 )
 
@@ -98,6 +99,9 @@ func (c collector) collectClients(gauge gaugeFunc) {
 		connected bool
 	}
 	clients, nacks := map[key]int{}, map[string]int{}
+	for _, kind := range []compile.Kind{compile.Proxy, compile.GRPC} {
+		clients[key{kind.String(), true}], clients[key{kind.String(), false}] = 0, 0
+	}
 	for _, client := range c.server.xds.Clients() {
 		clients[key{client.Kind, client.Disconnected == nil}]++
 		for _, t := range client.Types {
