@@ -340,3 +340,42 @@ func TestCVEClass30_ClientsMakeNoMetrics(t *testing.T) {
 		t.Errorf("%d lines of metrics, %d before 100 more requests", after, before)
 	}
 }
+
+// An endpoint that drains gets no new request while another serves; a connection to it that waits in the pool is not used
+// again (CVE-2025-32793).
+func TestCVEClass25_DrainingEndpointsGetNothingNew(t *testing.T) {
+	var old, fresh atomic.Int32
+	web := cluster("web", server(t, func(http.ResponseWriter, *http.Request) { old.Add(1) }), server(t, func(http.ResponseWriter, *http.Request) { fresh.Add(1) }))
+	cfg := &config.Config{Listeners: []*config.Listener{httpConfig(freeAddr(t), vhost("web.mesh.internal", "web"))}, Clusters: clusters(web)}
+	p := start(t, cfg, nil)
+	send := func(n int) {
+		t.Helper()
+		for range n {
+			if status, _, err := p.get(http.DefaultClient, "web.mesh.internal", "/"); status != 200 || err != nil {
+				t.Fatalf("%d %v", status, err)
+			}
+		}
+	}
+	send(20)
+	if old.Load() == 0 || fresh.Load() == 0 {
+		t.Fatalf("%d and %d requests, want both to serve", old.Load(), fresh.Load())
+	}
+	drained := *web
+	leaving := *web.Endpoints[0]
+	leaving.Health = config.Draining
+	drained.Endpoints = []*config.Endpoint{&leaving, web.Endpoints[1]}
+	next := *cfg
+	next.Clusters = clusters(&drained)
+	p.config.Set(&next)
+	for deadline := time.Now().Add(5 * time.Second); !strings.Contains(p.adminGet("/clusters"), leaving.Addr.String()+"::health_flags::/eds_status_draining"); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the change is not seen")
+		}
+	}
+	time.Sleep(50 * time.Millisecond) // the other loop's turn
+	before := old.Load()
+	send(40)
+	if n := old.Load() - before; n != 0 {
+		t.Errorf("the one that drains got %d of 40 requests", n)
+	}
+}
