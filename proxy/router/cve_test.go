@@ -32,3 +32,23 @@ func TestCVEClass08_OrderIsTheSpecifications(t *testing.T) {
 		}
 	}
 }
+
+// A rule sees every line of a field: a second one neither hides behind the first nor stands for it (CVE-2024-10006,
+// CVE-2026-26308).
+func TestCVEClass05_RulesSeeEveryLine(t *testing.T) {
+	role := func(name, value string, invert bool) *config.Route {
+		return &config.Route{Name: name, Path: "/", Headers: []config.HeaderMatch{{Name: "x-role", Exact: value, Invert: invert}}}
+	}
+	table := router.New(oneHost(role("admin", "admin", false), role("both", "user,admin", false), role("no user", "user", true), prefix("rest", "/")))
+	for _, c := range []struct {
+		lines fields
+		want  string
+	}{
+		{fields{"x-role", "admin"}, "admin"}, {fields{"X-Role", "admin", "X-Role", "user"}, "no user"}, {fields{"x-role", "user", "X-ROLE", "admin"}, "both"},
+		{fields{"x-role", "user"}, "rest"}, {fields{"x-role", "user", "x-role", ""}, "no user"}, {fields{"x-role", "admin", "x-role", ""}, "no user"}, {nil, "rest"},
+	} {
+		if m, err := table.Match(request("h", "/", c.lines)); err != nil || m.Route == nil || m.Route.Name != c.want {
+			t.Errorf("%q: %+v, %v, want %s", c.lines, m.Route, err, c.want)
+		}
+	}
+}
