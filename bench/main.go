@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -43,8 +42,11 @@ func works() []work {
 		{"http1-3000rps", "HTTP/1.1 keep-alive, 128 B, 3,000 requests/s in open loop, CPU per request", httpWork("http1-3000rps", 128, 3000)},
 		{"xds-100", "one endpoint changes, 100 delta clients", xdsWork(100)},
 		{"xds-1000", "one endpoint changes, 1,000 delta clients", xdsWork(1000)},
-		{"path-change", "a change at a real Consul with 1,000 services of 10 endpoints, until the proxy's ACK", pathWork("BenchmarkPathChange")},
-		{"path-memory", "resident memory of mesh control and mesh-proxy with these, and of an idle mesh-proxy", pathWork("BenchmarkPathMemory")},
+		{"path-change", "a change at a real Consul with 1,000 services of 10 endpoints, until the proxy's ACK", budgetWork("path-change", "./e2e", "BenchmarkPathChange", budgets{"p50-ms": 100, "p99-ms": 100})},
+		{"path-memory", "resident memory of mesh control and mesh-proxy with these, and of an idle mesh-proxy", budgetWork("path-memory", "./e2e", "BenchmarkPathMemory",
+			budgets{"control-MB": 150, "proxy-MB": 60, "idle-MB": 28, "idle-anonymous-MB": 12})},
+		{"gossip-death", "a host of 50 dies, until a control node has seen it", budgetWork("gossip-death", "./internal/gossip", "BenchmarkDeathAmong50",
+			budgets{"p50-s": 3, "max-s": 3})},
 	}
 }
 
@@ -123,21 +125,6 @@ func xdsWork(clients int) func(context.Context, options, io.Writer) ([]record, e
 			args = append(args, "-out", o.out)
 		}
 		return nil, goCommand(ctx, stdout, args...).Run()
-	}
-}
-
-// pathWork runs a benchmark of the whole path, which stands with the test bed of e2e and appends its results itself.
-func pathWork(name string) func(context.Context, options, io.Writer) ([]record, error) {
-	return func(ctx context.Context, o options, stdout io.Writer) ([]record, error) {
-		cmd := goCommand(ctx, stdout, "test", "-count=1", "-run=^$", "-bench=^"+name+"$", "-benchtime=1x", "./e2e")
-		if o.out != "" {
-			out, err := filepath.Abs(o.out)
-			if err != nil {
-				return nil, fmt.Errorf("find %s: %w", o.out, err)
-			}
-			cmd.Env = append(os.Environ(), "BENCH_OUT="+out)
-		}
-		return nil, cmd.Run()
 	}
 }
 

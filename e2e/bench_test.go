@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,47 +17,14 @@ import (
 	"github.com/hostmesh/hostmesh/e2e/testbed"
 )
 
-// The figures of this file are made by make bench (works path-change and path-memory), which runs the two benchmarks
-// below once each. A figure without a peer is compared with its budget: the ratio is value / budget.
+// The figures of this file are those of make bench's works path-change and path-memory, which run the benchmarks below
+// once each and compare what they report with its budget.
 
 const (
 	benchServices  = 1000
 	benchEndpoints = 10
 	benchChanges   = 300
 )
-
-// result is one line of bench/results.jsonl.
-type result struct {
-	Work   string  `json:"work"`
-	Peer   string  `json:"peer"`
-	Figure string  `json:"figure"`
-	Value  float64 `json:"value"`
-	Ratio  float64 `json:"ratio"`
-	Min    float64 `json:"min"`
-	Max    float64 `json:"max"`
-	Unit   string  `json:"unit"`
-}
-
-func record(b *testing.B, results ...result) {
-	b.Helper()
-	for _, r := range results {
-		b.Logf("%-12s %-34s %8.1f %-3s  %.2f of the budget (min %.1f, max %.1f)", r.Work, r.Figure, r.Value, r.Unit, r.Ratio, r.Min, r.Max)
-	}
-	path := os.Getenv("BENCH_OUT")
-	if path == "" {
-		return
-	}
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer file.Close()
-	for enc := json.NewEncoder(file); len(results) > 0; results = results[1:] {
-		if err := enc.Encode(results[0]); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
 
 // loadedMesh is a control plane that reads a Consul with many services over HTTPS, and a proxy subscribed to all.
 func loadedMesh(b *testing.B) (client *api.Client, p parts, control, proxy *process) {
@@ -128,14 +94,8 @@ func BenchmarkPathChange(b *testing.B) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	slices.Sort(took)
-	ms := func(q float64) float64 {
-		return float64(took[min(int(q*float64(len(took))), len(took)-1)].Microseconds()) / 1000
-	}
-	for _, q := range []struct {
-		name string
-		at   float64
-	}{{"change at Consul to ACK, p50", 0.5}, {"change at Consul to ACK, p99", 0.99}} {
-		record(b, result{"path-change", "budget", q.name, ms(q.at), ms(q.at) / 100, ms(0), ms(1), "ms"})
+	for name, q := range map[string]float64{"p50-ms": 0.5, "p99-ms": 0.99, "max-ms": 1} {
+		b.ReportMetric(float64(took[min(int(q*float64(len(took))), len(took)-1)].Microseconds())/1000, name)
 	}
 }
 
@@ -161,16 +121,8 @@ func BenchmarkPathMemory(b *testing.B) {
 	idleProxy := idle.startProxy(b)
 	eventually(b, time.Minute, "the idle proxy is ready", func() error { _, err := fetch(idle.admin, "", "/ready"); return err })
 	time.Sleep(60 * time.Second) // past the first sync: the runtime has given back what it took for it
-	for _, m := range []struct {
-		figure string
-		value  float64
-		budget float64
-	}{
-		{"mesh control, 1,000 × 10, RSS", memory(b, control, "VmRSS"), 150},
-		{"mesh-proxy, all subscribed, RSS", memory(b, proxy, "VmRSS"), 60},
-		{"mesh-proxy, idle, RSS", memory(b, idleProxy, "VmRSS"), 28},
-		{"mesh-proxy, idle, anonymous", memory(b, idleProxy, "RssAnon"), 12},
-	} {
-		record(b, result{"path-memory", "budget", m.figure, m.value, m.value / m.budget, m.value, m.value, "MB"})
-	}
+	b.ReportMetric(memory(b, control, "VmRSS"), "control-MB")
+	b.ReportMetric(memory(b, proxy, "VmRSS"), "proxy-MB")
+	b.ReportMetric(memory(b, idleProxy, "VmRSS"), "idle-MB")
+	b.ReportMetric(memory(b, idleProxy, "RssAnon"), "idle-anonymous-MB")
 }

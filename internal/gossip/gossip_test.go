@@ -22,7 +22,7 @@ type running struct {
 	done chan error
 }
 
-func (r *running) wait(t *testing.T) {
+func (r *running) wait(t testing.TB) {
 	t.Helper()
 	select {
 	case err := <-r.done:
@@ -36,26 +36,26 @@ func (r *running) wait(t *testing.T) {
 }
 
 // kill ends the node as a crash would.
-func (r *running) kill(t *testing.T) {
+func (r *running) kill(t testing.TB) {
 	t.Helper()
 	r.Abandon()
 	r.wait(t)
 }
 
 // leave ends the node in order.
-func (r *running) leave(t *testing.T) {
+func (r *running) leave(t testing.TB) {
 	t.Helper()
 	r.stop()
 	r.wait(t)
 }
 
-func start(t *testing.T, o Options) *running {
+func start(t testing.TB, o Options) *running {
 	t.Helper()
 	return startWith(t, o, func(*Node) {})
 }
 
 // startWith starts a node that prepare has seen.
-func startWith(t *testing.T, o Options, prepare func(*Node)) *running {
+func startWith(t testing.TB, o Options, prepare func(*Node)) *running {
 	t.Helper()
 	if !o.Bind.IsValid() {
 		o.Bind = netip.MustParseAddrPort("127.0.0.1:0")
@@ -88,7 +88,7 @@ func announcement(names ...string) Announcement {
 }
 
 // until waits for a condition over the hosts that a control node sees.
-func until(t *testing.T, n *running, what string, ok func(map[string]Host) bool) {
+func until(t testing.TB, n *running, what string, ok func(map[string]Host) bool) {
 	t.Helper()
 	deadline := time.After(20 * time.Second)
 	for {
