@@ -30,7 +30,7 @@ func listenXDS(addr string) (net.Listener, error) {
 // anything else that stands there.
 func listenUnix(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("listen for xDS: %w", err)
+		return nil, fmt.Errorf("listen for xDS: %w (listen.xds in control.yaml says where)", err)
 	}
 	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		_ = conn.Close()

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -24,8 +23,8 @@ const (
 type prober struct {
 	Options
 	ports    ports
-	loopback netip.Addr // web's loopback address, once found
-	noPort80 error      // why the loopback address does not answer, if it does not
+	loopback netip.AddrPort // web's loopback address, once found
+	noPort80 error          // why it is not bound, if it is not
 }
 
 // wait returns nil when everything that will be printed works.
@@ -106,34 +105,33 @@ func (p *prober) findLoopback(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for line := range strings.Lines(body) {
-		name, addr, ok := strings.Cut(strings.TrimSpace(line), "::")
-		if !ok || !strings.HasPrefix(name, p.name("web")) && !strings.HasPrefix(name, "web.default.") {
-			continue
-		}
-		found, err := netip.ParseAddrPort(strings.Fields(addr)[0])
-		if err != nil {
-			return fmt.Errorf("read /listeners: %w", err)
-		}
-		p.loopback, p.noPort80 = found.Addr(), bindable(found)
-		if p.noPort80 != nil {
-			return nil
-		}
-		if err := p.bothAnswer(ctx, found.String()); err != nil {
-			return fmt.Errorf("loopback address of web: %w", err)
-		}
-		return nil
-	}
-	return errors.New("the proxy has no listener for web yet")
-}
-
-// bindable reports whether this user could listen on the port at all; an address in use means that somebody does.
-func bindable(addr netip.AddrPort) error {
-	l, err := net.Listen("tcp", netip.AddrPortFrom(netip.MustParseAddr("127.127.255.254"), addr.Port()).String())
-	if err != nil {
+	p.loopback, p.noPort80, err = webListener(body, p.Domain)
+	if err != nil || p.noPort80 != nil {
 		return err
 	}
-	return l.Close()
+	if err := p.bothAnswer(ctx, p.loopback.String()); err != nil {
+		return fmt.Errorf("loopback address of web: %w", err)
+	}
+	return nil
+}
+
+// webListener finds web's address in the proxy's /listeners, whose lines are NAME::ADDRESS and, for an address that could
+// not be bound, ::REASON.
+func webListener(listeners, domain string) (addr netip.AddrPort, notBound, err error) {
+	for line := range strings.Lines(listeners) {
+		parts := strings.SplitN(strings.TrimSpace(line), "::", 3)
+		if len(parts) < 2 || parts[0] != "web.default."+domain {
+			continue
+		}
+		if addr, err = netip.ParseAddrPort(parts[1]); err != nil {
+			return addr, nil, fmt.Errorf("read /listeners: %w", err)
+		}
+		if len(parts) == 3 {
+			notBound = errors.New(parts[2])
+		}
+		return addr, notBound, nil
+	}
+	return addr, nil, errors.New("the proxy has no listener for web yet")
 }
 
 // get returns the body of a 200 answer; host overrides the Host header when it is not empty.
@@ -172,9 +170,9 @@ func (p *prober) print(took time.Duration) {
 		fmt.Fprintf(out, "  dig +short SRV %s @127.0.0.1 -p %d\n", p.name("web"), p.ports.dns)
 		fmt.Fprintf(out, "  curl -H 'Host: %s' http://%s/\n", p.name("web"), loopback(p.ports.outbound))
 		if p.noPort80 == nil {
-			fmt.Fprintf(out, "  curl --resolve %[1]s:80:%[2]s http://%[1]s/\n", p.name("web"), p.loopback)
+			fmt.Fprintf(out, "  curl --resolve %[1]s:80:%[2]s http://%[1]s/\n", p.name("web"), p.loopback.Addr())
 		} else {
-			fmt.Fprintf(out, "  (http://%s/ by its loopback address needs port 80: %v)\n", p.name("web"), p.noPort80)
+			fmt.Fprintf(out, "  (http://%s/ by its loopback address: %v; it needs root, or net.ipv4.ip_unprivileged_port_start=80)\n", p.name("web"), p.noPort80)
 		}
 	}
 	for _, what := range []string{"services", "endpoints", "proxies", "registries"} {
