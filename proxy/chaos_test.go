@@ -174,4 +174,3 @@ func TestChaosLeavesNothingBehind(t *testing.T) {
 		t.Error("a request ended without a status and without a reason")
 	}
 }
-

@@ -70,8 +70,14 @@ func TestCVEClass01_PathIsMatchedAsItIsForwarded(t *testing.T) {
 func TestCVEClass02_FragmentAndQueryAreNoPath(t *testing.T) {
 	p, admin, rest := twoRoutes(t)
 	for _, c := range []struct{ target, status string }{
-		{"/x#/../admin", "400"}, {"/admin#", "400"}, {"http://web.mesh.internal/x#y", "400"}, {"/x%23/../admin", "200"},
-		{"/x?/../admin", "200"}, {"/x?a=/../../admin#b", "400"}, {"http://web.mesh.internal?/admin", "200"}, {"/x%3f/../../admin", "200"},
+		{"/x#/../admin", "400"},
+		{"/admin#", "400"},
+		{"http://web.mesh.internal/x#y", "400"},
+		{"/x%23/../admin", "200"},
+		{"/x?/../admin", "200"},
+		{"/x?a=/../../admin#b", "400"},
+		{"http://web.mesh.internal?/admin", "200"},
+		{"/x%3f/../../admin", "200"},
 	} {
 		if got := p.raw("GET " + c.target + " HTTP/1.1\r\nHost: web.mesh.internal\r\nConnection: close\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 "+c.status) {
 			t.Errorf("%s: %.60q, want %s", c.target, got, c.status)

@@ -44,8 +44,15 @@ func TestCVEClass04_NothingCompiledIsAPattern(t *testing.T) {
 func TestCVEClass23_NoServiceTakesAnothersHost(t *testing.T) {
 	s := &registry.Snapshot{}
 	for _, n := range []registry.Name{
-		{Namespace: "default", Name: "default"}, {Namespace: "default", Name: "internal"}, {Namespace: "default", Name: "mesh"}, {Namespace: "default", Name: "web"},
-		{Namespace: "internal", Name: "mesh"}, {Namespace: "mesh", Name: "default"}, {Namespace: "mesh", Name: "web"}, {Namespace: "web", Name: "default"}, {Namespace: "web", Name: "web"},
+		{Namespace: "default", Name: "default"},
+		{Namespace: "default", Name: "internal"},
+		{Namespace: "default", Name: "mesh"},
+		{Namespace: "default", Name: "web"},
+		{Namespace: "internal", Name: "mesh"},
+		{Namespace: "mesh", Name: "default"},
+		{Namespace: "mesh", Name: "web"},
+		{Namespace: "web", Name: "default"},
+		{Namespace: "web", Name: "web"},
 	} {
 		s.Services = append(s.Services, &registry.Service{
 			Name: n, Ports: []registry.Port{{Number: 80, Protocol: registry.HTTP}},

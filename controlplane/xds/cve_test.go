@@ -61,8 +61,12 @@ func TestCVEClass15_FloodsOfHTTP2AreBounded(t *testing.T) {
 	var fields strings.Builder
 	block := hpack.NewEncoder(&fields)
 	for _, f := range [][2]string{
-		{":method", "POST"}, {":scheme", "http"}, {":authority", "x"}, {":path", "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"},
-		{"content-type", "application/grpc"}, {"te", "trailers"},
+		{":method", "POST"},
+		{":scheme", "http"},
+		{":authority", "x"},
+		{":path", "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"},
+		{"content-type", "application/grpc"},
+		{"te", "trailers"},
 	} {
 		_ = block.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
 	}

@@ -20,8 +20,14 @@ func TestCVEClass08_OrderIsTheSpecifications(t *testing.T) {
 	for range 2 {
 		table := router.New(&config.RouteTable{VirtualHosts: hosts})
 		for _, c := range []struct{ host, path, want string }{
-			{"a.b.example", "/x/y", "first"}, {"A.B.Example", "/z/1", "other"}, {"a.b.example", "/zz", "rest"},
-			{"c.b.example", "/x", "long suffix"}, {"c.example", "/x", "short suffix"}, {"a.other", "/x", "a prefix"}, {"b.example", "/", "short suffix"}, {"x", "/", "any"},
+			{"a.b.example", "/x/y", "first"},
+			{"A.B.Example", "/z/1", "other"},
+			{"a.b.example", "/zz", "rest"},
+			{"c.b.example", "/x", "long suffix"},
+			{"c.example", "/x", "short suffix"},
+			{"a.other", "/x", "a prefix"},
+			{"b.example", "/", "short suffix"},
+			{"x", "/", "any"},
 		} {
 			if m, err := table.Match(request(c.host, c.path, nil)); err != nil || m.Route == nil || m.Route.Name != c.want {
 				t.Errorf("%s%s: %+v, %v, want %s", c.host, c.path, m.Route, err, c.want)
@@ -44,8 +50,13 @@ func TestCVEClass05_RulesSeeEveryLine(t *testing.T) {
 		lines fields
 		want  string
 	}{
-		{fields{"x-role", "admin"}, "admin"}, {fields{"X-Role", "admin", "X-Role", "user"}, "no user"}, {fields{"x-role", "user", "X-ROLE", "admin"}, "both"},
-		{fields{"x-role", "user"}, "rest"}, {fields{"x-role", "user", "x-role", ""}, "no user"}, {fields{"x-role", "admin", "x-role", ""}, "no user"}, {nil, "rest"},
+		{fields{"x-role", "admin"}, "admin"},
+		{fields{"X-Role", "admin", "X-Role", "user"}, "no user"},
+		{fields{"x-role", "user", "X-ROLE", "admin"}, "both"},
+		{fields{"x-role", "user"}, "rest"},
+		{fields{"x-role", "user", "x-role", ""}, "no user"},
+		{fields{"x-role", "admin", "x-role", ""}, "no user"},
+		{nil, "rest"},
 	} {
 		if m, err := table.Match(request("h", "/", c.lines)); err != nil || m.Route == nil || m.Route.Name != c.want {
 			t.Errorf("%q: %+v, %v, want %s", c.lines, m.Route, err, c.want)
