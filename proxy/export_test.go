@@ -1,0 +1,44 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Dump says what every connection of every loop is doing; of a loop that does not answer, only that.
+func (p *Proxy) Dump() string {
+	var b strings.Builder
+	for i, w := range p.workers {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		var part strings.Builder
+		if err := w.loop.Do(ctx, func() { w.dump(&part) }); err != nil {
+			fmt.Fprintf(&b, "loop %d does not answer: %v\n", i, err)
+		} else {
+			fmt.Fprintf(&b, "loop %d:\n%s", i, part.String())
+		}
+		cancel()
+	}
+	return b.String()
+}
+
+func (w *worker) dump(b *strings.Builder) {
+	for addr, a := range w.acceptors {
+		for c := a.clients.next; c != &a.clients; c = c.next {
+			fmt.Fprintf(b, "%s<-%s phase %d readable %v quiet %v hup %v closing %v in %d out %d timer %v\n", addr, c.peer, c.phase,
+				c.readable, c.Quiet(), c.hup, c.closing, len(c.in), len(c.out)-c.outAt, c.timer.Running())
+			if x := c.x; x != nil {
+				fmt.Fprintf(b, "  exchange: connected %v whole %v buf %d sent %d upIn %d upReadable %v upHup %v headDone %v writeFailed %v backoff %v attempts %d",
+					x.connected, x.whole, len(x.buf), x.sent, len(x.upIn), x.upReadable, x.upHup, x.headDone, x.writeFailed, x.backoff, x.attempts)
+				if x.up != nil {
+					fmt.Fprintf(b, " up quiet %v", x.up.Quiet())
+				}
+				b.WriteByte('\n')
+			}
+		}
+	}
+	for name, c := range w.clusters {
+		fmt.Fprintf(b, "cluster %s: %+v\n", name, c.Gauges())
+	}
+}
