@@ -159,7 +159,21 @@ func (p *Proxy) samples(ctx context.Context) []sample {
 			out = append(out, sample{scope: "listener", label: "envoy_listener_address", owner: owner, name: listenerCounterNames[i], value: v, gauge: listenerCounter(i) == listenerCxActive})
 		}
 	}
+	out = append(out, p.controlSamples()...)
 	return append(out, p.serverSamples()...)
+}
+
+// controlSamples are the figures of the connection to the control plane.
+func (p *Proxy) controlSamples() []sample {
+	if p.opts.ControlPlane == nil {
+		return nil
+	}
+	var out []sample
+	for _, s := range p.opts.ControlPlane() {
+		scope, name, _ := strings.Cut(s.Name, ".")
+		out = append(out, sample{scope: scope, name: name, value: s.Value, gauge: !s.Counter})
+	}
+	return out
 }
 
 // serverSamples are the figures of the process.
@@ -271,7 +285,7 @@ func writeSample(families map[string]*strings.Builder, s *sample) {
 		}
 		labels += s.label + `="` + escapeLabel(s.owner) + `"`
 	}
-	name = "envoy_" + s.scope + "_" + name
+	name = "envoy_" + s.scope + "_" + strings.ReplaceAll(name, ".", "_")
 	kind := "counter"
 	switch {
 	case s.histogram != nil:

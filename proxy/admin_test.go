@@ -16,6 +16,7 @@ import (
 	"github.com/hostmesh/hostmesh/internal/watch"
 	"github.com/hostmesh/hostmesh/proxy"
 	"github.com/hostmesh/hostmesh/proxy/config"
+	"github.com/hostmesh/hostmesh/proxy/xds"
 )
 
 func TestAdminShowsEnvoysShapes(t *testing.T) {
@@ -28,6 +29,9 @@ func TestAdminShowsEnvoysShapes(t *testing.T) {
 	}, func(o *proxy.Options) {
 		o.ConfigDump = func() ([]byte, error) { return []byte(`{"configs":[]}`), nil }
 		o.Node = "host-1"
+		o.ControlPlane = func() []xds.Stat {
+			return []xds.Stat{{Name: "control_plane.connected_state", Value: 1}, {Name: "cluster_manager.cds.update_success", Value: 7, Counter: true}}
+		}
 	})
 	for range 3 {
 		_, _, _ = p.get(http.DefaultClient, "web.mesh.internal", "/")
@@ -45,7 +49,7 @@ func TestAdminShowsEnvoysShapes(t *testing.T) {
 			"web::127.0.0.9:1::zone::eu-1\n", "web::127.0.0.9:1::cx_total::0\n", "::weight::1\n", "::success_rate::-1\n",
 		}},
 		{"/config_dump", []string{`{"configs":[]}`}},
-		{"/stats", []string{"cluster.web.upstream_rq_2xx: 3\n", "cluster.web.membership_healthy: ", "http.outbound.downstream_rq_total: 4\n", "http.outbound.no_route: 1\n", "server.live: 1\n"}},
+		{"/stats", []string{"cluster.web.upstream_rq_2xx: 3\n", "cluster.web.membership_healthy: ", "http.outbound.downstream_rq_total: 4\n", "http.outbound.no_route: 1\n", "server.live: 1\n", "control_plane.connected_state: 1\n", "cluster_manager.cds.update_success: 7\n"}},
 		{"/stats?filter=cluster.web.upstream_rq_2xx", []string{"cluster.web.upstream_rq_2xx: 3\n"}},
 		{"/stats/prometheus", []string{
 			"# TYPE envoy_cluster_upstream_rq_total counter\nenvoy_cluster_upstream_rq_total{envoy_cluster_name=\"web\"} 3\n",
@@ -53,6 +57,8 @@ func TestAdminShowsEnvoysShapes(t *testing.T) {
 			"envoy_http_downstream_rq_xx{envoy_response_code_class=\"4\",envoy_http_conn_manager_prefix=\"outbound\"} 1\n",
 			"envoy_cluster_upstream_rq_time_bucket{envoy_cluster_name=\"web\",le=\"+Inf\"} 3\n", "envoy_cluster_upstream_rq_time_count{envoy_cluster_name=\"web\"} 3\n",
 			"envoy_listener_downstream_cx_total{envoy_listener_address=\"127.0.0.1_", "envoy_server_live{} 1\n",
+			"# TYPE envoy_control_plane_connected_state gauge\nenvoy_control_plane_connected_state{} 1\n",
+			"# TYPE envoy_cluster_manager_cds_update_success counter\nenvoy_cluster_manager_cds_update_success{} 7\n",
 		}},
 		{"/server_info", []string{`"state": "LIVE"`, `"version": "test"`, `"id": "host-1"`, `"concurrency": 2`}},
 		{"/help", []string{"/drain_listeners"}},

@@ -21,6 +21,7 @@ import (
 
 	"github.com/hostmesh/hostmesh/internal/watch"
 	"github.com/hostmesh/hostmesh/proxy/config"
+	"github.com/hostmesh/hostmesh/proxy/xds"
 )
 
 // Options is what a Proxy needs. Only Config must be set.
@@ -37,6 +38,9 @@ type Options struct {
 	DrainTime time.Duration
 	// ConfigDump returns the configuration as the admin interface shows it, in JSON.
 	ConfigDump func() ([]byte, error)
+	// ControlPlane returns the figures of the connection to the control plane, by Envoy's names with a scope in front
+	// ("cluster_manager.cds.update_success"), for the admin interface. It is called from any goroutine.
+	ControlPlane func() []xds.Stat
 	// Ready says whether the proxy has all it needs to serve, and if not what it waits for; nil: when it has a Config.
 	Ready func() (bool, string)
 	// Node and Version are shown by the admin interface.

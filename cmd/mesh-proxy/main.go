@@ -173,7 +173,7 @@ func serve(s *settings, log *slog.Logger) error {
 	var p parts
 	engine, err := proxy.New(proxy.Options{
 		Config: client.Config(), Admin: s.admin, AdminSocket: s.adminSocket, Loops: loops, DrainTime: s.drainTime,
-		ConfigDump: client.ConfigDump, Node: s.bootstrap.Node.ID, Version: version, Log: log,
+		ConfigDump: client.ConfigDump, ControlPlane: client.Stats, Node: s.bootstrap.Node.ID, Version: version, Log: log,
 		Ready: func() (bool, string) {
 			if p.stopping.Load() {
 				return false, "this process to end"

@@ -112,6 +112,9 @@ func TestEnvoyBootstrapServesAndDrains(t *testing.T) {
 	if got, err := get(admin, "/config_dump"); err != nil || !strings.Contains(got, `"static_clusters"`) || !strings.Contains(got, `"name": "back"`) {
 		t.Errorf("/config_dump: got %q, %v", got, err)
 	}
+	if got, err := get(admin, "/stats"); err != nil || !strings.Contains(got, "control_plane.connected_state: 0\n") || !strings.Contains(got, "listener_manager.lds.update_rejected: 0\n") {
+		t.Errorf("/stats: got %q, %v", got, err)
+	}
 
 	slow := make(chan string, 1)
 	go func() {
