@@ -27,6 +27,7 @@ type Cluster struct {
 	usable balance
 
 	conns    int // open or opening
+	idle     int // of these, in the hosts' pools
 	opening  int
 	requests int
 	retries  int
@@ -100,7 +101,7 @@ func (c *Cluster) Close() { c.Update(nil) }
 func (h *Host) leave() {
 	h.gone = true
 	for h.idle != nil {
-		h.idle.Discard()
+		h.idle.end()
 	}
 }
 

@@ -116,7 +116,7 @@ func (c *Cluster) open(h *Host, user User) (*Conn, bool, error) {
 func (c *Cluster) evict(h *Host) bool {
 	for _, other := range c.hosts {
 		if other != h && other.idle != nil {
-			other.idle.Discard()
+			other.idle.end() // its place is taken already: nobody of the queue is asked
 			return true
 		}
 	}
@@ -141,12 +141,20 @@ func (c *Cluster) Dequeue(w *Waiter) {
 	c.waiting.count--
 }
 
+// serveWaiting asks those in the queue as long as there is room: one who is asked may give up instead of taking it, and
+// one who has to wait again is not asked twice.
 func (c *Cluster) serveWaiting() {
-	if w := c.waiting.head.next; w != &c.waiting.head {
+	for left := c.waiting.count; left > 0 && c.waiting.count > 0 && c.room(); left-- {
+		w := c.waiting.head.next
 		user := w.user
 		c.Dequeue(w)
 		user.Free()
 	}
+}
+
+// room reports whether a connection can be had, or never can.
+func (c *Cluster) room() bool {
+	return c.idle > 0 || c.gone || !over(c.conns, c.limit(c.cfg.MaxConnections))
 }
 
 // Release gives a connection back whose request is done and which can serve another one.
@@ -158,8 +166,10 @@ func (conn *Conn) Release() {
 	if h.gone || c.gone {
 		conn.Close()
 		c.closed(h)
+		c.serveWaiting()
 		return
 	}
+	c.idle++
 	conn.idle, conn.next = true, h.idle
 	if h.idle != nil {
 		h.idle.prev = conn
@@ -178,15 +188,21 @@ func (conn *Conn) leavePool() {
 	if conn.next != nil {
 		conn.next.prev = conn.prev
 	}
+	conn.Host.cluster.idle--
 	conn.idle, conn.next, conn.prev = false, nil, nil
 	conn.timer.Stop()
 }
 
 // Discard closes a connection, whatever it is doing. Its user is not told.
 func (conn *Conn) Discard() {
-	if !conn.IsOpen() {
-		return
+	if conn.IsOpen() {
+		conn.end()
+		conn.Host.cluster.serveWaiting()
 	}
+}
+
+// end closes an open connection. Its place is not offered to the queue.
+func (conn *Conn) end() {
 	h := conn.Host
 	c := h.cluster
 	switch {
@@ -208,7 +224,6 @@ func (conn *Conn) Discard() {
 func (c *Cluster) closed(h *Host) {
 	c.conns--
 	h.conns--
-	c.serveWaiting()
 }
 
 // Ready takes the socket's events.

@@ -246,6 +246,89 @@ func TestPoolAndQueue(t *testing.T) {
 	})
 }
 
+// TestQueueMovesOn: whoever of the queue is asked and does not take the connection leaves it to the next one; a cluster
+// that is retired, or whose limits grow, leaves nobody behind; and no limit is exceeded on the way.
+func TestQueueMovesOn(t *testing.T) {
+	server, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	open := netip.MustParseAddrPort(server.Addr().String())
+	cfg := func(limit uint32) *config.Cluster {
+		return &config.Cluster{
+			Name: "c", ConnectTimeout: time.Second, MaxConnections: limit, MaxPending: 10,
+			Endpoints: []*config.Endpoint{{Addr: open, Weight: 1}, {Addr: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), open.Port()), Weight: 1}},
+		}
+	}
+	for _, c := range []struct {
+		name  string
+		again bool // those who are asked try again, at the other host
+		do    func(*upstream.Cluster, *upstream.Conn)
+		asked int
+	}{
+		{"released, and they give up", false, func(_ *upstream.Cluster, conn *upstream.Conn) { conn.Release() }, 4},
+		{"closed, and they give up", false, func(_ *upstream.Cluster, conn *upstream.Conn) { conn.Discard() }, 4},
+		{"released, and the first takes it", true, func(_ *upstream.Cluster, conn *upstream.Conn) { conn.Release() }, 1},
+		{"closed, and the first takes it", true, func(_ *upstream.Cluster, conn *upstream.Conn) { conn.Discard() }, 1},
+		{"limit of three", true, func(c *upstream.Cluster, _ *upstream.Conn) { c.Update(cfg(3)) }, 2},
+		{"no limit", true, func(c *upstream.Cluster, _ *upstream.Conn) { c.Update(cfg(0)) }, 4},
+		{"retired", false, func(c *upstream.Cluster, _ *upstream.Conn) { c.Update(nil) }, 4},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			on(t, func(l *loop.Loop) {
+				cl := upstream.New(l, 1, cfg(1), random())
+				first, other := cl.Hosts()[0], cl.Hosts()[1]
+				conn, _, err := cl.Acquire(first, &keen{}, &upstream.Waiter{}, upstream.Pooled)
+				if err != nil {
+					t.Fatal(err)
+				}
+				var queue [4]*keen
+				for i := range queue {
+					u := &keen{}
+					u.free = func() {
+						if c.again {
+							_, _, u.err = cl.Acquire(other, u, &u.waiter, upstream.Pooled)
+						}
+					}
+					queue[i] = u
+					if _, _, err := cl.Acquire(first, u, &u.waiter, upstream.Pooled); !errors.Is(err, upstream.ErrWait) {
+						t.Fatal(err)
+					}
+				}
+				conn.Ready(loop.Out) // it is there
+				c.do(cl, conn)
+				asked := 0
+				for _, u := range queue {
+					asked += u.freed
+					if u.err != nil {
+						t.Errorf("asked and refused: %v", u.err)
+					}
+				}
+				if g := cl.Gauges(); asked != c.asked || g.Pending != 4-asked || cl.Config().MaxConnections > 0 && g.Conns > int(cl.Config().MaxConnections) {
+					t.Errorf("%d were asked, want %d; %+v", asked, c.asked, g)
+				}
+				for _, u := range queue {
+					cl.Dequeue(&u.waiter)
+				}
+				cl.Close()
+			})
+		})
+	}
+}
+
+// keen is a user who does something when it is asked.
+type keen struct {
+	waiter upstream.Waiter
+	free   func()
+	freed  int
+	err    error
+}
+
+func (k *keen) Connected(error)          {}
+func (k *keen) UpstreamReady(loop.Event) {}
+func (k *keen) Free()                    { k.freed++; k.free() }
+
 func TestHistogram(t *testing.T) {
 	var h, sum upstream.Histogram
 	for _, ms := range []float64{0.1, 0.5, 0.6, 3, 4000, 1e9} {
