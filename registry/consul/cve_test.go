@@ -153,3 +153,18 @@ func TestCVEClass27_ErrorsShowNoSecret(t *testing.T) {
 		}
 	}
 }
+
+// An instance cannot say that it is at the caller's own address, or at everybody's, in whatever way that is written.
+func TestCVEClass12_AddressesLeadToOneHost(t *testing.T) {
+	for _, address := range []string{"0.0.0.0", "::", "::ffff:0.0.0.0", "::ffff:0:0", "224.0.0.1", "::ffff:224.0.0.1", "ff02::1", "fe80::1%eth0", "127.1", "0x7f.1", "169.254.169.254.nip.io"} {
+		body := `[{"Node": {"Node": "n", "Datacenter": "dc1", "Address": "10.0.0.1"}, "Service": {"ID": "w", "Service": "web", "Address": "` + address + `", "Port": 80}}]`
+		cfg := Config{}.withDefaults()
+		p, err := cfg.parse("web", []byte(body), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(p.endpoints) != 0 || len(p.problems) != 1 {
+			t.Errorf("%s: %d endpoints, problems %v, want it told and left out", address, len(p.endpoints), p.problems)
+		}
+	}
+}
