@@ -16,6 +16,7 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/miekg/dns"
 	"google.golang.org/grpc"
@@ -108,7 +109,7 @@ func TestCVEClass24_OddEntriesEndNothing(t *testing.T) {
 		{Name: registry.Name{Namespace: "default", Name: "bare"}},
 		{
 			Name: registry.Name{Namespace: "default", Name: "odd"}, Original: odd, Labels: map[string]string{odd: odd}, Conflicts: []string{odd},
-			Ports: []registry.Port{{Name: odd, Number: 80, Protocol: registry.HTTP}, {Name: strings.Repeat("\u00ff", 300), Number: 80, Protocol: registry.GRPC}, {Name: "\xff.b*", Number: 0}},
+			Ports: []registry.Port{{Name: odd, Number: 80, Protocol: registry.HTTP}, {Name: strings.Repeat("\u00ff", 300), Number: 81, Protocol: registry.GRPC}, {Name: "\xff.b*", Number: 0}},
 			Endpoints: []*registry.Endpoint{
 				endpoint(odd, "192.0.2.1", registry.Draining, registry.EndpointPort{Name: odd, Number: 1}),
 				endpoint("\xff"+strings.Repeat("x", 1<<16), "2001:db8::1", registry.Unhealthy),
@@ -131,6 +132,15 @@ func TestCVEClass24_OddEntriesEndNothing(t *testing.T) {
 	r.registry.views <- view
 	if resp, err := stream.Recv(); err != nil || len(resp.Resources) == 0 {
 		t.Errorf("xDS: %v, %v", resp, err)
+	}
+	const assignments, odds = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment", "outbound|80||odd.default.mesh.internal"
+	if err := stream.Send(&discovery.DeltaDiscoveryRequest{TypeUrl: assignments, ResourceNamesSubscribe: []string{odds}}); err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := stream.Recv(); err != nil || len(resp.Resources) != 1 || resp.TypeUrl != assignments {
+		t.Errorf("xDS: %v, %v, want the endpoints", resp, err)
+	} else if err := resp.Resources[0].Resource.UnmarshalTo(new(endpointv3.ClusterLoadAssignment)); err != nil {
+		t.Errorf("xDS: %v", err)
 	}
 	for _, path := range []string{"/api/v1/services", "/api/v1/endpoints", "/api/v1/proxies", "/api/v1/registries", "/api/v1/endpoints?service=odd", "/metrics", "/readyz"} {
 		status, body := get(t, r.api, path, nil)
