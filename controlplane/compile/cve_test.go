@@ -100,3 +100,19 @@ func TestCVEClass25_DrainingEndpointsAreToldSo(t *testing.T) {
 		}
 	}
 }
+
+// What a client calls itself is kept and shown: it cannot be megabytes (CVE-2025-43915).
+func TestCVEClass30_NodesAreShort(t *testing.T) {
+	long := strings.Repeat("x", 4<<20)
+	for what, n := range map[string]*corev3.Node{
+		"id": {Id: long}, "cluster": {Id: "n", Cluster: long}, "region": {Id: "n", Locality: &corev3.Locality{Region: long}},
+		"zone": {Id: "n", Locality: &corev3.Locality{Zone: long}}, "sub-zone": {Id: "n", Locality: &corev3.Locality{SubZone: long}},
+	} {
+		if _, err := compile.ParseNode(n); err == nil || len(err.Error()) > 500 {
+			t.Errorf("%s: %.200v, want a short error", what, err)
+		}
+	}
+	if _, err := compile.ParseNode(&corev3.Node{Id: long[:1024]}); err != nil {
+		t.Error(err)
+	}
+}

@@ -43,12 +43,20 @@ func DefaultOutbound() netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 15001)
 }
 
-const maxUpstreams = 10_000
+const (
+	maxUpstreams = 10_000
+	maxNodeText  = 1024 // bytes of each thing that a node calls itself: they are kept for a while after it left
+)
 
 // ParseNode reads what a client says of itself. A user agent that contains "gRPC" is a gRPC client, everything else a
 // proxy. Of the metadata it reads "upstreams", a list of "name", "namespace/name" or "*", and "outbound", "ip:port".
 func ParseNode(n *corev3.Node) (Node, error) {
 	l := n.GetLocality()
+	for _, text := range []string{n.GetId(), n.GetCluster(), l.GetRegion(), l.GetZone(), l.GetSubZone()} {
+		if len(text) > maxNodeText {
+			return Node{}, fmt.Errorf("read node %.100q: got %d bytes in id, cluster or locality, want at most %d", n.GetId(), len(text), maxNodeText)
+		}
+	}
 	node := Node{
 		ID:       n.GetId(),
 		Cluster:  n.GetCluster(),
