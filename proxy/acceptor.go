@@ -15,6 +15,7 @@ import (
 const (
 	acceptsATurn = 64
 	acceptPause  = 100 * time.Millisecond // when the process is out of descriptors
+	flushTime    = 30 * time.Second       // for a client to take the last response
 )
 
 // served is what a listener does, prepared once for all loops. It is immutable.
@@ -135,8 +136,14 @@ func (a *acceptor) accept(max int) {
 	a.socket.Again()
 }
 
-// Expired goes on after accepting failed.
-func (a *acceptor) Expired(*loop.Timer) { a.accept(acceptsATurn) }
+// Expired goes on after accepting failed, or ends what is left of a listener that was removed.
+func (a *acceptor) Expired(*loop.Timer) {
+	if a.gone {
+		a.shutdown()
+		return
+	}
+	a.accept(acceptsATurn)
+}
 
 func (a *acceptor) acceptHTTP(fd int, peer netip.AddrPort) {
 	c := &client{w: a.w, a: a, served: a.served, peer: peer}
@@ -186,7 +193,8 @@ func (a *acceptor) finishQueue() {
 	a.socket.Close()
 }
 
-// remove closes the socket of a listener that left; its connections end with their present request.
+// remove closes the socket of a listener that left. Its connections end with their present request, and all that are
+// left, tunnels as well, when the listener's drain timeout has passed; if the whole process ends, its own counts.
 func (a *acceptor) remove() {
 	a.finishQueue()
 	a.gone = true
@@ -195,11 +203,21 @@ func (a *acceptor) remove() {
 	a.drainClients()
 	if a.active == 0 {
 		a.w.dropAcceptor(a)
+		return
 	}
+	if a.w.draining {
+		return
+	}
+	timeout := a.w.drainTime
+	if http := a.served.http(); http != nil && http.DrainTimeout > 0 {
+		timeout = http.DrainTimeout
+	}
+	a.w.loop.Start(&a.timer, timeout, a)
 }
 
 // dropAcceptor forgets a removed acceptor whose last connection has ended.
 func (w *worker) dropAcceptor(a *acceptor) {
+	a.timer.Stop()
 	for i, other := range w.leaving {
 		if other == a {
 			w.leaving = append(w.leaving[:i], w.leaving[i+1:]...)
@@ -212,7 +230,12 @@ func (w *worker) dropAcceptor(a *acceptor) {
 // that is under way.
 func (a *acceptor) drainClients() {
 	for c := a.clients.next; c != &a.clients; c = c.next {
-		if c.phase == phaseIdle && !c.closing {
+		switch {
+		case c.phase != phaseIdle || c.closing:
+		case len(c.out) > 0: // its last response is still on its way
+			c.closing = true
+			a.w.loop.Start(&c.timer, flushTime, c)
+		default:
 			a.w.loop.Start(&c.timer, a.w.drainIdle, c)
 		}
 	}

@@ -223,8 +223,12 @@ func (c *client) flush() bool {
 			c.gone()
 			return false
 		}
-		if n > 0 && c.x != nil {
+		switch {
+		case n == 0:
+		case c.x != nil:
 			c.x.touch()
+		case c.phase == phaseIdle && !c.closing:
+			c.w.loop.Start(&c.timer, c.idleTimeout(), c)
 		}
 		return true
 	}
@@ -248,7 +252,7 @@ func (c *client) nextRequest(keep, linger bool) {
 		if len(c.out) == 0 {
 			c.finishClose()
 		} else {
-			c.w.loop.Start(&c.timer, 30*time.Second, c)
+			c.w.loop.Start(&c.timer, flushTime, c)
 		}
 		return
 	}
@@ -336,7 +340,7 @@ func (c *client) Expired(*loop.Timer) {
 		c.dispose()
 	case c.phase == phaseIdle:
 		c.http().count[httpCxIdleTimeout]++
-		if c.readable || !c.Quiet() {
+		if len(c.out) == 0 && (c.readable || !c.Quiet()) {
 			return // a request is just arriving
 		}
 		c.dispose()

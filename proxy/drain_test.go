@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -151,5 +153,59 @@ func TestDrainEndsInTime(t *testing.T) {
 	}
 	if !strings.Contains(p.log.String(), " 0 DC ") {
 		t.Errorf("access log %q", p.log)
+	}
+}
+
+// TestRemovedListenerEndsItsConnections: whatever does not end by itself when its listener left the configuration, requests
+// and tunnels, is ended after the drain timeout; what ends before is whole.
+func TestRemovedListenerEndsItsConnections(t *testing.T) {
+	hang := make(chan struct{})
+	defer close(hang)
+	backend := rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+		switch head := readHead(r); {
+		case strings.Contains(head, "Upgrade: websocket"):
+			_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+			_, _ = io.Copy(conn, r)
+		case strings.HasPrefix(head, "GET /soon "):
+			time.Sleep(100 * time.Millisecond)
+			answer(conn, "whole")
+		default:
+			<-hang
+		}
+	})
+	web := httpConfig(freeAddr(t), vhost("web.mesh.internal", "web"))
+	web.HTTP.DrainTimeout = 400 * time.Millisecond
+	tcp := &config.Listener{Name: "db", Addresses: []netip.AddrPort{freeAddr(t)}, TCP: &config.TCP{
+		StatPrefix: "db", Clusters: []config.WeightedCluster{{Name: "web", Weight: 1}}, IdleTimeout: time.Minute,
+	}}
+	p := start(t, &config.Config{Listeners: []*config.Listener{web, tcp}, Clusters: clusters(cluster("web", backend))},
+		func(o *proxy.Options) { o.DrainTime = 500 * time.Millisecond })
+	p.waitBound(tcp.Addresses[0])
+	open := func(addr netip.AddrPort, text string) net.Conn {
+		p.addr = addr
+		conn := p.dial()
+		_, _ = io.WriteString(conn, text)
+		return conn
+	}
+	upgraded := open(web.Addresses[0], "GET / HTTP/1.1\r\nHost: web.mesh.internal\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+	if head := readHead(bufio.NewReader(upgraded)); !strings.HasPrefix(head, "HTTP/1.1 101 ") {
+		t.Fatalf("got %q", head)
+	}
+	conns := map[string]net.Conn{
+		"upgraded": upgraded, "request": open(web.Addresses[0], get), "tcp": open(tcp.Addresses[0], "GET /hang HTTP/1.1\r\n\r\n"),
+	}
+	soon := open(web.Addresses[0], "GET /soon HTTP/1.1\r\nHost: web.mesh.internal\r\n\r\n")
+	p.waitStat("cluster.web.upstream_cx_active", "4")
+	began := time.Now()
+	p.config.Set(&config.Config{Clusters: clusters(cluster("web", backend))})
+	if resp, body := readResponse(t, bufio.NewReader(soon), "GET"); body != "whole" || !resp.Close {
+		t.Errorf("a request that ends in time: %s %q", resp.Status, body)
+	}
+	for name, conn := range conns {
+		if n, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s is still open after %v", name, time.Since(began))
+		} else if took := time.Since(began); took < 300*time.Millisecond || n > 0 {
+			t.Errorf("%s ended after %v with %d bytes (%v)", name, took, n, err)
+		}
 	}
 }

@@ -34,7 +34,8 @@ type Options struct {
 	AdminSocket string
 	// Loops is the number of event loops; 0 is one for each core the process may use, at most 4.
 	Loops int
-	// DrainTime is how long connections may go on after Run's context ended; by default 10 s.
+	// DrainTime is how long connections may go on after Run's context ended, and those of a removed listener that has no
+	// drain timeout of its own; by default 10 s.
 	DrainTime time.Duration
 	// ConfigDump returns the configuration as the admin interface shows it, in JSON.
 	ConfigDump func() ([]byte, error)
@@ -87,7 +88,7 @@ func New(opts Options) (*Proxy, error) {
 	}
 	p := &Proxy{opts: opts, log: opts.Log, started: time.Now()}
 	for range opts.Loops {
-		w, err := newWorker(opts.Loops)
+		w, err := newWorker(opts.Loops, opts.DrainTime)
 		if err != nil {
 			p.abandon()
 			return nil, fmt.Errorf("make proxy: %w", err)

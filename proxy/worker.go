@@ -33,9 +33,10 @@ type worker struct {
 
 	draining  bool
 	drainIdle time.Duration
+	drainTime time.Duration // for connections of listeners that say nothing about it
 }
 
-func newWorker(loops int) (*worker, error) {
+func newWorker(loops int, drainTime time.Duration) (*worker, error) {
 	l, err := loop.New()
 	if err != nil {
 		return nil, err
@@ -46,7 +47,7 @@ func newWorker(loops int) (*worker, error) {
 	return &worker{
 		loop: l, loops: loops, source: source, rand: rand.New(source), config: &config.Config{},
 		clusters: map[string]*upstream.Cluster{}, acceptors: map[netip.AddrPort]*acceptor{},
-		http: map[string]*httpStats{}, tcp: map[string]*tcpStats{}, logs: map[*sink]*logBuffer{}, drainIdle: time.Second,
+		http: map[string]*httpStats{}, tcp: map[string]*tcpStats{}, logs: map[*sink]*logBuffer{}, drainIdle: time.Second, drainTime: drainTime,
 	}, nil
 }
 
