@@ -43,6 +43,7 @@ func clusterFor(p port) *clusterv3.Cluster {
 		ConnectTimeout:       durationpb.New(connectTimeout),
 		LbPolicy:             clusterv3.Cluster_ROUND_ROBIN,
 		CommonLbConfig:       &clusterv3.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{Value: panicPercent}},
+		CircuitBreakers:      noBreakers(),
 	}
 	if p.Protocol == registry.HTTP2 || p.Protocol == registry.GRPC {
 		c.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpProtocolOptions: packed(&httpv3.HttpProtocolOptions{
@@ -182,4 +183,13 @@ func compareLocality(a, b registry.Locality) int {
 		return c
 	}
 	return strings.Compare(a.SubZone, b.SubZone)
+}
+
+// noBreakers lifts Envoy's limits, as Istio does: its 3 retries at a time would turn the death of one of two instances
+// into failed requests, and nobody has asked for the others.
+func noBreakers() *clusterv3.CircuitBreakers {
+	most := wrapperspb.UInt32(math.MaxUint32)
+	return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
+		MaxConnections: most, MaxPendingRequests: most, MaxRequests: most, MaxRetries: most,
+	}}}
 }
