@@ -7,6 +7,17 @@ import (
 	"time"
 )
 
+// Hold stops all loops until release is called.
+func (p *Proxy) Hold() (release func()) {
+	released := make(chan struct{})
+	for _, w := range p.workers {
+		held := make(chan struct{})
+		w.loop.Post(func() { close(held); <-released })
+		<-held
+	}
+	return func() { close(released) }
+}
+
 // Dump says what every connection of every loop is doing; of a loop that does not answer, only that.
 func (p *Proxy) Dump() string {
 	var b strings.Builder
