@@ -214,6 +214,38 @@ func TestUpstreamConnectionsAreKept(t *testing.T) {
 	}
 }
 
+// TestAccessLogCountsContent: what the log counts are the bodies' bytes, however they were delimited.
+func TestAccessLogCountsContent(t *testing.T) {
+	p := startHTTP(t, rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+		for readHead(r) != "" {
+			for {
+				if line, err := r.ReadString('\n'); err != nil || line == "0\r\n" {
+					break
+				}
+			}
+			_, _ = r.ReadString('\n')
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n4\r\ndefg\r\n0\r\nx-trailer: 1\r\n\r\n")
+		}
+	}))
+	conn := p.dial()
+	r := bufio.NewReader(conn)
+	parts := []string{"PUT / HTTP/1.1\r\nHost: web.mesh.internal\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe", "llo\r\n", "6\r\n world\r\n0\r\n\r\n"}
+	for _, pause := range []time.Duration{0, 20 * time.Millisecond} {
+		for _, part := range parts {
+			_, _ = io.WriteString(conn, part)
+			time.Sleep(pause)
+		}
+		if resp, body := readResponse(t, r, "PUT"); resp.StatusCode != 200 || body != "abcdefg" {
+			t.Fatalf("%s %q", resp.Status, body)
+		}
+	}
+	conn.Close()
+	p.stop()
+	if n := strings.Count(p.log.String(), " 200 - 11 7 "); n != 2 {
+		t.Errorf("access log %q: want two lines with 11 bytes received and 7 sent", p.log)
+	}
+}
+
 func TestExpect100Continue(t *testing.T) {
 	p := startHTTP(t, server(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body) // net/http answers 100 at the first read

@@ -25,11 +25,10 @@ func (x *exchange) takeBody(data []byte) (rest []byte, err error) {
 		}
 		if keep {
 			x.buf = append(x.w.loop.Grow(x.buf, n), data[:n]...)
-			x.bytesIn += uint64(n)
 		}
 		data = data[n:]
 	}
-	x.whole = x.body.Done()
+	x.whole, x.bytesIn = x.body.Done(), x.body.Content()
 	return data, nil
 }
 
@@ -171,7 +170,7 @@ func (x *exchange) forwardBody(data []byte) bool {
 		return false
 	}
 	x.touch()
-	x.bytesIn += uint64(kept)
+	x.bytesIn = x.body.Content()
 	x.c.save(data[used:])
 	if x.body.Done() {
 		x.whole = true

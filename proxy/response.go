@@ -234,7 +234,7 @@ func (x *exchange) forwardAnswer(head []byte, from, to int) bool {
 		return false
 	}
 	c := x.c
-	x.bytesOut += uint64(kept)
+	x.bytesOut = x.answer.Content()
 	x.touch()
 	if used < len(data) {
 		x.keepUpstream(data[used:])

@@ -29,6 +29,8 @@ type Body struct {
 	ext    uint16
 	digits uint8
 	extras int32 // bytes of extensions and trailers so far
+
+	content uint64
 }
 
 // NewBody starts at the first byte after a head. With unwrap, a chunked body is taken out of its chunks.
@@ -50,6 +52,9 @@ func (b *Body) Remaining() int64 {
 	return b.remain
 }
 
+// Content returns how many bytes of content Next has advanced over: without sizes and ends of chunks, and trailers.
+func (b *Body) Content() uint64 { return b.content }
+
 // Next says what to do with the first n bytes of buf: to pass them on as they are, or (keep is false) to drop them. n is 0 when
 // the body has ended or more bytes are needed; buf then starts with the same bytes in the next call. Call it until it
 // returns 0.
@@ -65,9 +70,11 @@ func (b *Body) Next(buf []byte) (n int, keep bool, err error) {
 	}
 	switch b.kind {
 	case UntilClose:
+		b.content += uint64(len(buf))
 		return len(buf), true, nil
 	case Length:
 		n = int(min(b.remain, int64(len(buf))))
+		b.content += uint64(n)
 		b.remain -= int64(n)
 		b.done = b.remain == 0
 		return n, true, nil

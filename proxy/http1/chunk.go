@@ -83,6 +83,7 @@ func (b *Body) advance(buf []byte, take int) error {
 		}
 		b.digits, b.ext = 0, 0
 	case atData:
+		b.content += uint64(take)
 		b.remain -= int64(take)
 		if b.remain == 0 {
 			b.state = atDataCR
