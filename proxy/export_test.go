@@ -18,6 +18,9 @@ func (p *Proxy) Hold() (release func()) {
 	return func() { close(released) }
 }
 
+// Panic makes the first loop panic.
+func (p *Proxy) Panic() { p.workers[0].loop.Post(func() { panic("a bug on a loop") }) }
+
 // Dump says what every connection of every loop is doing; of a loop that does not answer, only that.
 func (p *Proxy) Dump() string {
 	var b strings.Builder
