@@ -28,7 +28,7 @@ func TestPanicOnALoopEndsTheProcess(t *testing.T) {
 	if !errors.As(err, &exit) || exit.ExitCode() != 2 {
 		t.Errorf("the process ended with %v, want status 2", err)
 	}
-	for _, want := range []string{"panic: a bug on a loop", "proxy.(*Proxy).Panic", "loop.(*Loop).Run"} {
+	for _, want := range []string{"panic: a bug on a loop", "proxy/export_test.go:", "loop.(*Loop).Run"} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("the log does not say %q:\n%s", want, out)
 		}
