@@ -222,7 +222,7 @@ func appendField(b, value []byte) []byte {
 func appendQuoted(b, value []byte) []byte {
 	from := 0
 	for i, c := range value {
-		if c >= ' ' && c != '"' && c != '\\' && c != 0x7f {
+		if c >= ' ' && c < 0x7f && c != '"' && c != '\\' {
 			continue
 		}
 		b = append(b, value[from:i]...)
