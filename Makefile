@@ -6,6 +6,7 @@ STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFLAGS_TEST ?= -race -timeout 20m
 WORK ?= all
 FUZZTIME ?= 20s
+SOAK ?= 3m
 
 .PHONY: help build run test unit lint setup bench soak fuzz clean
 
@@ -32,8 +33,9 @@ lint: ## formatting, vet, staticcheck, shellcheck, yamllint
 bench: build ## side by side with the peers; WORK=http1-128 for one work
 	go run ./bench -work $(WORK) -out bench/results.jsonl
 
-soak: build ## the fault tests with outages of full length
-	HOSTMESH_SOAK=1 go test -count 1 -timeout 60m -run Fault -v ./e2e/
+soak: build ## the fault tests with outages of full length, the event loops under load for SOAK
+	HOSTMESH_SOAK=$(SOAK) go test -count 1 -timeout 60m -run Fault -v ./e2e/
+	HOSTMESH_SOAK=$(SOAK) go test -count 1 -timeout 60m -run Soak -v ./proxy/
 
 fuzz: ## every fuzz target for FUZZTIME
 	e2e/fuzz.sh $(FUZZTIME)
