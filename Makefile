@@ -3,7 +3,7 @@ VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo devel)
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 GOFUMPT     = go run mvdan.cc/gofumpt@v0.9.2
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
-GOFLAGS_TEST ?= -race -timeout 20m
+GOFLAGS_TEST ?= -race -count=1 -timeout 20m
 WORK ?= all
 FUZZTIME ?= 20s
 SOAK ?= 3m
