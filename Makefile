@@ -13,8 +13,9 @@ SOAK ?= 3m
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 
+# grpcnotrace leaves out gRPC's trace page, which would link html/template: a fifth of mesh-proxy, 3 MB of its memory.
 build: ## build bin/mesh and bin/mesh-proxy
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/mesh ./cmd/mesh-proxy
+	CGO_ENABLED=0 go build -trimpath -tags grpcnotrace -ldflags '$(LDFLAGS)' -o bin/ ./cmd/mesh ./cmd/mesh-proxy
 
 run: build ## run a whole mesh on this machine, with a demo (ARGS are mesh dev's)
 	bin/mesh dev $(ARGS)

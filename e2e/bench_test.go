@@ -116,13 +116,17 @@ func memory(b *testing.B, p *process, line string) float64 {
 
 func BenchmarkPathMemory(b *testing.B) {
 	_, _, control, proxy := loadedMesh(b)
-	idle := newParts(b, "  - name: static\n    file: {path: "+shortDir(b)+"}\n")
+	gossip := fmt.Sprintf("127.0.0.1:%d", freePort(b))
+	idle := newParts(b, fmt.Sprintf("  - name: hosts\n    gossip: {bind: %q, settle: 1s}\n", gossip))
 	idle.startControl(b)
-	idleProxy := idle.startProxy(b)
-	eventually(b, time.Minute, "the idle proxy is ready", func() error { _, err := fetch(idle.admin, "", "/ready"); return err })
+	host := startHost(b, idle, "idle", gossip, "web", "v1") // it announces a service and checks it
+	eventually(b, time.Minute, "the idle proxy knows its own service", func() error {
+		_, err := fetch(host.outbound, "web.mesh.internal", "/")
+		return err
+	})
 	time.Sleep(60 * time.Second) // past the first sync: the runtime has given back what it took for it
 	b.ReportMetric(memory(b, control, "VmRSS"), "control-MB")
 	b.ReportMetric(memory(b, proxy, "VmRSS"), "proxy-MB")
-	b.ReportMetric(memory(b, idleProxy, "VmRSS"), "idle-MB")
-	b.ReportMetric(memory(b, idleProxy, "RssAnon"), "idle-anonymous-MB")
+	b.ReportMetric(memory(b, host.proxy, "VmRSS"), "idle-MB")
+	b.ReportMetric(memory(b, host.proxy, "RssAnon"), "idle-anonymous-MB")
 }
