@@ -4,7 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/hostmesh
 
-declare -A package=([dig]=bind9-dnsutils [haproxy]=haproxy [nginx]=nginx-light [shellcheck]=shellcheck [yamllint]=yamllint
+# gcc is what the race detector links with.
+declare -A package=([gcc]=build-essential [dig]=bind9-dnsutils [haproxy]=haproxy [nginx]=nginx-light [shellcheck]=shellcheck [yamllint]=yamllint
   [curl]=curl [pgrep]=procps [pip3]=python3-pip)
 missing=()
 for command in "${!package[@]}"; do
@@ -13,6 +14,13 @@ done
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" = 0 ]; then
     echo "setup: installing ${missing[*]}"
+    # haproxy and nginx are wanted as programs: as services they would take port 80.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+      trap 'rm -f "$policy"' EXIT
+      printf '#!/bin/sh\nexit 101\n' >"$policy"
+      chmod 755 "$policy"
+    fi
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
   else
