@@ -27,13 +27,13 @@ type (
 	// ServiceSummary is a service without its endpoints.
 	ServiceSummary struct {
 		registry.Name
-		Host      string          `json:"host"`              // its full name in DNS
-		Address   netip.Addr      `json:"address,omitempty"` // its loopback address on mesh hosts
-		Ports     []registry.Port `json:"ports"`
-		Endpoints int             `json:"endpoints"`
-		Serving   int             `json:"serving"` // of them, not unhealthy nor draining
-		Sources   []string        `json:"sources"`
-		Conflicts []string        `json:"conflicts,omitempty"`
+		Host      string              `json:"host"`              // its full name in DNS
+		Address   netip.Addr          `json:"address,omitempty"` // its loopback address on mesh hosts
+		Ports     []registry.Port     `json:"ports"`
+		Endpoints int                 `json:"endpoints"`
+		Serving   int                 `json:"serving"` // of them, not unhealthy nor draining
+		Sources   []string            `json:"sources"`
+		Conflicts []registry.Conflict `json:"conflicts,omitempty"`
 	}
 	// Endpoints is GET /api/v1/endpoints?service=NAMESPACE/NAME; without a service, those of all.
 	Endpoints struct {
@@ -98,10 +98,10 @@ func (s *Server) serveReady(w http.ResponseWriter, _ *http.Request) {
 
 func (s *Server) services() Services {
 	snapshot, _ := s.catalog.Current()
-	conflicts := map[registry.Name][]string{}
+	conflicts := map[registry.Name][]registry.Conflict{}
 	if common := s.resources.Load(); common != nil { // nil before the catalog is settled
 		for _, c := range common.Conflicts() {
-			conflicts[c.Service] = append(conflicts[c.Service], c.Reason)
+			conflicts[c.Service] = append(conflicts[c.Service], registry.Conflict{What: "not served", Text: c.Reason})
 		}
 	}
 	all := Services{Number: snapshot.Number, Services: make([]ServiceSummary, 0, len(snapshot.Services))}

@@ -108,7 +108,7 @@ func TestCVEClass24_OddEntriesEndNothing(t *testing.T) {
 	services := []*registry.Service{
 		{Name: registry.Name{Namespace: "default", Name: "bare"}},
 		{
-			Name: registry.Name{Namespace: "default", Name: "odd"}, Original: odd, Labels: map[string]string{odd: odd}, Conflicts: []string{odd},
+			Name: registry.Name{Namespace: "default", Name: "odd"}, Original: odd, Labels: map[string]string{odd: odd}, Conflicts: []registry.Conflict{{What: odd, Object: odd, Text: odd}},
 			Ports: []registry.Port{{Name: odd, Number: 80, Protocol: registry.HTTP}, {Name: strings.Repeat("\u00ff", 300), Number: 81, Protocol: registry.GRPC}, {Name: "\xff.b*", Number: 0}},
 			Endpoints: []*registry.Endpoint{
 				endpoint(odd, "192.0.2.1", registry.Draining, registry.EndpointPort{Name: odd, Number: 1}),

@@ -35,12 +35,17 @@ var mayImport = map[string][]string{
 	"registry/consul":       {"registry"},
 	"registry/file":         {"registry", "internal/hostfile"},
 	"registry/gossip":       {"registry", "internal/hostfile", "internal/gossip"},
+	"registry/etcd":         {"registry"},
+	"registry/zookeeper":    {"registry"},
+	"registry/kubernetes":   {"registry"},
+	"registry/dns":          {"registry"},
 
 	"host": {"internal/hostfile", "internal/gossip", "internal/watch"},
 
 	"controlplane/compile": {"registry"},
 	"controlplane/zone":    {"registry", "dnsserver"},
 	"controlplane/xds":     {"controlplane/compile", "internal/watch"},
+	"controlplane/hds":     {"registry"},
 	"controlplane":         {"controlplane/…", "registry", "dnsserver", "internal/…"},
 
 	"proxy/router":   {"proxy/config"},

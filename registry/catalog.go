@@ -18,6 +18,8 @@ type Source struct {
 	Name     string // unique in its Catalog
 	Kind     string // "consul", "file", …: for display, and a sealed view of another kind is not taken
 	Registry Registry
+	Mapping  Mapping // how its services are taken over
+	Guard    Guard   // when its word that endpoints are gone is doubted
 }
 
 // Options of a Catalog. The zero Options are usable: nothing is sealed.
@@ -32,8 +34,10 @@ type Options struct {
 	// Grace is how long after the start of Run readiness waits for a source that has not spoken. Default 10 s.
 	Grace time.Duration
 	// RetryMin and RetryMax bound the time until a failed Watch is called again; it doubles from the one to the other,
-	// with jitter of a half. Defaults 200 ms and 5 s.
+	// with jitter of a half. Defaults 200 ms and 1 s.
 	RetryMin, RetryMax time.Duration
+	// Rules say how the sources' views make one service; a rule that names no source of the Catalog is refused.
+	Rules Rules
 	// Log gets what happens to sources. Default: nothing is logged.
 	Log *slog.Logger
 }
@@ -66,7 +70,7 @@ func NewCatalog(sources []Source, options Options) (*Catalog, error) {
 	options.SealEvery = cmp.Or(options.SealEvery, 5*time.Second)
 	options.Grace = cmp.Or(options.Grace, 10*time.Second)
 	options.RetryMin = cmp.Or(options.RetryMin, 200*time.Millisecond)
-	options.RetryMax = max(cmp.Or(options.RetryMax, 5*time.Second), options.RetryMin)
+	options.RetryMax = max(cmp.Or(options.RetryMax, time.Second), options.RetryMin)
 	if options.Log == nil {
 		options.Log = slog.New(slog.DiscardHandler)
 	}

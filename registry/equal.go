@@ -10,7 +10,8 @@ func (s *Service) equal(o *Service) bool {
 	return s == o || s.Name == o.Name && s.Original == o.Original &&
 		slices.Equal(s.Ports, o.Ports) &&
 		maps.Equal(s.Labels, o.Labels) &&
-		slices.Equal(s.Conflicts, o.Conflicts) &&
+		slices.EqualFunc(s.Conflicts, o.Conflicts, Conflict.equal) &&
+		slices.EqualFunc(s.Standby, o.Standby, (*Endpoint).equal) &&
 		slices.EqualFunc(s.Endpoints, o.Endpoints, (*Endpoint).equal)
 }
 
@@ -19,5 +20,10 @@ func (e *Endpoint) equal(o *Endpoint) bool {
 		e.Weight == o.Weight && e.Health == o.Health &&
 		slices.Equal(e.Ports, o.Ports) &&
 		maps.Equal(e.Labels, o.Labels) &&
-		slices.Equal(e.Sources, o.Sources)
+		slices.Equal(e.Sources, o.Sources) &&
+		e.Doubt.equal(o.Doubt)
+}
+
+func (d *Doubt) equal(o *Doubt) bool {
+	return d == o || d != nil && o != nil && d.Since.Equal(o.Since) && d.Reason == o.Reason
 }

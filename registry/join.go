@@ -182,8 +182,8 @@ func (n *notes) add(key, text, endpoint string) {
 	n.order = append(n.order, key)
 }
 
-func (n *notes) lines() []string {
-	var lines []string
+func (n *notes) conflicts() []Conflict {
+	var lines []Conflict
 	for _, key := range n.order {
 		note := n.lineOf[key]
 		line := note.text
@@ -194,7 +194,7 @@ func (n *notes) lines() []string {
 			}
 			line += ")"
 		}
-		lines = append(lines, line)
+		lines = append(lines, Conflict{Text: line})
 	}
 	return lines
 }

@@ -119,7 +119,7 @@ func (m *merger) service(name Name, old *Service) *Service {
 		u.join(claims)
 	}
 	u.resolvePorts(claims, old)
-	u.service.Conflicts = append(u.service.Conflicts, u.notes.lines()...)
+	u.service.Conflicts = append(u.service.Conflicts, u.notes.conflicts()...)
 	return u.service
 }
 
@@ -142,7 +142,7 @@ func (u *union) describe(c claim) {
 	}
 	u.service.Labels = u.mergeLabels(u.service.Labels, &u.label, s.Labels, c.source, "")
 	for _, conflict := range s.Conflicts {
-		u.service.Conflicts = append(u.service.Conflicts, c.source+": "+conflict)
+		u.service.Conflicts = append(u.service.Conflicts, conflict.from(c.source))
 	}
 }
 

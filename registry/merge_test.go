@@ -228,12 +228,12 @@ func TestMergeTellsConflicts(t *testing.T) {
 		{"one source, one place twice", []*Service{web(http, endpoint("w1", "10.0.0.1:80"), endpoint("w2", "10.0.0.1:80"))}, []string{"a reports two endpoints at one place (w1 and w2)"}},
 		{
 			"a source's own",
-			[]*Service{{Name: webName, Original: "Web", Conflicts: []string{"WEB is left out"}}, {Name: webName, Original: "WEB"}},
+			[]*Service{{Name: webName, Original: "Web", Conflicts: []Conflict{{Text: "WEB is left out"}}}, {Name: webName, Original: "WEB"}},
 			[]string{"a: WEB is left out", `original name: a says "Web", b says "WEB"; taken from a`},
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if d := cmp.Diff(c.want, mergeOf(t, c.claims...).Conflicts, cmpopts.EquateEmpty()); d != "" {
+			if d := cmp.Diff(c.want, texts(mergeOf(t, c.claims...).Conflicts), cmpopts.EquateEmpty()); d != "" {
 				t.Errorf("conflicts (-want +got):\n%s", d)
 			}
 		})
@@ -322,6 +322,9 @@ func TestEqualLooksAtEveryField(t *testing.T) {
 		case []*Endpoint:
 			v.Set(reflect.ValueOf([]*Endpoint{{}}))
 			return
+		case *Doubt:
+			v.Set(reflect.ValueOf(&Doubt{Reason: "x"}))
+			return
 		}
 		switch v.Kind() {
 		case reflect.String:
@@ -352,4 +355,12 @@ func TestEqualLooksAtEveryField(t *testing.T) {
 			t.Errorf("equal does not see Endpoint.%s", reflect.TypeFor[Endpoint]().Field(i).Name)
 		}
 	}
+}
+
+func texts(conflicts []Conflict) []string {
+	var all []string
+	for _, c := range conflicts {
+		all = append(all, c.Text)
+	}
+	return all
 }

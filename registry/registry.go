@@ -88,7 +88,9 @@ type Service struct {
 	Ports     []Port            `json:"ports"`              // sorted by Name
 	Labels    map[string]string `json:"labels,omitempty"`
 	Endpoints []*Endpoint       `json:"endpoints"` // sorted by ID, IDs unique
-	Conflicts []string          `json:"conflicts,omitempty"`
+	// Standby are endpoints that the merge rule keeps traffic from: known, in no answer. Sorted by ID, set by the Catalog.
+	Standby   []*Endpoint `json:"standby,omitempty"`
+	Conflicts []Conflict  `json:"conflicts,omitempty"`
 }
 
 // Endpoint is one instance of a service. It is immutable.
@@ -102,6 +104,7 @@ type Endpoint struct {
 	Weight   uint32            `json:"weight"` // share among its siblings, at least 1
 	Health   Health            `json:"health"`
 	Sources  []string          `json:"sources,omitempty"` // registries that report it, in configured order; set by the Catalog
+	Doubt    *Doubt            `json:"doubt,omitempty"`   // every registry that reported it does not any more; set by the Catalog
 }
 
 // EndpointPort says where an instance listens for a port of its service.

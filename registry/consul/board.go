@@ -59,7 +59,7 @@ func (b *board) list(dc string, names map[string]context.Context, odd []registry
 	d.listed, d.odd, d.alive = true, odd, maps.Clone(names)
 	for name := range d.parts {
 		if names[name] == nil {
-			b.dirty[toLabel(name)] = true
+			b.dirty[registry.Label(name)] = true
 			delete(d.parts, name)
 		}
 	}
@@ -267,20 +267,4 @@ func mergePorts(ports, more []registry.Port) []registry.Port {
 		}
 	}
 	return ports
-}
-
-// toLabel makes an RFC 1123 label of a name: lower case, "-" for what may not stand in one, 63 characters at most.
-// It is "" when nothing is left.
-func toLabel(name string) string {
-	label := strings.Map(func(r rune) rune {
-		switch {
-		case 'a' <= r && r <= 'z', '0' <= r && r <= '9', r == '-':
-			return r
-		case 'A' <= r && r <= 'Z':
-			return r + 'a' - 'A'
-		}
-		return '-'
-	}, name)
-	label = strings.TrimLeft(label, "-")
-	return strings.TrimRight(label[:min(len(label), 63)], "-")
 }

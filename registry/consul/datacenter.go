@@ -130,7 +130,7 @@ func (d *datacenter) accept(ctx context.Context, a answer) error {
 	}
 	var odd []registry.Problem
 	for name := range names {
-		if toLabel(name) == "" || !askable(name) {
+		if registry.Label(name) == "" || !askable(name) {
 			delete(names, name)
 			odd = append(odd, registry.Problem{Object: name, Reason: "no RFC 1123 label can be made of its name; it is left out"})
 		}

@@ -82,7 +82,7 @@ func (cfg *Config) parse(name string, body []byte, before *part) (*part, error) 
 	if err != nil {
 		return nil, fmt.Errorf("decode instances of %q: %w", name, err)
 	}
-	p := &part{name: name, label: toLabel(name), instances: len(entries) + len(bad)}
+	p := &part{name: name, label: registry.Label(name), instances: len(entries) + len(bad)}
 	protocols := make(map[registry.Protocol]bool)
 	ports := make(map[string]bool)
 	for _, b := range bad {

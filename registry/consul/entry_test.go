@@ -99,8 +99,8 @@ func TestToLabel(t *testing.T) {
 		"web": "web", "Web": "web", "web_shop": "web-shop", "a.b/c": "a-b-c", "-web-": "web", "___": "", "": "", "wéb": "w-b", "9": "9",
 		strings.Repeat("x", 62) + "-yz": strings.Repeat("x", 62), strings.Repeat("x", 70): strings.Repeat("x", 63),
 	} {
-		if got := toLabel(name); got != want {
-			t.Errorf("toLabel(%q) = %q, want %q", name, got, want)
+		if got := registry.Label(name); got != want {
+			t.Errorf("registry.Label(%q) = %q, want %q", name, got, want)
 		}
 	}
 }
@@ -137,7 +137,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte, name string) {
 		cfg := Config{}.withDefaults()
 		p, err := cfg.parse(name, body, before)
-		if err != nil || toLabel(name) == "" {
+		if err != nil || registry.Label(name) == "" {
 			return
 		}
 		if !json.Valid(body) {

@@ -135,7 +135,7 @@ func addPorts(s *registry.Service, p part, host string) {
 
 func conflict(s *registry.Service, text string) {
 	if len(s.Conflicts) < 8 {
-		s.Conflicts = append(s.Conflicts, text)
+		s.Conflicts = append(s.Conflicts, registry.Conflict{What: "port", Text: text})
 	}
 }
 

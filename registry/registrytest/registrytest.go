@@ -24,6 +24,9 @@ type Harness struct {
 	// New starts a server that holds no service of the suite, with everything it needs to be reached, and ends it by
 	// t.Cleanup. Services of the server's own (Consul's "consul") may be there. It is called once for each case.
 	New func(t *testing.T) (registry.Registry, Driver)
+	// Prefix is where the suite's endpoints are, of length 16; the zero Prefix is 127.20.0.0/16. For a registry that
+	// refuses loopback addresses.
+	Prefix netip.Prefix
 	// Settle is how long a change may take to be published and Watch to return; 0 means 10 s.
 	Settle time.Duration
 	// Cannot names the cases that this registry has no notion of, each with the reason. A case that is not named is
@@ -48,6 +51,37 @@ type Driver struct {
 	Down, Up func(t *testing.T)
 	// Deny takes the permission to read from the registry under test, Allow gives it back. For PermissionLost.
 	Deny, Allow func(t *testing.T)
+	// PutAll puts many services at once. For Large; Put is used without it.
+	PutAll func(t *testing.T, services []*registry.Service)
+	// Faults are the ways in which this registry can be made to fail, for the cases of those names.
+	Faults map[Fault]Injection
+}
+
+// Fault is a way in which a registry fails. Each is a case of its own, named in Cannot where the registry has no notion
+// of it: the suite begins it under a watched truth, changes the truth where it can, ends it, and wants the truth in the
+// view within two seconds; in between nothing may vanish that the server had not removed.
+type Fault = Case
+
+// The faults.
+const (
+	ServerKilled Fault = "ServerKilled" // SIGKILL, and back with its data
+	LeaderKilled Fault = "LeaderKilled" // the leader of a cluster; the others go on, and it comes back at the end
+	ServerPaused Fault = "ServerPaused" // SIGSTOP: connections stay open, nothing answers
+	Partition    Fault = "Partition"    // the network swallows everything, both ways
+	SlowAnswers  Fault = "SlowAnswers"  // every answer comes seconds late
+	Truncated    Fault = "Truncated"    // connections end in the middle of an answer
+	Garbage      Fault = "Garbage"      // answers are damaged on their way
+	HistoryLost  Fault = "HistoryLost"  // compaction, session expiry, 410 Gone: what was watched cannot be resumed
+)
+
+// Injection begins and ends a Fault. Both return when that is done; what the server needs until it answers again
+// belongs to End.
+type Injection struct {
+	Begin, End func(t *testing.T)
+	// Writable says that Put and Delete work during the fault, on a way around it.
+	Writable bool
+	// Blameless says that Watch may go on without an error: the fault may pass unnoticed.
+	Blameless bool
 }
 
 // Case is one case of the suite.

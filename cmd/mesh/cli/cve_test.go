@@ -24,7 +24,7 @@ func TestCVEClass27_OutputCannotReachTheTerminal(t *testing.T) {
 		"/api/v1/endpoints": controlplane.Endpoints{Endpoints: []controlplane.ServiceEndpoint{{Endpoint: &registry.Endpoint{
 			ID: evil, Host: evil, Labels: map[string]string{evil: evil}, Sources: []string{evil},
 		}}}},
-		"/api/v1/services": controlplane.Services{Services: []controlplane.ServiceSummary{{Host: evil, Sources: []string{evil}, Conflicts: []string{evil}}}},
+		"/api/v1/services": controlplane.Services{Services: []controlplane.ServiceSummary{{Host: evil, Sources: []string{evil}, Conflicts: []registry.Conflict{{What: evil, Object: evil, Text: evil}}}}},
 		"/api/v1/proxies": controlplane.Proxies{Proxies: []xds.ClientStatus{{
 			NodeID: evil, Cluster: evil, Types: []xds.TypeStatus{{Type: "CDS", Nack: &xds.Nack{Reason: evil}}},
 		}}},

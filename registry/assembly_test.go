@@ -1,0 +1,103 @@
+package registry_test
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hostmesh/hostmesh/registry"
+)
+
+func entry(service, id, addr string) registry.Entry {
+	return registry.Entry{
+		Service: service, Ports: []registry.Port{{Protocol: registry.HTTP}},
+		Endpoint: &registry.Endpoint{
+			ID: id, Addr: netip.MustParseAddr(addr), Ports: []registry.EndpointPort{{Number: 8080}}, Weight: 1,
+		},
+	}
+}
+
+func TestAssemblyGroupsEntriesAndKeepsPointers(t *testing.T) {
+	a := registry.NewAssembly()
+	a.Set("/web/1", entry("web", "1", "10.0.0.1"))
+	a.Set("/web/2", entry("web", "2", "10.0.0.2"))
+	a.Set("/api/1", entry("com.acme.Api", "1", "10.0.0.3"))
+	a.Set("/empty", registry.Entry{Service: "empty", Namespace: "Shop"})
+	first := a.View()
+	if err := first.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, s := range first.Services {
+		names = append(names, s.Name.String()+" "+s.Original)
+	}
+	if d := cmp.Diff([]string{"default/com-acme-api com.acme.Api", "default/web ", "shop/empty Shop/empty"}, names); d != "" {
+		t.Errorf("services (-want +got):\n%s", d)
+	}
+	a.Set("/web/1", entry("web", "1", "10.0.0.1"))
+	a.Delete("/api/1")
+	second := a.View()
+	if len(second.Services) != 2 || second.Services[0] != first.Services[1] || len(first.Services) != 3 {
+		t.Errorf("after a service left: %v, want web under its pointer, and the first view as it was", second.Services)
+	}
+	a.Set("/web/2", entry("api", "2", "10.0.0.2")) // an entry may move to another service
+	third := a.View()
+	if len(third.Services) != 3 || len(third.Services[0].Endpoints) != 1 || len(third.Services[1].Endpoints) != 1 {
+		t.Errorf("after an entry moved: %v", third.Services)
+	}
+}
+
+func TestAssemblyKeepsTheLastGoodWord(t *testing.T) {
+	a := registry.NewAssembly()
+	a.Set("k", entry("web", "1", "10.0.0.1"))
+	a.Set("sibling", entry("web", "2", "10.0.0.2"))
+	good := a.View()
+	bad := entry("web", "1", "0.0.0.0")
+	a.Set("k", bad)
+	a.Reject("other", "got junk")
+	v := a.View()
+	if v.Services[0] != good.Services[0] {
+		t.Error("a bad entry changed the service")
+	}
+	want := []registry.Problem{
+		{Object: "k", Reason: `endpoint "1": address 0.0.0.0: want one that leads to one host from everywhere`},
+		{Object: "other", Reason: "got junk"},
+	}
+	if d := cmp.Diff(want, v.Problems); d != "" {
+		t.Errorf("problems (-want +got):\n%s", d)
+	}
+	if keys := a.Keys(); len(keys) != 3 {
+		t.Errorf("keys %v, want all three", keys)
+	}
+	a.Delete("k")
+	a.Set("other", entry("web", "3", "10.0.0.3"))
+	if v := a.View(); len(v.Problems) != 0 || len(v.Services[0].Endpoints) != 2 {
+		t.Errorf("%v with problems %v, want two endpoints and none", v.Services[0], v.Problems)
+	}
+	a.Set("nameless", registry.Entry{Service: "..."})
+	if v := a.View(); len(v.Problems) != 1 || len(v.Services) != 1 {
+		t.Errorf("%v, want the nameless entry told and left out", v)
+	}
+}
+
+func TestAssemblyTellsWhatEntriesSayDifferently(t *testing.T) {
+	a := registry.NewAssembly()
+	one, two, three := entry("web", "1", "10.0.0.1"), entry("web", "1", "10.0.0.2"), entry("Web", "3", "10.0.0.3")
+	one.Labels, two.Labels = map[string]string{"v": "1"}, map[string]string{"v": "2"}
+	two.Ports = []registry.Port{{Protocol: registry.GRPC}}
+	a.Set("1", one)
+	a.Set("2", two)
+	a.Set("3", three)
+	s := a.View().Services[0]
+	if len(s.Endpoints) != 1 || s.Labels["v"] != "1" || s.Ports[0].Protocol != registry.HTTP {
+		t.Errorf("%+v, want the first entry's word", s)
+	}
+	var what []string
+	for _, c := range s.Conflicts {
+		what = append(what, c.What)
+	}
+	if d := cmp.Diff([]string{"port protocol", "label", "endpoint ID", "name"}, what); d != "" {
+		t.Errorf("conflicts (-want +got):\n%s", d)
+	}
+}
