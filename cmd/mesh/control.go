@@ -14,9 +14,6 @@ import (
 
 	"github.com/hostmesh/hostmesh/controlplane"
 	"github.com/hostmesh/hostmesh/registry"
-	"github.com/hostmesh/hostmesh/registry/consul"
-	"github.com/hostmesh/hostmesh/registry/file"
-	"github.com/hostmesh/hostmesh/registry/gossip"
 )
 
 func controlCommand() *cobra.Command {
@@ -81,11 +78,7 @@ func runControl(ctx context.Context, config controlFile, log *slog.Logger) error
 	if err := os.MkdirAll(config.State, 0o700); err != nil {
 		return fmt.Errorf("make the state directory: %w (choose another with state: or --state)", err)
 	}
-	sources, err := config.sources(log)
-	if err != nil {
-		return err
-	}
-	catalog, err := registry.NewCatalog(sources, registry.Options{StateDir: config.State, Log: log})
+	catalog, err := registry.NewCatalog(config.sources(log), registry.Options{StateDir: config.State, Rules: config.Merge.rules(), Log: log})
 	if err != nil {
 		return err
 	}
@@ -103,31 +96,4 @@ func runControl(ctx context.Context, config controlFile, log *slog.Logger) error
 		return err
 	}
 	return nil // asked to stop
-}
-
-// sources makes the adapters. Without any registry, the hosts' own gossip is the registry.
-func (f controlFile) sources(log *slog.Logger) ([]registry.Source, error) {
-	sections := f.Registries
-	if len(sections) == 0 {
-		sections = []registrySection{{Name: "hosts", Gossip: &gossip.Config{}}}
-	}
-	var sources []registry.Source
-	for i, section := range sections {
-		source := registry.Source{Name: section.Name, Kind: section.kinds()[0]}
-		log := log.With("registry", section.Name)
-		var err error
-		switch {
-		case section.Consul != nil:
-			source.Registry, err = consul.New(*section.Consul, log)
-		case section.File != nil:
-			source.Registry = file.New(*section.File, log)
-		case section.Gossip != nil:
-			source.Registry = gossip.New(*section.Gossip, log)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("registries[%d].%s: %w", i, source.Kind, err)
-		}
-		sources = append(sources, source)
-	}
-	return sources, nil
 }

@@ -7,9 +7,6 @@ import (
 	"strings"
 
 	"github.com/hostmesh/hostmesh/internal/yamlpos"
-	"github.com/hostmesh/hostmesh/registry/consul"
-	"github.com/hostmesh/hostmesh/registry/file"
-	"github.com/hostmesh/hostmesh/registry/gossip"
 )
 
 const (
@@ -24,20 +21,14 @@ type controlFile struct {
 	State      string            `yaml:"state"`
 	Listen     listenSection     `yaml:"listen"`
 	Registries []registrySection `yaml:"registries"`
+	Merge      mergeSection      `yaml:"merge"`
+	Guard      guardSection      `yaml:"guard"`
 }
 
 type listenSection struct {
 	XDS  []string `yaml:"xds"`
 	HTTP string   `yaml:"http"`
 	DNS  string   `yaml:"dns"`
-}
-
-// registrySection names a registry and holds the settings of exactly one kind.
-type registrySection struct {
-	Name   string         `yaml:"name,required"`
-	Consul *consul.Config `yaml:"consul"`
-	File   *file.Config   `yaml:"file"`
-	Gossip *gossip.Config `yaml:"gossip"`
 }
 
 func newControlFile() controlFile {
@@ -83,23 +74,9 @@ func (f *controlFile) Check(report func(path, got, want string)) {
 		}
 		seen[r.Name] = i
 		if n := len(r.kinds()); n != 1 {
-			report(path, fmt.Sprintf("%d kinds of registry", n), "exactly one of consul, file, gossip")
+			report(path, fmt.Sprintf("%d kinds of registry", n), "exactly one of "+registryKinds)
 		}
 	}
-}
-
-func (r registrySection) kinds() []string {
-	var kinds []string
-	if r.Consul != nil {
-		kinds = append(kinds, "consul")
-	}
-	if r.File != nil {
-		kinds = append(kinds, "file")
-	}
-	if r.Gossip != nil {
-		kinds = append(kinds, "gossip")
-	}
-	return kinds
 }
 
 // registryLine turns KIND=PLACE of a --registry flag into a name and its line of control.yaml.

@@ -170,7 +170,8 @@ func (d *decoder) enter(n *yaml.Node, at place) (*yaml.Node, place, bool) {
 
 // set decodes a node that is neither alias nor null into a value that is no pointer.
 func (d *decoder) set(n *yaml.Node, v reflect.Value, at place) {
-	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+	u, ok := v.Addr().Interface().(encoding.TextUnmarshaler)
+	if ok && !(n.Kind == yaml.MappingNode && v.Kind() == reflect.Struct && len(d.fieldsOf(v.Type()).names) > 0) {
 		d.text(n, u, at)
 		return
 	}

@@ -11,6 +11,7 @@
 // and `yaml:"-"` leaves a field out. Decoded are strings (of any scalar, by its literal text: a version 1.10 stays
 // "1.10"), bools (true, false), integers, floats, time.Duration ("2s", never negative), encoding.TextUnmarshaler, slices,
 // maps with string keys, pointers, structs and any (string, bool, int64, uint64, float64, []any, map[string]any, nil).
+// A struct with fields that is a TextUnmarshaler too is taken from a scalar by that, and from a mapping by its fields.
 // A null leaves the default in place. Merge keys (<<) are refused; anchors and aliases are taken within bounds.
 //
 // Defaults are what the value holds already. Values that the decoder makes itself (behind a pointer, in a list or a map,

@@ -266,3 +266,34 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// rule is a word or a mapping.
+type rule struct {
+	Word   string   `yaml:"-"`
+	Prefer []string `yaml:"prefer"`
+}
+
+func (r *rule) UnmarshalText(text []byte) error {
+	if string(text) != "union" {
+		return errors.New("union or a mapping")
+	}
+	r.Word = string(text)
+	return nil
+}
+
+func TestAWordOrAMapping(t *testing.T) {
+	var f struct {
+		A, B rule
+		Addr netip.Addr
+	}
+	if err := yamlpos.Decode("f", []byte("a: union\nb: {prefer: [x]}\naddr: 10.0.0.1\n"), &f); err != nil || f.A.Word != "union" || len(f.B.Prefer) != 1 {
+		t.Errorf("%+v, %v", f, err)
+	}
+	for text, want := range map[string]string{
+		"a: onion": "f:1: a: got \"onion\", want a valid rule (union or a mapping)", "a: {word: x}": "unknown field", "addr: {z: 1}": "want an IP address",
+	} {
+		if err := yamlpos.Decode("f", []byte(text), &f); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/hostmesh/hostmesh/registry"
+	"github.com/hostmesh/hostmesh/registry/consul"
+	"github.com/hostmesh/hostmesh/registry/file"
+	"github.com/hostmesh/hostmesh/registry/gossip"
+)
+
+// registryKinds are the keys of registrySection of which one must be there.
+const registryKinds = "consul, file, gossip"
+
+// registrySection names a registry, holds the settings of exactly one kind, and says how its word is taken.
+type registrySection struct {
+	Name    string         `yaml:"name,required"`
+	Consul  *consul.Config `yaml:"consul"`
+	File    *file.Config   `yaml:"file"`
+	Gossip  *gossip.Config `yaml:"gossip"`
+	Mapping mappingSection `yaml:"mapping"`
+	Guard   *guardSection  `yaml:"guard"`
+}
+
+// registryKind is a section's kind and what makes its adapter.
+type registryKind struct {
+	name string
+	make func(log *slog.Logger) (registry.Registry, error)
+}
+
+// kinds returns the kinds that the section has settings of: one, when it is right.
+func (r registrySection) kinds() []registryKind {
+	var kinds []registryKind
+	add := func(there bool, name string, make func(*slog.Logger) (registry.Registry, error)) {
+		if there {
+			kinds = append(kinds, registryKind{name, make})
+		}
+	}
+	add(r.Consul != nil, "consul", func(log *slog.Logger) (registry.Registry, error) { return consul.New(*r.Consul, log) })
+	add(r.File != nil, "file", func(log *slog.Logger) (registry.Registry, error) { return file.New(*r.File, log), nil })
+	add(r.Gossip != nil, "gossip", func(log *slog.Logger) (registry.Registry, error) { return gossip.New(*r.Gossip, log), nil })
+	return kinds
+}
+
+// mappingSection is registry.Mapping as it is written.
+type mappingSection struct {
+	Filter struct {
+		Include []string `yaml:"include"`
+		Exclude []string `yaml:"exclude"`
+	} `yaml:"filter"`
+	Rename     map[string]string      `yaml:"rename"`
+	Namespace  string                 `yaml:"namespace"` // for all that Namespaces does not name
+	Namespaces map[string]string      `yaml:"namespaces"`
+	Ports      map[string]portSection `yaml:"ports"`
+	Labels     map[string]string      `yaml:"labels"`
+}
+
+type portSection struct {
+	Port     string            `yaml:"port"`
+	Number   uint16            `yaml:"number"`
+	Protocol registry.Protocol `yaml:"protocol"`
+}
+
+func (m mappingSection) mapping() registry.Mapping {
+	mapping := registry.Mapping{
+		Include: m.Filter.Include, Exclude: m.Filter.Exclude, Rename: m.Rename, Labels: m.Labels,
+		Namespaces: make(map[string]string), Ports: make(map[string]registry.PortMapping),
+	}
+	if m.Namespace != "" {
+		mapping.Namespaces["*"] = m.Namespace
+	}
+	for from, to := range m.Namespaces {
+		mapping.Namespaces[from] = to
+	}
+	for glob, p := range m.Ports {
+		mapping.Ports[glob] = registry.PortMapping{Port: p.Port, Number: p.Number, Protocol: p.Protocol}
+	}
+	return mapping
+}
+
+// guardSection is registry.Guard as it is written; what is not set is the file's own guard, then the default.
+type guardSection struct {
+	Off    *bool         `yaml:"off"`
+	Share  float64       `yaml:"share"`
+	Window time.Duration `yaml:"window"`
+	Time   time.Duration `yaml:"time"`
+	Proofs int           `yaml:"proofs"`
+}
+
+// Check implements the hook of internal/yamlpos.
+func (g guardSection) Check(report func(path, got, want string)) {
+	if g.Share < 0 || g.Share > 1 {
+		report("share", fmt.Sprint(g.Share), "a share from 0 to 1, such as 0.3")
+	}
+	if g.Proofs < -1 {
+		report("proofs", fmt.Sprint(g.Proofs), "the number of proxies whose word counts, or -1 for none")
+	}
+}
+
+func (g *guardSection) guard(file guardSection) registry.Guard {
+	own := guardSection{}
+	if g != nil {
+		own = *g
+	}
+	off := cmp.Or(own.Off, file.Off)
+	return registry.Guard{
+		Off: off != nil && *off, Share: cmp.Or(own.Share, file.Share), Window: cmp.Or(own.Window, file.Window),
+		Time: cmp.Or(own.Time, file.Time), Proofs: cmp.Or(own.Proofs, file.Proofs),
+	}
+}
+
+// sources makes what the catalog runs. Without any registry, the hosts' own gossip is the registry.
+func (f controlFile) sources(log *slog.Logger) []registry.Source {
+	sections := f.Registries
+	if len(sections) == 0 {
+		sections = []registrySection{{Name: "hosts", Gossip: &gossip.Config{}}}
+	}
+	var sources []registry.Source
+	for i, section := range sections {
+		kind := section.kinds()[0]
+		sources = append(sources, registry.Source{
+			Name: section.Name, Kind: kind.name, Mapping: section.Mapping.mapping(), Guard: section.Guard.guard(f.Guard),
+			Registry: &placed{
+				place: fmt.Sprintf("registries[%d].%s", i, kind.name),
+				make:  func() (registry.Registry, error) { return kind.make(log.With("registry", section.Name)) },
+			},
+		})
+	}
+	return sources
+}
+
+// placed is a registry whose errors tell its place in control.yaml. It is made by the first Watch that can, so that one
+// that cannot be made (a certificate that is not there) is a failed source like any other: the others are served.
+type placed struct {
+	place string
+	make  func() (registry.Registry, error)
+
+	mu   sync.Mutex
+	made registry.Registry // guarded by mu
+}
+
+// Watch implements registry.Registry.
+func (p *placed) Watch(ctx context.Context, publish func(registry.View)) error {
+	r, err := p.get()
+	if err == nil {
+		err = r.Watch(ctx, publish)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", p.place, err)
+	}
+	return nil
+}
+
+func (p *placed) get() (registry.Registry, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.made != nil {
+		return p.made, nil
+	}
+	r, err := p.make()
+	if err == nil {
+		p.made = r
+	}
+	return r, err
+}
