@@ -43,7 +43,23 @@ type (
 	// ServiceEndpoint is an endpoint with the service it belongs to.
 	ServiceEndpoint struct {
 		Service registry.Name `json:"service"`
+		Standby bool          `json:"standby,omitempty"` // known, but the merge rule keeps traffic from it
 		*registry.Endpoint
+	}
+	// Conflicts is GET /api/v1/conflicts?service=NAMESPACE/NAME; without a service, those of all.
+	Conflicts struct {
+		Number    uint64            `json:"number"`
+		Conflicts []ServiceConflict `json:"conflicts"`
+	}
+	// ServiceConflict is a conflict with the service it is about.
+	ServiceConflict struct {
+		Service registry.Name `json:"service"`
+		registry.Conflict
+	}
+	// Accepted is POST /api/v1/registries/NAME/accept.
+	Accepted struct {
+		Registry string `json:"registry"`
+		Released int    `json:"released"` // endpoints that left for it
 	}
 	// Proxies is GET /api/v1/proxies: every xDS client connected now or not long ago.
 	Proxies struct {
@@ -70,6 +86,8 @@ func (s *Server) apiHandler() http.Handler {
 	mux.Handle("GET /metrics", s.metricsHandler())
 	mux.HandleFunc("GET /api/v1/services", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, s.services()) })
 	mux.HandleFunc("GET /api/v1/endpoints", s.serveEndpoints)
+	mux.HandleFunc("GET /api/v1/conflicts", s.serveConflicts)
+	mux.HandleFunc("POST /api/v1/registries/{name}/accept", s.serveAccept)
 	mux.HandleFunc("GET /api/v1/proxies", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusOK, Proxies{Number: s.number(), Proxies: nonNil(s.xds.Clients())})
 	})
@@ -98,18 +116,13 @@ func (s *Server) serveReady(w http.ResponseWriter, _ *http.Request) {
 
 func (s *Server) services() Services {
 	snapshot, _ := s.catalog.Current()
-	conflicts := map[registry.Name][]registry.Conflict{}
-	if common := s.resources.Load(); common != nil { // nil before the catalog is settled
-		for _, c := range common.Conflicts() {
-			conflicts[c.Service] = append(conflicts[c.Service], registry.Conflict{What: "not served", Text: c.Reason})
-		}
-	}
+	unserved := s.unserved()
 	all := Services{Number: snapshot.Number, Services: make([]ServiceSummary, 0, len(snapshot.Services))}
 	for _, svc := range snapshot.Services {
 		summary := ServiceSummary{
 			Name: svc.Name, Host: svc.Name.Name + "." + svc.Name.Namespace + "." + s.domain, Address: compile.LoopbackAddr(svc.Name),
 			Ports: nonNil(svc.Ports), Endpoints: len(svc.Endpoints), Sources: []string{},
-			Conflicts: slices.Concat(svc.Conflicts, conflicts[svc.Name]),
+			Conflicts: slices.Concat(svc.Conflicts, unserved[svc.Name]),
 		}
 		for _, e := range svc.Endpoints {
 			if e.Health.Serving() {
@@ -129,23 +142,74 @@ func (s *Server) services() Services {
 
 func (s *Server) serveEndpoints(w http.ResponseWriter, r *http.Request) {
 	snapshot, _ := s.catalog.Current()
-	services := snapshot.Services
-	if wanted := r.URL.Query().Get("service"); wanted != "" {
-		name := ParseName(wanted, s.domain)
-		svc := snapshot.Service(name)
-		if svc == nil {
-			answer(w, http.StatusNotFound, APIError{fmt.Sprintf("no service %s; mesh get services lists them", name)})
-			return
-		}
-		services = []*registry.Service{svc}
+	services, ok := s.wanted(w, r, snapshot)
+	if !ok {
+		return
 	}
 	all := Endpoints{Number: snapshot.Number, Endpoints: []ServiceEndpoint{}}
 	for _, svc := range services {
 		for _, e := range svc.Endpoints {
 			all.Endpoints = append(all.Endpoints, ServiceEndpoint{Service: svc.Name, Endpoint: e})
 		}
+		for _, e := range svc.Standby {
+			all.Endpoints = append(all.Endpoints, ServiceEndpoint{Service: svc.Name, Standby: true, Endpoint: e})
+		}
 	}
 	answer(w, http.StatusOK, all)
+}
+
+// wanted returns the services that a request asks for; when there is none of that name it has answered so.
+func (s *Server) wanted(w http.ResponseWriter, r *http.Request, snapshot *registry.Snapshot) ([]*registry.Service, bool) {
+	text := r.URL.Query().Get("service")
+	if text == "" {
+		return snapshot.Services, true
+	}
+	name := ParseName(text, s.domain)
+	svc := snapshot.Service(name)
+	if svc == nil {
+		answer(w, http.StatusNotFound, APIError{fmt.Sprintf("no service %s; mesh get services lists them", name)})
+		return nil, false
+	}
+	return []*registry.Service{svc}, true
+}
+
+// unserved are the services that compile could not serve in full, as conflicts.
+func (s *Server) unserved() map[registry.Name][]registry.Conflict {
+	conflicts := map[registry.Name][]registry.Conflict{}
+	if common := s.resources.Load(); common != nil { // nil before the catalog is settled
+		for _, c := range common.Conflicts() {
+			conflicts[c.Service] = append(conflicts[c.Service], registry.Conflict{What: "not served", Sides: []registry.Side{}, Text: c.Reason})
+		}
+	}
+	return conflicts
+}
+
+func (s *Server) serveConflicts(w http.ResponseWriter, r *http.Request) {
+	snapshot, _ := s.catalog.Current()
+	services, ok := s.wanted(w, r, snapshot)
+	if !ok {
+		return
+	}
+	unserved := s.unserved()
+	all := Conflicts{Number: snapshot.Number, Conflicts: []ServiceConflict{}}
+	for _, svc := range services {
+		for _, c := range slices.Concat(svc.Conflicts, unserved[svc.Name]) {
+			all.Conflicts = append(all.Conflicts, ServiceConflict{Service: svc.Name, Conflict: c})
+		}
+	}
+	answer(w, http.StatusOK, all)
+}
+
+// serveAccept takes a registry's word for what is doubted. It is an operator's decision, so it is logged.
+func (s *Server) serveAccept(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("name")
+	released, err := s.catalog.Accept(name)
+	if err != nil {
+		answer(w, http.StatusNotFound, APIError{err.Error() + "; mesh get registries lists them"})
+		return
+	}
+	s.log.Warn("an operator accepted the registry's word", "registry", name, "released", released, "client", r.RemoteAddr)
+	answer(w, http.StatusOK, Accepted{Registry: name, Released: released})
 }
 
 // ParseName reads a service's name as people write it: NAME, NAMESPACE/NAME, NAME.NAMESPACE or a full name in domain.

@@ -35,9 +35,13 @@ type client struct {
 
 // ask reads the JSON answer at path into answer. Whatever goes wrong says what to do next.
 func (c client) ask(ctx context.Context, path string, answer any) ([]byte, error) {
+	return c.call(ctx, http.MethodGet, path, answer)
+}
+
+func (c client) call(ctx context.Context, method, path string, answer any) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.server+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+c.server+path, nil)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", c.server, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -24,6 +25,7 @@ func GetCommand() *cobra.Command {
 		Short: "Show what the control plane knows",
 		Example: `  mesh get services
   mesh get endpoints web
+  mesh get conflicts
   mesh get proxies -o json
   mesh get registries`,
 	}
@@ -37,6 +39,11 @@ func GetCommand() *cobra.Command {
 			Use: "endpoints [SERVICE]", Short: "Endpoints with their health and the registries that report them",
 			Args: cobra.MaximumNArgs(1), Example: "  mesh get endpoints web\n  mesh get endpoints shop/orders",
 			RunE: func(cmd *cobra.Command, args []string) error { return c.endpoints(cmd, strings.Join(args, "")) },
+		},
+		&cobra.Command{
+			Use: "conflicts [SERVICE]", Short: "What registries say differently about a service, with every side",
+			Args: cobra.MaximumNArgs(1), Example: "  mesh get conflicts\n  mesh get conflicts shop/orders -o yaml",
+			RunE: func(cmd *cobra.Command, args []string) error { return c.conflicts(cmd, strings.Join(args, "")) },
 		},
 		&cobra.Command{
 			Use: "proxies", Short: "Proxies and other xDS clients, and what they have accepted or refused", Args: cobra.NoArgs,
@@ -72,22 +79,77 @@ func (c *client) services(cmd *cobra.Command) error {
 }
 
 func (c *client) endpoints(cmd *cobra.Command, service string) error {
-	path := "/api/v1/endpoints"
-	if service != "" {
-		path += "?service=" + url.QueryEscape(service)
-	}
 	var all controlplane.Endpoints
-	data, err := c.ask(cmd.Context(), path, &all)
+	data, err := c.ask(cmd.Context(), ofService("/api/v1/endpoints", service), &all)
 	if err != nil {
 		return err
 	}
 	return c.show(data, func(w io.Writer) {
 		row(w, "SERVICE", "ADDRESS", "HEALTH", "WEIGHT", "HOST", "SOURCES", "LABELS")
 		for _, e := range all.Endpoints {
-			row(w, e.Service.String(), addresses(e.Endpoint), e.Health.String(), strconv.FormatUint(uint64(e.Weight), 10), e.Host,
+			row(w, e.Service.String(), addresses(e.Endpoint), state(e), strconv.FormatUint(uint64(e.Weight), 10), e.Host,
 				strings.Join(e.Sources, ","), labels(e.Labels))
 		}
+		explainDoubts(w, time.Now(), all.Endpoints)
 	})
+}
+
+// state is an endpoint's health, and what else there is to say of its traffic.
+func state(e controlplane.ServiceEndpoint) string {
+	switch {
+	case e.Standby:
+		return e.Health.String() + " (standby)"
+	case e.Doubt != nil:
+		return e.Health.String() + " (doubted)"
+	}
+	return e.Health.String()
+}
+
+// explainDoubts says, below the table, why endpoints are kept that their registries do not report, each reason once.
+func explainDoubts(w io.Writer, now time.Time, endpoints []controlplane.ServiceEndpoint) {
+	type doubt struct{ sources, reason string }
+	said := map[doubt]bool{}
+	for _, e := range endpoints {
+		if e.Doubt == nil {
+			continue
+		}
+		d := doubt{strings.Join(e.Sources, ","), e.Doubt.Reason}
+		if said[d] {
+			continue
+		}
+		said[d] = true
+		fmt.Fprintf(w, "\ndoubted for %s: %s: %s\n  they are kept and served; mesh registry accept %s lets them go\n",
+			age(now, e.Doubt.Since), printable(d.sources), printable(d.reason), printable(d.sources))
+	}
+}
+
+func (c *client) conflicts(cmd *cobra.Command, service string) error {
+	var all controlplane.Conflicts
+	data, err := c.ask(cmd.Context(), ofService("/api/v1/conflicts", service), &all)
+	if err != nil {
+		return err
+	}
+	return c.show(data, func(w io.Writer) {
+		row(w, "SERVICE", "CONFLICT", "TAKEN", "OTHERS", "ENDPOINTS")
+		for _, conflict := range all.Conflicts {
+			var sides []string
+			for _, s := range conflict.Sides {
+				sides = append(sides, s.Source+": "+s.Says)
+			}
+			if len(sides) == 0 {
+				sides = []string{conflict.Text}
+			}
+			row(w, conflict.Service.String(), strings.TrimSpace(conflict.What+" "+conflict.Object), sides[0], strings.Join(sides[1:], ", "),
+				count(len(conflict.Endpoints)+conflict.More))
+		}
+	})
+}
+
+func ofService(path, service string) string {
+	if service == "" {
+		return path
+	}
+	return path + "?service=" + url.QueryEscape(service)
 }
 
 func addresses(e *registry.Endpoint) string {

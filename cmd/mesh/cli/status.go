@@ -80,6 +80,9 @@ func (c *client) registries(cmd *cobra.Command) error {
 	})
 }
 
+// shownProblems is how many problems of one registry a table shows.
+const shownProblems = 10
+
 // explain says, below the table, all that is wrong with a registry and what that means.
 func explain(w io.Writer, now time.Time, r registry.SourceStatus) {
 	if r.Error != "" {
@@ -93,7 +96,11 @@ func explain(w io.Writer, now time.Time, r registry.SourceStatus) {
 			fmt.Fprintf(w, "\n%s: %s\n", r.Name, printable(refused))
 		}
 	}
-	for _, p := range r.Problems {
+	for i, p := range r.Problems {
+		if i == shownProblems {
+			fmt.Fprintf(w, "\n%s: %d more entries cannot be read; mesh get registries -o json lists all\n", r.Name, len(r.Problems)-i)
+			break
+		}
 		fmt.Fprintf(w, "\n%s: %s: %s\n", r.Name, printable(p.Object), printable(p.Reason))
 	}
 }
