@@ -4,9 +4,11 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -31,6 +33,26 @@ func NewCerts(t testing.TB) Certs {
 		t.Fatal(err)
 	}
 	return certs
+}
+
+// clientConfig is what a client needs that shows its certificate; nil where there are no certificates.
+func (c Certs) clientConfig() (*tls.Config, error) {
+	if c.CAFile == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(c.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, errors.New("read the authority: no certificate")
+	}
+	pair, err := tls.LoadX509KeyPair(c.ClientCertFile, c.ClientKeyFile)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}}, nil
 }
 
 func writeCerts(dir string) (Certs, error) {
@@ -73,7 +95,7 @@ func template(serial int64, name string) *x509.Certificate {
 }
 
 func writeLeaf(certFile, keyFile string, leaf, ca *x509.Certificate, caKey *ecdsa.PrivateKey) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := writeKey(keyFile)
 	if err != nil {
 		return err
 	}
@@ -81,14 +103,20 @@ func writeLeaf(certFile, keyFile string, leaf, ca *x509.Certificate, caKey *ecds
 	if err != nil {
 		return err
 	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	return writePEM(certFile, "CERTIFICATE", der)
+}
+
+// writeKey makes a new key and keeps it in path.
+func writeKey(path string) (*ecdsa.PrivateKey, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := writePEM(certFile, "CERTIFICATE", der); err != nil {
-		return err
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
 	}
-	return writePEM(keyFile, "PRIVATE KEY", keyDER)
+	return key, writePEM(path, "PRIVATE KEY", der)
 }
 
 func writePEM(path, kind string, der []byte) error {

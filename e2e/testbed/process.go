@@ -25,6 +25,7 @@ type process struct {
 // as the process lives.
 func spawn(path string, args []string) (*process, error) {
 	p := &process{cmd: exec.Command(path, args...), exited: make(chan struct{})}
+	p.cmd.Env = serverEnv()
 	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
@@ -42,6 +43,18 @@ func spawn(path string, args []string) (*process, error) {
 		return nil, fmt.Errorf("start %s: %w", path, err)
 	}
 	return p, nil
+}
+
+// serverEnv is all that a server gets of the environment: what a developer set for a client of his must not set up a
+// test's server.
+func serverEnv() []string {
+	var env []string
+	for _, name := range []string{"PATH", "HOME", "TMPDIR"} {
+		if value, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
 }
 
 // signal sends sig; a process that has already ended is no error.
