@@ -17,7 +17,7 @@ func TestMergeOfOneChangeCostsLittle(t *testing.T) {
 
 // oneChange returns a merger of 1,000 services with 10 endpoints each, and what yields views that differ in one.
 func oneChange() (*merger, func() []*Service) {
-	m := newMerger([]string{"a", "b"})
+	m := newMerger([]string{"a", "b"}, Rules{})
 	base := numbered(1000, 10)
 	views := [2][]*Service{base, append([]*Service(nil), base...)}
 	changed := numbered(501, 10)[500]
@@ -44,7 +44,7 @@ func BenchmarkMergeAll(b *testing.B) {
 	view := numbered(1000, 10)
 	b.ReportAllocs()
 	for b.Loop() {
-		m := newMerger([]string{"a", "b"})
+		m := newMerger([]string{"a", "b"}, Rules{})
 		m.set(0, view)
 		m.merge()
 	}

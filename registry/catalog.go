@@ -55,8 +55,9 @@ type Catalog struct {
 	merger  *merger  // belongs to Run (and NewCatalog before it)
 	numbers *numbers // belongs to Run
 
-	mu      sync.Mutex
-	started time.Time // guarded by mu; when Run began, zero before
+	mu        sync.Mutex
+	started   time.Time // guarded by mu; when Run began, zero before
+	nextRules *Rules    // guarded by mu; what the merge has not taken yet
 }
 
 // NewCatalog returns a Catalog of these sources, whose order is their precedence. It reads what StateDir holds, so
@@ -93,7 +94,7 @@ func NewCatalog(sources []Source, options Options) (*Catalog, error) {
 		names = append(names, s.Name)
 		c.sources = append(c.sources, newSource(s, c))
 	}
-	c.merger = newMerger(names)
+	c.merger = newMerger(names, options.Rules)
 	for i, s := range c.sources {
 		s.load()
 		c.merger.set(i, s.view.Services)
@@ -107,7 +108,9 @@ func NewCatalog(sources []Source, options Options) (*Catalog, error) {
 func check(sources []Source, o Options) error {
 	var errs []error
 	seen := make(map[string]bool)
+	var names []string
 	for i, s := range sources {
+		names = append(names, s.Name)
 		switch {
 		case s.Name == "":
 			errs = append(errs, fmt.Errorf("source %d has no name", i+1))
@@ -122,6 +125,9 @@ func check(sources []Source, o Options) error {
 		if d < 0 {
 			errs = append(errs, fmt.Errorf("negative duration %v", d))
 		}
+	}
+	if err := o.Rules.check(names); err != nil {
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
@@ -205,6 +211,9 @@ func (c *Catalog) mergeViews(ctx context.Context) {
 
 // mergeOnce publishes a Snapshot if the sources' views make one that differs.
 func (c *Catalog) mergeOnce() bool {
+	if rules := c.takeRules(); rules != nil {
+		c.merger.setRules(*rules)
+	}
 	for i, s := range c.sources {
 		if services, fresh := s.take(); fresh {
 			c.merger.set(i, services)

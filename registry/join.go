@@ -2,9 +2,7 @@ package registry
 
 import (
 	"cmp"
-	"fmt"
 	"iter"
-	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -32,29 +30,69 @@ func places(e *Endpoint) iter.Seq[place] {
 	}
 }
 
-// joined is an endpoint in the making.
-type joined struct {
-	Endpoint
-	label            origin
-	weight, location string // the source that said it
-}
-
 // report is what one source says of one endpoint.
 type report struct {
-	source   string
-	endpoint *Endpoint
-	group    int // index of the first report of the same endpoint; of itself for the first
+	source     string
+	precedence int // of the source under the rule
+	at         int // index among all reports, which are in the sources' configured order
+	group      int // at of the first report of the same endpoint
+	endpoint   *Endpoint
 }
 
-// join makes the union of all endpoints. Those that share an address and a port number are one, also by way of a
-// third; it has the ID of the first source that reports it, and the labels and weight of the first that says so.
-func (u *union) join(claims []claim) {
-	var reports []report
-	first := make(map[place]int) // the first report of a place
-	for _, c := range claims {
-		for _, e := range c.service.Endpoints {
+// joined is an endpoint and the reports that it is made of, in the order of their precedence.
+type joined struct {
+	*Endpoint
+	reports []report
+}
+
+// join returns all endpoints of all sources, sorted by ID. Reports that share an address and a port number are of one
+// endpoint, also by way of a third. Its ID is that of the first source in configured order, so that it outlives a
+// change of the rule; what else is said of it is taken by precedence.
+func (u *union) join(claims []claim) []joined {
+	reports := groupReports(claims)
+	taken := make(map[string]bool, len(reports))
+	groups := 0
+	for _, r := range reports {
+		if r.at == r.group {
+			groups++
+			taken[r.endpoint.ID] = false
+		}
+	}
+	block := make([]Endpoint, groups)
+	all := make([]joined, 0, groups)
+	for len(reports) > 0 {
+		n := 1
+		for n < len(reports) && reports[n].group == reports[0].group {
+			n++
+		}
+		group := reports[:n]
+		reports = reports[n:]
+		e := &block[len(all)]
+		e.ID = uniqueID(group[0], taken)
+		e.Sources = u.sourcesOf(group)
+		slices.SortStableFunc(group, func(a, b report) int { return cmp.Compare(a.precedence, b.precedence) })
+		u.fill(e, group)
+		all = append(all, joined{e, group})
+	}
+	slices.SortFunc(all, func(a, b joined) int { return strings.Compare(a.ID, b.ID) })
+	return all
+}
+
+// groupReports returns the reports of all endpoints; those of one endpoint stand together, in configured order.
+func groupReports(claims []claim) []report {
+	configured := make([]int, len(claims))
+	n := 0
+	for i, c := range claims {
+		configured[i] = i
+		n += len(c.service.Endpoints)
+	}
+	slices.SortFunc(configured, func(a, b int) int { return cmp.Compare(claims[a].order, claims[b].order) })
+	reports := make([]report, 0, n)
+	first := make(map[place]int, n) // the first report of a place
+	for _, i := range configured {
+		for _, e := range claims[i].service.Endpoints {
 			at := len(reports)
-			reports = append(reports, report{c.source, e, at})
+			reports = append(reports, report{claims[i].source, i, at, at, e})
 			for p := range places(e) {
 				if other, ok := first[p]; ok {
 					unite(reports, other, at)
@@ -64,30 +102,20 @@ func (u *union) join(claims []claim) {
 			}
 		}
 	}
-	made := make([]*joined, len(reports)) // by group
-	all := make([]*joined, 0, len(reports))
-	for i, r := range reports {
-		if group := groupOf(reports, i); group != i {
-			u.add(made[group], r.endpoint, r.source)
-			continue
-		}
-		j := &joined{Endpoint: *r.endpoint, weight: r.source, location: r.source}
-		j.Labels = u.mergeLabels(nil, &j.label, r.endpoint.Labels, r.source, r.endpoint.ID)
-		j.Sources = u.origins[r.source]
-		made[i] = j
-		all = append(all, j)
+	sorted := true
+	for i := range reports {
+		reports[i].group = groupOf(reports, i)
+		sorted = sorted && (i == 0 || reports[i-1].group <= reports[i].group)
 	}
-	u.uniqueIDs(all)
-	slices.SortFunc(all, func(a, b *joined) int { return strings.Compare(a.ID, b.ID) })
-	u.service.Endpoints = make([]*Endpoint, len(all))
-	for i, j := range all {
-		e := j.Endpoint
-		u.service.Endpoints[i] = &e
+	if !sorted {
+		slices.SortStableFunc(reports, func(a, b report) int { return cmp.Compare(a.group, b.group) })
 	}
+	return reports
 }
 
 func groupOf(reports []report, i int) int {
 	for reports[i].group != i {
+		reports[i].group = reports[reports[i].group].group // halve the way for the next
 		i = reports[i].group
 	}
 	return i
@@ -99,108 +127,119 @@ func unite(reports []report, a, b int) {
 	reports[max(a, b)].group = min(a, b)
 }
 
-// add adds what another source, or the same under another ID, says of an endpoint.
-func (u *union) add(j *joined, e *Endpoint, source string) {
-	last := j.Sources[len(j.Sources)-1]
-	if last == source {
-		u.notes.add("same place "+source, fmt.Sprintf("%s reports two endpoints at one place", source), j.ID+" and "+e.ID)
-	} else {
-		j.Sources = append(slices.Clip(j.Sources), source)
-	}
-	// Draining before unhealthy before healthy before unknown: whoever only knows the presence says unknown.
-	j.Health = max(j.Health, e.Health)
-	j.Labels = u.mergeLabels(j.Labels, &j.label, e.Labels, source, j.ID)
-	if j.Weight != e.Weight {
-		u.notes.differ("weight", j.weight, strconv.FormatUint(uint64(j.Weight), 10), source, strconv.FormatUint(uint64(e.Weight), 10), j.ID)
-	}
-	j.Host = cmp.Or(j.Host, e.Host)
-	switch {
-	case j.Locality == Locality{}:
-		j.Locality, j.location = e.Locality, source
-	case e.Locality != Locality{} && e.Locality != j.Locality:
-		u.notes.differ("locality", j.location, j.Locality.path(), source, e.Locality.path(), j.ID)
-	}
-	for _, p := range e.Ports {
-		i, ok := slices.BinarySearchFunc(j.Ports, p.Name, func(p EndpointPort, name string) int { return strings.Compare(p.Name, name) })
-		switch {
-		case !ok:
-			j.Ports = slices.Insert(slices.Clone(j.Ports), i, p)
-		case j.Ports[i].Number != p.Number:
-			u.notes.differ("port "+quote(p.Name), j.Sources[0], strconv.Itoa(int(j.Ports[i].Number)), source, strconv.Itoa(int(p.Number)), j.ID)
-		}
-	}
-}
-
-func (l Locality) path() string { return l.Region + "/" + l.Zone + "/" + l.SubZone }
-
-// uniqueIDs gives an endpoint whose ID an earlier one has another, made of its ID and its source.
-func (u *union) uniqueIDs(all []*joined) {
-	taken := make(map[string]bool, len(all))
-	var clashing []*joined
-	for _, j := range all {
-		if taken[j.ID] {
-			clashing = append(clashing, j)
-		}
-		taken[j.ID] = true
-	}
-	for _, j := range clashing {
-		id := j.ID + "@" + j.Sources[0]
-		for n := 2; taken[id]; n++ {
-			id = j.ID + "@" + j.Sources[0] + "." + strconv.Itoa(n)
-		}
+// uniqueID returns the ID of the endpoint that r is the first report of: its own, but if an earlier endpoint has that,
+// one made of it and the source. taken has the ID of every first report, true once it is in use.
+func uniqueID(r report, taken map[string]bool) string {
+	id := r.endpoint.ID
+	if !taken[id] {
 		taken[id] = true
-		j.ID = id
+		return id
+	}
+	base := id + "@" + r.source
+	id = base
+	for n := 2; ; n++ {
+		if _, ok := taken[id]; !ok {
+			taken[id] = true
+			return id
+		}
+		id = base + "." + strconv.Itoa(n)
 	}
 }
 
-// notes are the conflicts of one service: one line for each thing and pair of sources, however many endpoints it hits.
-type notes struct {
-	order  []string
-	lineOf map[string]*note
+// sourcesOf names the sources of reports that stand in configured order.
+func (u *union) sourcesOf(group []report) []string {
+	u.scratch = u.scratch[:0]
+	for i, r := range group {
+		if i == 0 || r.source != group[i-1].source {
+			u.scratch = append(u.scratch, r.source)
+		}
+	}
+	if !slices.Equal(u.scratch, u.sources) {
+		u.sources = slices.Clone(u.scratch)
+	}
+	return u.sources
 }
 
-type note struct {
-	text, example string
-	more          int
-}
-
-// differ notes that two sources say different things; the first one's is taken.
-func (n *notes) differ(what, first, a, second, b, endpoint string) {
-	text := fmt.Sprintf("%s: %s says %s, %s says %s; taken from %s", what, first, quote(a), second, quote(b), first)
-	n.add(what+"\x00"+first+"\x00"+second, text, endpoint)
-}
-
-func (n *notes) add(key, text, endpoint string) {
-	if have := n.lineOf[key]; have != nil {
-		have.more++
+// fill makes an endpoint, which has its ID and sources, of its reports.
+func (u *union) fill(e *Endpoint, group []report) {
+	id, sources := e.ID, e.Sources
+	*e = *group[0].endpoint
+	e.ID, e.Sources = id, sources
+	if len(group) == 1 {
 		return
 	}
-	if n.lineOf == nil {
-		n.lineOf = make(map[string]*note)
-	}
-	n.lineOf[key] = &note{text: text, example: endpoint}
-	n.order = append(n.order, key)
-}
-
-func (n *notes) conflicts() []Conflict {
-	var lines []Conflict
-	for _, key := range n.order {
-		note := n.lineOf[key]
-		line := note.text
-		if note.example != "" {
-			line += " (" + note.example
-			if note.more > 0 {
-				line += fmt.Sprintf(" and %d more", note.more)
-			}
-			line += ")"
+	var labels []labelling
+	for i, r := range group {
+		if len(r.endpoint.Labels) > 0 {
+			labels = append(labels, labelling{r.source, r.endpoint.Labels})
 		}
-		lines = append(lines, Conflict{Text: line})
+		// Draining before unhealthy before healthy before unknown: whoever only knows the presence says unknown.
+		e.Health = max(e.Health, r.endpoint.Health)
+		e.Host = cmp.Or(e.Host, r.endpoint.Host)
+		e.Locality = cmp.Or(e.Locality, r.endpoint.Locality)
+		if r.endpoint.Doubt == nil {
+			e.Doubt = nil
+		}
+		if i > 0 {
+			u.addEndpointPorts(e, group, r.endpoint.Ports)
+		}
 	}
-	return lines
+	e.Labels = u.mergeLabels(labels, id)
+	u.tellReports(e, group)
 }
 
-func quote(s string) string { return strconv.Quote(s) }
+// tellReports notes what the reports of one endpoint say differently.
+func (u *union) tellReports(e *Endpoint, group []report) {
+	for i, r := range group[1:] {
+		if before := group[i]; before.source == r.source {
+			u.notes.add(Conflict{
+				What: "place", Sides: []Side{{r.source, before.endpoint.ID}, {r.source, r.endpoint.ID}},
+				Text: r.source + " reports two endpoints at one place, " + before.endpoint.ID + " and " + r.endpoint.ID,
+			}, e.ID)
+		}
+	}
+	// With shares each source's own weights count.
+	if len(u.rule.Weights) == 0 && slices.ContainsFunc(group, func(r report) bool { return r.endpoint.Weight != e.Weight }) {
+		u.notes.differ("weight", "", sidesOf(group, func(e *Endpoint) string { return strconv.FormatUint(uint64(e.Weight), 10) }), e.ID)
+	}
+	if slices.ContainsFunc(group, func(r report) bool { return r.endpoint.Locality != e.Locality }) {
+		u.notes.differ("locality", "", sidesOf(group, func(e *Endpoint) string { return e.Locality.path() }), e.ID)
+	}
+}
 
-func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
+// addEndpointPorts adds the ports that one of the reports of e has over those before it.
+func (u *union) addEndpointPorts(e *Endpoint, group []report, ports []EndpointPort) {
+	for _, p := range ports {
+		i, ok := slices.BinarySearchFunc(e.Ports, p.Name, func(p EndpointPort, name string) int { return strings.Compare(p.Name, name) })
+		switch {
+		case !ok:
+			e.Ports = slices.Insert(slices.Clone(e.Ports), i, p)
+		case e.Ports[i].Number != p.Number:
+			u.notes.differ("endpoint port", p.Name, sidesOf(group, func(e *Endpoint) string {
+				if n := e.Port(p.Name); n != 0 {
+					return strconv.Itoa(int(n))
+				}
+				return ""
+			}), e.ID)
+		}
+	}
+}
 
-func cloneLabels(m map[string]string) map[string]string { return maps.Clone(m) }
+// sidesOf returns what each report says, but for those that say nothing.
+func sidesOf(group []report, says func(*Endpoint) string) []Side {
+	sides := make([]Side, 0, len(group))
+	for _, r := range group {
+		if said := says(r.endpoint); said != "" {
+			sides = append(sides, Side{r.source, said})
+		}
+	}
+	return sides
+}
+
+// path returns "region/zone/subZone", or "" for nowhere.
+func (l Locality) path() string {
+	if l == (Locality{}) {
+		return ""
+	}
+	return l.Region + "/" + l.Zone + "/" + l.SubZone
+}

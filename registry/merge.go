@@ -1,29 +1,30 @@
 package registry
 
 import (
+	"runtime"
 	"slices"
+	"sync"
 )
 
 // merger keeps the last view of every source and what they are together. It belongs to one goroutine.
-//
-// The rule is union: every endpoint of every source, and what two sources say of one (address, port) is one endpoint.
 type merger struct {
-	sources []string     // names, in configured order
+	sources []string // names, in configured order
+	rules   Rules
 	views   [][]*Service // by source
 	dirty   map[Name]struct{}
 	merged  []*Service
-	origins map[string][]string // Endpoint.Sources for one source alone, shared by all its endpoints
+	alone   [][]string // by source: Endpoint.Sources of what it alone reports, shared by all of that
 }
 
-func newMerger(sources []string) *merger {
+func newMerger(sources []string, rules Rules) *merger {
 	m := &merger{
 		sources: sources,
+		rules:   rules.clone(),
 		views:   make([][]*Service, len(sources)),
 		dirty:   make(map[Name]struct{}),
-		origins: make(map[string][]string, len(sources)),
 	}
 	for _, name := range sources {
-		m.origins[name] = []string{name}
+		m.alone = append(m.alone, []string{name})
 	}
 	return m
 }
@@ -34,6 +35,8 @@ func (m *merger) set(source int, next []*Service) {
 	m.views[source] = next
 	for len(prev) > 0 || len(next) > 0 {
 		switch {
+		case len(prev) > 0 && len(next) > 0 && prev[0] == next[0]:
+			prev, next = prev[1:], next[1:]
 		case len(prev) == 0 || len(next) > 0 && next[0].Name.Compare(prev[0].Name) < 0:
 			m.dirty[next[0].Name] = struct{}{}
 			next = next[1:]
@@ -45,6 +48,17 @@ func (m *merger) set(source int, next []*Service) {
 				m.dirty[next[0].Name] = struct{}{}
 			}
 			prev, next = prev[1:], next[1:]
+		}
+	}
+}
+
+// setRules replaces the rules. Only services whose rule changed will be merged again.
+func (m *merger) setRules(next Rules) {
+	prev := m.rules
+	m.rules = next.clone()
+	for _, s := range m.merged {
+		if !prev.of(s.Name).equal(m.rules.of(s.Name)) {
+			m.dirty[s.Name] = struct{}{}
 		}
 	}
 }
@@ -62,33 +76,59 @@ func (m *merger) merge() ([]*Service, bool) {
 	clear(m.dirty)
 	slices.SortFunc(names, Name.Compare)
 
-	changed := false
-	next := make([]*Service, 0, len(m.merged)+len(names))
-	rest := m.merged
-	for _, name := range names {
-		i, found := slices.BinarySearchFunc(rest, name, compareName)
-		next = append(next, rest[:i]...)
-		rest = rest[i:]
+	made := make([]*Service, len(names))
+	changed := make([]bool, len(names))
+	inParallel(len(names), func(i int) {
 		var old *Service
-		if found {
-			old, rest = rest[0], rest[1:]
+		if at, found := slices.BinarySearchFunc(m.merged, names[i], compareName); found {
+			old = m.merged[at]
 		}
-		s := m.service(name, old)
-		switch {
-		case s != nil && old != nil && s.equal(old):
-			s = old
-		case s != nil || old != nil:
-			changed = true
+		made[i] = m.service(names[i], old)
+		if made[i] != nil && old != nil && made[i].equal(old) {
+			made[i] = old
 		}
-		if s != nil {
-			next = append(next, s)
-		}
-	}
-	if !changed {
+		changed[i] = made[i] != old
+	})
+	if !slices.Contains(changed, true) {
 		return m.merged, false
 	}
-	m.merged = append(next, rest...)
+	m.merged = splice(m.merged, names, made)
 	return m.merged, true
+}
+
+// inParallel calls do for 0 … n-1, on several processors when that is worth it, and returns when all have ended.
+func inParallel(n int, do func(int)) {
+	const worth = 256
+	workers := max(1, min(runtime.GOMAXPROCS(0), n/worth))
+	work := func(from, to int) {
+		for i := from; i < to; i++ {
+			do(i)
+		}
+	}
+	var others sync.WaitGroup
+	for w := 1; w < workers; w++ {
+		others.Go(func() { work(n*w/workers, n*(w+1)/workers) })
+	}
+	work(0, n/workers)
+	others.Wait()
+}
+
+// splice returns a copy of services, which are sorted, in which made[i] stands for names[i], which are sorted too; nil
+// takes the service out.
+func splice(services []*Service, names []Name, made []*Service) []*Service {
+	next := make([]*Service, 0, len(services)+len(names))
+	for i, name := range names {
+		at, found := slices.BinarySearchFunc(services, name, compareName)
+		next = append(next, services[:at]...)
+		if made[i] != nil {
+			next = append(next, made[i])
+		}
+		if found {
+			at++
+		}
+		services = services[at:]
+	}
+	return append(next, services...)
 }
 
 func compareName(s *Service, name Name) int { return s.Name.Compare(name) }
@@ -96,116 +136,32 @@ func compareName(s *Service, name Name) int { return s.Name.Compare(name) }
 // claim is what one source says of a service.
 type claim struct {
 	source  string
+	order   int // of the source, as configured
 	service *Service
 }
 
 // service merges what all sources say of one service; nil when none knows it. old is what they said last, or nil.
 func (m *merger) service(name Name, old *Service) *Service {
-	var claims []claim
+	claims := make([]claim, 0, len(m.views))
 	for i, view := range m.views {
 		if at, ok := slices.BinarySearchFunc(view, name, compareName); ok {
-			claims = append(claims, claim{m.sources[i], view[at]})
+			claims = append(claims, claim{m.sources[i], i, view[at]})
 		}
 	}
 	if len(claims) == 0 {
 		return nil
 	}
-	u := &union{service: &Service{Name: name}, origins: m.origins}
+	rule := m.rules.of(name)
+	rule.sort(claims)
+	u := &union{service: &Service{Name: name}, rule: rule}
 	claims = u.alignPorts(claims)
-	for _, c := range claims {
-		u.describe(c)
-	}
-	if len(claims) > 1 || !u.alone(claims[0]) {
-		u.join(claims)
+	u.describe(claims)
+	if len(claims) == 1 && len(rule.Weights) == 0 && distinct(claims[0].service.Endpoints) {
+		u.take(claims[0].service.Endpoints, m.alone[claims[0].order])
+	} else {
+		u.choose(claims, u.join(claims))
 	}
 	u.resolvePorts(claims, old)
-	u.service.Conflicts = append(u.service.Conflicts, u.notes.conflicts()...)
+	u.service.Conflicts = u.notes.conflicts(claims)
 	return u.service
-}
-
-// union is one service in the making.
-type union struct {
-	service *Service
-	origins map[string][]string
-	notes   notes
-
-	original, label origin // who said first what the service has
-}
-
-// describe adds the labels, the original spelling and the conflicts that a source reports.
-func (u *union) describe(c claim) {
-	s := c.service
-	if u.service.Original == "" {
-		u.service.Original, u.original = s.Original, origin{"": c.source}
-	} else if s.Original != "" && s.Original != u.service.Original {
-		u.notes.differ("original name", u.original[""], u.service.Original, c.source, s.Original, "")
-	}
-	u.service.Labels = u.mergeLabels(u.service.Labels, &u.label, s.Labels, c.source, "")
-	for _, conflict := range s.Conflicts {
-		u.service.Conflicts = append(u.service.Conflicts, conflict.from(c.source))
-	}
-}
-
-// origin tells for each key which source said it first.
-type origin map[string]string
-
-// mergeLabels adds to have, whose keys come from by, the labels that source says; the first to say a key wins. It
-// shares the map of the only source that has labels, and copies before it writes.
-func (u *union) mergeLabels(have map[string]string, by *origin, more map[string]string, source, endpoint string) map[string]string {
-	if len(more) == 0 {
-		return have
-	}
-	if len(have) == 0 {
-		*by = origin{"": source}
-		return more
-	}
-	first := (*by)[""]
-	copied := len(*by) > 1
-	for _, k := range sortedKeys(more) {
-		v := more[k]
-		old, ok := have[k]
-		if ok {
-			if old != v {
-				from := first
-				if named, ok := (*by)["label "+k]; ok {
-					from = named
-				}
-				u.notes.differ("label "+quote(k), from, old, source, v, endpoint)
-			}
-			continue
-		}
-		if !copied {
-			have, copied = cloneLabels(have), true
-		}
-		have[k] = v
-		(*by)["label "+k] = source
-	}
-	return have
-}
-
-// alone takes the endpoints of the only source, and reports false when two of them are one.
-func (u *union) alone(c claim) bool {
-	n := len(c.service.Endpoints)
-	if n == 0 {
-		return true
-	}
-	seen := make(map[place]struct{}, n)
-	for _, e := range c.service.Endpoints {
-		for p := range places(e) {
-			if _, ok := seen[p]; ok {
-				return false
-			}
-		}
-		for p := range places(e) {
-			seen[p] = struct{}{}
-		}
-	}
-	block := make([]Endpoint, n)
-	u.service.Endpoints = make([]*Endpoint, n)
-	for i, e := range c.service.Endpoints {
-		block[i] = *e
-		block[i].Sources = u.origins[c.source]
-		u.service.Endpoints[i] = &block[i]
-	}
-	return true
 }

@@ -14,7 +14,7 @@ import (
 func TestMergeByStepsIsMergeAtOnce(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	names := []string{"a", "b", "c"}
-	steps := newMerger(names)
+	steps := newMerger(names, Rules{})
 	views := make([][]*Service, len(names))
 	for step := range 2000 {
 		i := random.IntN(len(names))
@@ -24,7 +24,7 @@ func TestMergeByStepsIsMergeAtOnce(t *testing.T) {
 		}
 		steps.set(i, views[i])
 		got, _ := steps.merge()
-		fresh := newMerger(names)
+		fresh := newMerger(names, Rules{})
 		for i, v := range views {
 			fresh.set(i, v)
 		}

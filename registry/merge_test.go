@@ -47,7 +47,7 @@ func mergeOf(t *testing.T, claims ...*Service) *Service {
 	for i := range claims {
 		names[i] = string(rune('a' + i))
 	}
-	m := newMerger(names)
+	m := newMerger(names, Rules{})
 	for i, s := range claims {
 		if s != nil {
 			v := View{Services: []*Service{s}}
@@ -225,11 +225,11 @@ func TestMergeTellsConflicts(t *testing.T) {
 			[]*Service{web(http, endpoint("w", "10.0.0.1:80", labels("x", "1"))), web(http, endpoint("w", "10.0.0.1:80", labels("v", "1"))), web(http, endpoint("w", "10.0.0.1:80", labels("v", "2")))},
 			[]string{`label "v": b says "1", c says "2"; taken from b (w)`},
 		},
-		{"one source, one place twice", []*Service{web(http, endpoint("w1", "10.0.0.1:80"), endpoint("w2", "10.0.0.1:80"))}, []string{"a reports two endpoints at one place (w1 and w2)"}},
+		{"one source, one place twice", []*Service{web(http, endpoint("w1", "10.0.0.1:80"), endpoint("w2", "10.0.0.1:80"))}, []string{"a reports two endpoints at one place, w1 and w2 (w1)"}},
 		{
 			"a source's own",
 			[]*Service{{Name: webName, Original: "Web", Conflicts: []Conflict{{Text: "WEB is left out"}}}, {Name: webName, Original: "WEB"}},
-			[]string{"a: WEB is left out", `original name: a says "Web", b says "WEB"; taken from a`},
+			[]string{`original name: a says "Web", b says "WEB"; taken from a`, "a: WEB is left out"},
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -241,7 +241,7 @@ func TestMergeTellsConflicts(t *testing.T) {
 }
 
 func TestMergeKeepsPortOfAnEmptiedService(t *testing.T) {
-	m := newMerger([]string{"a"})
+	m := newMerger([]string{"a"}, Rules{})
 	m.set(0, []*Service{web([]Port{{Protocol: HTTP}}, endpoint("w", "10.0.0.1:8080"))})
 	m.merge()
 	m.set(0, []*Service{web([]Port{{Protocol: HTTP}})})
@@ -268,7 +268,7 @@ func numbered(services, endpoints int) []*Service {
 }
 
 func TestMergeKeepsPointersOfWhatDidNotChange(t *testing.T) {
-	m := newMerger([]string{"a", "b"})
+	m := newMerger([]string{"a", "b"}, Rules{})
 	m.set(0, numbered(20, 3))
 	m.set(1, numbered(10, 4))
 	first, _ := m.merge()

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -8,7 +9,7 @@ import (
 )
 
 // alignPorts calls a port by one name. A source that has a single unnamed port means the only port of another source
-// that names it, or the one of its ports with the same number. The claims that stay as they are share their services.
+// that names it, or the one of its ports with the same number. Claims that stay as they are share their services.
 func (u *union) alignPorts(claims []claim) []claim {
 	if len(claims) == 1 {
 		return claims
@@ -36,7 +37,10 @@ func (u *union) alignPorts(claims []claim) []claim {
 				}
 			}
 			if name == "" {
-				u.notes.add("unnamed "+c.source, fmt.Sprintf("port %q of %s is none of the named ports of %s", "", c.source, other.source), "")
+				u.notes.add(Conflict{
+					What: "unnamed port", Sides: []Side{{c.source, portNames(c.service)}, {other.source, portNames(other.service)}},
+					Text: fmt.Sprintf("port %q of %s is none of the named ports of %s", "", c.source, other.source),
+				}, "")
 				continue
 			}
 			aligned[i].service = renamePort(c.service, name)
@@ -44,6 +48,15 @@ func (u *union) alignPorts(claims []claim) []claim {
 		}
 	}
 	return aligned
+}
+
+// portNames lists the ports of a service.
+func portNames(s *Service) string {
+	names := make([]string, len(s.Ports))
+	for i, p := range s.Ports {
+		names[i] = strconv.Quote(p.Name)
+	}
+	return strings.Join(names, ", ")
 }
 
 // portNumber returns what a source declares for a port, else what all its endpoints share, else 0.
@@ -90,64 +103,58 @@ func renamePort(s *Service, name string) *Service {
 
 // resolvePorts gives every port that a source names its number and protocol.
 func (u *union) resolvePorts(claims []claim, old *Service) {
-	var names []string
-	for _, c := range claims {
-		for _, p := range c.service.Ports {
-			if i, ok := slices.BinarySearch(names, p.Name); !ok {
-				names = slices.Insert(names, i, p.Name)
-			}
-		}
-	}
-	ports := make([]Port, 0, len(names))
-	var declared []bool
-	for _, name := range names {
-		p, by := u.declaration(claims, name)
-		ports = append(ports, p)
-		declared = append(declared, by != "")
-	}
+	ports := u.declaredPorts(claims)
+	declared := make([]bool, len(ports))
 	for i := range ports {
-		if !declared[i] {
-			ports[i].Number = u.deriveNumber(ports[i], old)
+		p := &ports[i]
+		if p.Protocol == "" {
+			p.Protocol = protocolOfName(p.Name)
+		}
+		if declared[i] = p.Number != 0; !declared[i] {
+			p.Number = u.deriveNumber(*p, claims, old)
 		}
 	}
-	u.separatePorts(ports, declared)
+	u.separatePorts(ports, declared, claims)
 	u.service.Ports = ports
 }
 
-// declaration returns what the first source that says so declares of a port; by is who declares the number, or "".
-func (u *union) declaration(claims []claim, name string) (port Port, by string) {
-	port.Name = name
-	what := "port"
-	if name != "" {
-		what += " " + quote(name)
-	}
-	protocolBy := ""
+// declaredPorts returns every port that a source names, with the number and protocol that the first declares.
+func (u *union) declaredPorts(claims []claim) []Port {
+	var ports []Port
 	for _, c := range claims {
-		i := slices.IndexFunc(c.service.Ports, func(p Port) bool { return p.Name == name })
-		if i < 0 {
-			continue
-		}
-		p := c.service.Ports[i]
-		switch {
-		case p.Number == 0:
-		case port.Number == 0:
-			port.Number, by = p.Number, c.source
-		case port.Number != p.Number:
-			u.notes.differ(what+" number", by, strconv.Itoa(int(port.Number)), c.source, strconv.Itoa(int(p.Number)), "")
-		}
-		switch {
-		case p.Protocol == "":
-		case port.Protocol == "":
-			port.Protocol, protocolBy = p.Protocol, c.source
-		case port.Protocol != p.Protocol:
-			u.notes.differ(what+" protocol", protocolBy, string(port.Protocol), c.source, string(p.Protocol), "")
+		for _, p := range c.service.Ports {
+			if i, ok := slices.BinarySearchFunc(ports, p.Name, comparePort); !ok {
+				ports = slices.Insert(ports, i, Port{Name: p.Name})
+			}
 		}
 	}
-	if port.Protocol == "" {
-		port.Protocol = protocolOfName(name)
+	for i := range ports {
+		p := &ports[i]
+		var numbers, protocols []Side
+		for _, c := range claims {
+			at, ok := slices.BinarySearchFunc(c.service.Ports, p.Name, comparePort)
+			if !ok {
+				continue
+			}
+			said := c.service.Ports[at]
+			p.Number, p.Protocol = cmp.Or(p.Number, said.Number), cmp.Or(p.Protocol, said.Protocol)
+			if len(claims) == 1 {
+				continue
+			}
+			if said.Number != 0 {
+				numbers = append(numbers, Side{c.source, strconv.Itoa(int(said.Number))})
+			}
+			if said.Protocol != "" {
+				protocols = append(protocols, Side{c.source, string(said.Protocol)})
+			}
+		}
+		u.notes.differ("port number", p.Name, numbers, "")
+		u.notes.differ("port protocol", p.Name, protocols, "")
 	}
-	return port, by
+	return ports
 }
+
+func comparePort(p Port, name string) int { return strings.Compare(p.Name, name) }
 
 // protocolOfName reads the protocol off a port's name as Istio does: "<protocol>" or "<protocol>-<suffix>".
 func protocolOfName(name string) Protocol {
@@ -167,12 +174,25 @@ func protocolOfName(name string) Protocol {
 	return TCP
 }
 
-// deriveNumber returns the number of a port that nobody declares: the one that all endpoints share, else 80 for HTTP.
-// For TCP there is no other, which is a conflict. A service that lost all its endpoints keeps the number it had.
-func (u *union) deriveNumber(p Port, old *Service) uint16 {
-	number, served := sharedNumber(u.service.Endpoints, p.Name)
+// deriveNumber returns the number of a port that nobody declares: the one that all endpoints share, standby ones too, as
+// what callers dial must not move with the traffic. If they do not, a rule decides by its precedence, as it does for all
+// that sources say; else it is 80 for HTTP. For TCP there is no other, which is a conflict. A service that lost all its
+// endpoints keeps the number it had.
+func (u *union) deriveNumber(p Port, claims []claim, old *Service) uint16 {
+	all := u.service.Endpoints
+	if len(u.service.Standby) > 0 {
+		all = slices.Concat(all, u.service.Standby)
+	}
+	number, served := sharedNumber(all, p.Name)
 	if number != 0 {
 		return number
+	}
+	if served && u.rule.orders() {
+		for _, c := range claims {
+			if number, _ := sharedNumber(c.service.Endpoints, p.Name); number != 0 {
+				return number
+			}
+		}
 	}
 	if !served && old != nil {
 		for _, was := range old.Ports {
@@ -186,29 +206,49 @@ func (u *union) deriveNumber(p Port, old *Service) uint16 {
 		return 80
 	}
 	if served {
-		u.notes.add("number "+p.Name, fmt.Sprintf("port %q (%s): nobody declares its number, and %s", p.Name, p.Protocol, u.disagreement(p.Name)), "")
+		u.tellNoNumber(p, all, claims)
 	}
 	return 0
 }
 
-// disagreement names two endpoints, and who reports them, that serve a port on different numbers.
-func (u *union) disagreement(port string) string {
-	var first *Endpoint
-	for _, e := range u.service.Endpoints {
-		switch n := e.Port(port); {
+// tellNoNumber notes that a port has no number; the text names two endpoints, and who reports them, that differ.
+func (u *union) tellNoNumber(p Port, all []*Endpoint, claims []claim) {
+	var one, other *Endpoint
+	for _, e := range all {
+		switch n := e.Port(p.Name); {
 		case n == 0:
-		case first == nil:
-			first = e
-		case n != first.Port(port):
-			return fmt.Sprintf("endpoint %s of %s has %d, %s of %s has %d", first.ID, strings.Join(first.Sources, ", "), first.Port(port), e.ID, strings.Join(e.Sources, ", "), n)
+		case one == nil:
+			one = e
+		case other == nil && n != one.Port(p.Name):
+			other = e
 		}
 	}
-	return "its endpoints differ"
+	var sides []Side
+	for _, c := range claims {
+		var numbers []string
+		for _, e := range c.service.Endpoints {
+			n := strconv.Itoa(int(e.Port(p.Name)))
+			if n != "0" && !slices.Contains(numbers, n) && len(numbers) < mostIDs {
+				numbers = append(numbers, n)
+			}
+		}
+		if len(numbers) > 0 {
+			sides = append(sides, Side{c.source, strings.Join(numbers, ", ")})
+		}
+	}
+	u.notes.add(Conflict{
+		What: "no number", Object: p.Name, Sides: sides,
+		Text: fmt.Sprintf("port %s (%s): nobody declares its number, and endpoint %s of %s has %d, %s of %s has %d", quote(p.Name), p.Protocol,
+			brief(one.ID), strings.Join(one.Sources, ", "), one.Port(p.Name), brief(other.ID), strings.Join(other.Sources, ", "), other.Port(p.Name)),
+	}, "")
 }
 
 // separatePorts takes the number from a port that would share it with an earlier one: a declared number goes before
 // one that was derived, then the order of names counts. One port over UDP and one over TCP may share a number.
-func (u *union) separatePorts(ports []Port, declared []bool) {
+func (u *union) separatePorts(ports []Port, declared []bool, claims []claim) {
+	if len(ports) < 2 {
+		return
+	}
 	type key struct {
 		number uint16
 		udp    bool
@@ -222,11 +262,25 @@ func (u *union) separatePorts(ports []Port, declared []bool) {
 			}
 			k := key{p.Number, p.Protocol == UDP}
 			if name, ok := owner[k]; ok {
-				u.notes.add("shared "+p.Name, fmt.Sprintf("port %q would have number %d like port %q; it has none", p.Name, p.Number, name), "")
+				u.notes.add(Conflict{
+					What: "shared number", Object: p.Name,
+					Sides: []Side{{whoNames(claims, name), "port " + quote(name)}, {whoNames(claims, p.Name), "port " + quote(p.Name)}},
+					Text:  fmt.Sprintf("port %s would have number %d like port %s; it has none", quote(p.Name), p.Number, quote(name)),
+				}, "")
 				p.Number = 0
 				continue
 			}
 			owner[k] = p.Name
 		}
 	}
+}
+
+// whoNames returns the first source that names a port.
+func whoNames(claims []claim, port string) string {
+	for _, c := range claims {
+		if c.service.hasPort(port) {
+			return c.source
+		}
+	}
+	return ""
 }

@@ -9,7 +9,7 @@ import (
 // FuzzDecodeView reads any bytes as the payload of a sealed view: what is taken must be valid, merge, and come out
 // the same when it is sealed again.
 func FuzzDecodeView(f *testing.F) {
-	whole, err := json.Marshal(sealedView{Source: "a", Kind: "file", Time: time.Unix(1, 0).UTC(), Services: numbered(2, 2), Problems: []Problem{{"o", "r"}}})
+	whole, err := json.Marshal(sealedView{Source: "a", Kind: "file", Time: time.Unix(1, 0).UTC(), Services: numbered(2, 2), Problems: []Problem{{Object: "o", Reason: "r"}}})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -21,7 +21,7 @@ func FuzzDecodeView(f *testing.F) {
 		if err != nil {
 			return
 		}
-		m := newMerger([]string{"a", "b"})
+		m := newMerger([]string{"a", "b"}, Rules{})
 		m.set(0, v.Services)
 		m.set(1, v.Services)
 		services, _ := m.merge()
