@@ -16,16 +16,53 @@ type suite struct {
 	*testing.T
 	h        Harness
 	registry registry.Registry
-	Driver
+	driver   Driver
+	ledger   *ledger
+	record   *record
+	seed     uint64
 }
 
-func newSuite(t *testing.T, h Harness) *suite {
+func newSuite(t *testing.T, h Harness, r *record, seed uint64) *suite {
 	t.Helper()
-	r, d := h.New(t)
+	reg, d := h.New(t)
 	if d.Put == nil || d.Delete == nil {
 		t.Fatal("the Driver has no Put or no Delete")
 	}
-	return &suite{T: t, h: h, registry: r, Driver: d}
+	return &suite{T: t, h: h, registry: reg, driver: d, ledger: newLedger(h.Prefix), record: r, seed: seed}
+}
+
+// put makes the service be exactly that. The ledger knows first.
+func (s *suite) put(services ...*registry.Service) {
+	s.Helper()
+	for _, service := range services {
+		s.ledger.put(service)
+		s.driver.Put(s.T, service)
+	}
+}
+
+// putAll puts services that are new.
+func (s *suite) putAll(services []*registry.Service) {
+	s.Helper()
+	if s.driver.PutAll == nil {
+		s.put(services...)
+		return
+	}
+	for _, service := range services {
+		s.ledger.put(service)
+	}
+	s.driver.PutAll(s.T, services)
+}
+
+func (s *suite) delete(name registry.Name) {
+	s.Helper()
+	s.ledger.put(&registry.Service{Name: name})
+	s.driver.Delete(s.T, name)
+}
+
+func (s *suite) setHealth(name registry.Name, addr netip.Addr, health registry.Health) {
+	s.Helper()
+	s.ledger.setHealth(name, addr, health)
+	s.driver.SetHealth(s.T, name, addr, health)
 }
 
 // need fails the case when the driver lacks a function for it.
@@ -37,26 +74,33 @@ func (s *suite) need(have bool, what string) {
 }
 
 // service makes a service of n endpoints; number is the port that all of them listen on.
-func service(name string, number uint16, n int) *registry.Service {
+func (s *suite) service(name string, number uint16, n int) *registry.Service {
 	third := 0
 	for _, c := range []byte(name) {
 		third = (third*31 + int(c)) % 250
 	}
-	s := &registry.Service{
+	made := &registry.Service{
 		Name:  registry.Name{Namespace: registry.DefaultNamespace, Name: name},
 		Ports: []registry.Port{{Protocol: registry.HTTP}},
 	}
 	for i := range n {
-		s.Endpoints = append(s.Endpoints, &registry.Endpoint{
-			ID:     fmt.Sprintf("%s-%d", name, i+1),
-			Addr:   netip.AddrFrom4([4]byte{127, 20, byte(third), byte(i + 1)}),
-			Ports:  []registry.EndpointPort{{Number: number}},
-			Labels: map[string]string{"version": "v1"},
-			Weight: 1,
-			Health: registry.Healthy,
-		})
+		made.Endpoints = append(made.Endpoints, s.endpoint(name, number, third, i+1))
 	}
-	return s
+	return made
+}
+
+// endpoint makes the endpoint of a service at an address of the prefix; fourth, its last byte, is also its number.
+func (s *suite) endpoint(service string, number uint16, third, fourth int) *registry.Endpoint {
+	addr := s.h.Prefix.Addr().As4()
+	addr[2], addr[3] = byte(third), byte(fourth)
+	return &registry.Endpoint{
+		ID:     fmt.Sprintf("%s-%d", service, fourth),
+		Addr:   netip.AddrFrom4(addr),
+		Ports:  []registry.EndpointPort{{Number: number}},
+		Labels: map[string]string{"version": "v1"},
+		Weight: 1,
+		Health: registry.Healthy,
+	}
 }
 
 // has tells whether the view holds the service with exactly those endpoints, by address and port, all serving.
@@ -108,16 +152,16 @@ func (s *suite) emptyView() {
 	w := s.watch()
 	v := w.first()
 	for _, name := range []string{"web", "api"} {
-		if err := lacks(service(name, 1, 0).Name)(v); err != nil {
+		if err := lacks(s.service(name, 1, 0).Name)(v); err != nil {
 			s.Errorf("first view: %v, want a server without services of the suite", err)
 		}
 	}
 }
 
 func (s *suite) firstView() {
-	web, api := service("web", 18080, 3), service("api", 18081, 1)
-	s.Put(s.T, web)
-	s.Put(s.T, api)
+	web, api := s.service("web", 18080, 3), s.service("api", 18081, 1)
+	s.put(web)
+	s.put(api)
 	v := s.watch().first()
 	for _, want := range []*registry.Service{web, api} {
 		if err := has(want)(v); err != nil {
@@ -127,34 +171,34 @@ func (s *suite) firstView() {
 }
 
 func (s *suite) add() {
-	s.Put(s.T, service("web", 18080, 1))
+	s.put(s.service("web", 18080, 1))
 	w := s.watch()
-	w.await("one endpoint", has(service("web", 18080, 1)))
-	s.Put(s.T, service("api", 18081, 2))
-	w.await("the added service", has(service("api", 18081, 2)))
-	s.Put(s.T, service("web", 18080, 3))
-	w.await("the added endpoints", has(service("web", 18080, 3)))
-	w.await("the other service still", has(service("api", 18081, 2)))
+	w.await("one endpoint", has(s.service("web", 18080, 1)))
+	s.put(s.service("api", 18081, 2))
+	w.await("the added service", has(s.service("api", 18081, 2)))
+	s.put(s.service("web", 18080, 3))
+	w.await("the added endpoints", has(s.service("web", 18080, 3)))
+	w.await("the other service still", has(s.service("api", 18081, 2)))
 }
 
 func (s *suite) change() {
-	s.Put(s.T, service("web", 18080, 2))
+	s.put(s.service("web", 18080, 2))
 	w := s.watch()
-	w.await("the service", has(service("web", 18080, 2)))
-	s.Put(s.T, service("web", 18090, 2))
-	w.await("the changed port", has(service("web", 18090, 2)))
+	w.await("the service", has(s.service("web", 18080, 2)))
+	s.put(s.service("web", 18090, 2))
+	w.await("the changed port", has(s.service("web", 18090, 2)))
 }
 
 func (s *suite) remove() {
-	web, api := service("web", 18080, 2), service("api", 18081, 1)
-	s.Put(s.T, web)
-	s.Put(s.T, api)
+	web, api := s.service("web", 18080, 2), s.service("api", 18081, 1)
+	s.put(web)
+	s.put(api)
 	w := s.watch()
 	w.await("the service", has(web))
 	w.await("the other", has(api))
-	s.Put(s.T, service("web", 18080, 1))
-	w.await("one endpoint less", has(service("web", 18080, 1)))
-	s.Delete(s.T, web.Name)
+	s.put(s.service("web", 18080, 1))
+	w.await("one endpoint less", has(s.service("web", 18080, 1)))
+	s.delete(web.Name)
 	w.await("no such service", lacks(web.Name))
 	w.await("the other service still", has(api))
 }
@@ -162,7 +206,7 @@ func (s *suite) remove() {
 func (s *suite) labels() {
 	label := func(value string) func(registry.View) error {
 		return func(v registry.View) error {
-			web := find(v, service("web", 0, 0).Name)
+			web := find(v, s.service("web", 0, 0).Name)
 			if web == nil || len(web.Endpoints) != 1 {
 				return errors.New("not the one endpoint of web")
 			}
@@ -176,20 +220,20 @@ func (s *suite) labels() {
 			return nil
 		}
 	}
-	web := service("web", 18080, 1)
-	s.Put(s.T, web)
+	web := s.service("web", 18080, 1)
+	s.put(web)
 	w := s.watch()
 	w.await("the label", label("v1"))
-	web = service("web", 18080, 1)
+	web = s.service("web", 18080, 1)
 	web.Endpoints[0].Labels["version"] = "v2"
-	s.Put(s.T, web)
+	s.put(web)
 	w.await("the changed label", label("v2"))
 }
 
 func (s *suite) weight() {
-	web := service("web", 18080, 2)
+	web := s.service("web", 18080, 2)
 	web.Endpoints[1].Weight = 7
-	s.Put(s.T, web)
+	s.put(web)
 	s.watch().await("weights 1 and 7", func(v registry.View) error {
 		if err := has(web)(v); err != nil {
 			return err
@@ -208,8 +252,8 @@ func (s *suite) weight() {
 }
 
 func (s *suite) protocol() {
-	web := service("web", 18080, 1)
-	s.Put(s.T, web)
+	web := s.service("web", 18080, 1)
+	s.put(web)
 	s.watch().await("protocol http", func(v registry.View) error {
 		got := find(v, web.Name)
 		if got == nil {
@@ -223,8 +267,8 @@ func (s *suite) protocol() {
 }
 
 func (s *suite) healthChange() {
-	s.need(s.SetHealth != nil, "SetHealth")
-	web := service("web", 18080, 2)
+	s.need(s.driver.SetHealth != nil, "SetHealth")
+	web := s.service("web", 18080, 2)
 	health := func(want registry.Health) func(registry.View) error {
 		return func(v registry.View) error {
 			got := find(v, web.Name)
@@ -243,23 +287,23 @@ func (s *suite) healthChange() {
 			return nil
 		}
 	}
-	s.Put(s.T, web)
+	s.put(web)
 	w := s.watch()
 	w.await("two healthy endpoints", health(registry.Healthy))
-	s.SetHealth(s.T, web.Name, web.Endpoints[0].Addr, registry.Unhealthy)
+	s.setHealth(web.Name, web.Endpoints[0].Addr, registry.Unhealthy)
 	w.await("an unhealthy endpoint", health(registry.Unhealthy))
-	s.SetHealth(s.T, web.Name, web.Endpoints[0].Addr, registry.Healthy)
+	s.setHealth(web.Name, web.Endpoints[0].Addr, registry.Healthy)
 	w.await("its recovery", health(registry.Healthy))
 }
 
 func (s *suite) downAndUp() {
-	s.need(s.Down != nil && s.Up != nil, "Down and Up")
-	s.outage("the server is down", s.Down, s.Up, func(err error) error { return nil })
+	s.need(s.driver.Down != nil && s.driver.Up != nil, "Down and Up")
+	s.outage("the server is down", s.driver.Down, s.driver.Up, func(err error) error { return nil })
 }
 
 func (s *suite) permissionLost() {
-	s.need(s.Deny != nil && s.Allow != nil, "Deny and Allow")
-	s.outage("permission is lost", s.Deny, s.Allow, func(err error) error {
+	s.need(s.driver.Deny != nil && s.driver.Allow != nil, "Deny and Allow")
+	s.outage("permission is lost", s.driver.Deny, s.driver.Allow, func(err error) error {
 		if !errors.Is(err, registry.ErrPermission) {
 			return fmt.Errorf("it does not wrap ErrPermission: %w", err)
 		}
@@ -270,33 +314,32 @@ func (s *suite) permissionLost() {
 // outage begins and ends an outage. Watch must tell of it by an error that judge accepts, no view may lose what was
 // there, and what changed afterwards must arrive.
 func (s *suite) outage(what string, begin, end func(*testing.T), judge func(error) error) {
-	web, api := service("web", 18080, 2), service("api", 18081, 1)
-	s.Put(s.T, web)
-	s.Put(s.T, api)
+	web, api := s.service("web", 18080, 2), s.service("api", 18081, 1)
+	s.put(web)
+	s.put(api)
 	w := s.watch()
 	w.await("the service", has(web))
 	w.await("the other", has(api))
-	w.keep(has(web))
 	w.forget()
 	begin(s.T)
 	if err := judge(w.failure(what)); err != nil {
 		s.Errorf("Watch while %s: %v", what, err)
 	}
 	end(s.T)
-	s.Put(s.T, service("api", 18081, 3))
-	w.await("what changed after "+what, has(service("api", 18081, 3)))
+	s.put(s.service("api", 18081, 3))
+	w.await("what changed after "+what, has(s.service("api", 18081, 3)))
 	w.await("what was there before", has(web))
 }
 
 func (s *suite) pointerIdentity() {
-	web, api := service("web", 18080, 2), service("api", 18081, 1)
-	s.Put(s.T, web)
-	s.Put(s.T, api)
+	web, api := s.service("web", 18080, 2), s.service("api", 18081, 1)
+	s.put(web)
+	s.put(api)
 	w := s.watch()
 	w.await("the service", has(web))
 	before := w.await("both services", has(api))
-	s.Put(s.T, service("api", 18081, 2))
-	after := w.await("the change", has(service("api", 18081, 2)))
+	s.put(s.service("api", 18081, 2))
+	after := w.await("the change", has(s.service("api", 18081, 2)))
 	if find(before, web.Name) != find(after, web.Name) {
 		s.Error("a change of api gave web, which did not change, a new pointer")
 	}
@@ -306,7 +349,7 @@ func (s *suite) pointerIdentity() {
 }
 
 func (s *suite) noGoroutineLeft() {
-	s.Put(s.T, service("web", 18080, 2))
+	s.put(s.service("web", 18080, 2))
 	for range 2 {
 		before := goroutines()
 		ctx, cancel := context.WithCancel(s.Context())

