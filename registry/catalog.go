@@ -48,9 +48,10 @@ type Catalog struct {
 	log      *slog.Logger
 	sources  []*source // in configured order
 	snapshot *watch.Value[*Snapshot]
-	settled  chan struct{} // closed by settle
-	wake     chan struct{} // one slot: a source has a new view
-	sealNow  chan struct{} // one slot: a view is to be sealed
+	settled  chan struct{}         // closed by settle
+	wake     chan struct{}         // one slot: a source has a new view
+	sealNow  chan struct{}         // one slot: a view is to be sealed
+	doubts   watch.Value[struct{}] // set when what is doubted changes
 
 	merger  *merger  // belongs to Run (and NewCatalog before it)
 	numbers *numbers // belongs to Run
@@ -118,6 +119,9 @@ func check(sources []Source, o Options) error {
 			errs = append(errs, fmt.Errorf("source %q: there are two of that name", s.Name))
 		case s.Registry == nil:
 			errs = append(errs, fmt.Errorf("source %q has no registry", s.Name))
+		}
+		if err := s.Guard.check(); err != nil {
+			errs = append(errs, fmt.Errorf("source %q: %w", s.Name, err))
 		}
 		seen[s.Name] = true
 	}

@@ -42,8 +42,9 @@ func (s script) publish(v registry.View) {
 
 func (s script) fail(err error) { s <- func(func(registry.View)) error { return err } }
 
+// source makes a Source without a guard: its word is taken at once.
 func source(name string, r registry.Registry) registry.Source {
-	return registry.Source{Name: name, Kind: "script", Registry: r}
+	return registry.Source{Name: name, Kind: "script", Registry: r, Guard: registry.Guard{Off: true}}
 }
 
 // view makes a view of services by name, each with n endpoints.

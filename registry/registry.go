@@ -39,6 +39,8 @@ type View struct {
 type Problem struct {
 	Object string `json:"object"` // where: a file and line, a key, a service's name in that registry
 	Reason string `json:"reason"` // what was got, what was wanted
+	// Kind is the class of Reason, a word of a small fixed set of the adapter's ("syntax", "address", …): what is counted.
+	Kind string `json:"kind,omitempty"`
 }
 
 // Name names a service. Both parts are RFC 1123 labels.

@@ -83,7 +83,7 @@ func (s *source) load() {
 		s.sealRefused = err.Error()
 		s.catalog.log.Error("sealed view refused", "registry", s.Name, "error", err)
 	default:
-		s.view = View{Services: v.Services, Problems: v.Problems}
+		s.view = View{Services: s.guard.load(v.Services), Problems: v.Problems}
 		s.endpoints = countEndpoints(v.Services)
 		s.viewed, s.fromSeal, s.sealed = v.Time, true, true
 		s.catalog.log.Info("serving the sealed view", "registry", s.Name, "services", len(v.Services), "of", v.Time)

@@ -19,16 +19,18 @@ type source struct {
 	catalog *Catalog
 
 	mu          sync.Mutex // guards what follows
-	view        View       // the last good one
-	endpoints   int        // in view
-	viewed      time.Time  // when view was published; zero: there is none
-	fromSeal    bool       // view was not published in this process
-	fresh       bool       // view was not taken by the merge yet
-	unsealed    bool       // view was not sealed yet
-	sealed      bool       // there is a sealed view on disk, of this or an earlier process
-	call        uint64     // counts the calls of Watch and their ends: a publish of an earlier one is late
-	synced      time.Time  // when this call of Watch published its first good view; zero before
-	err         error      // why the source is not synced
+	raw         []*Service // as the registry published it last
+	view        View       // the last good one, mapped, with what the guard keeps: what is served
+	guard       watchful
+	endpoints   int       // in view
+	viewed      time.Time // when view was published; zero: there is none
+	fromSeal    bool      // view was not published in this process
+	fresh       bool      // view was not taken by the merge yet
+	unsealed    bool      // view was not sealed yet
+	sealed      bool      // there is a sealed view on disk, of this or an earlier process
+	call        uint64    // counts the calls of Watch and their ends: a publish of an earlier one is late
+	synced      time.Time // when this call of Watch published its first good view; zero before
+	err         error     // why the source is not synced
 	errSince    time.Time
 	failures    uint64
 	refused     uint64
@@ -37,7 +39,9 @@ type source struct {
 	sealErr     error
 }
 
-func newSource(s Source, c *Catalog) *source { return &source{Source: s, catalog: c} }
+func newSource(s Source, c *Catalog) *source {
+	return &source{Source: s, catalog: c, guard: watchful{guard: newGuard(s.Guard), released: make(map[string]uint64)}}
+}
 
 // run calls Watch until ctx ends, after each failure later.
 func (s *source) run(ctx context.Context) {
@@ -81,6 +85,8 @@ func (s *source) watch(ctx context.Context) (err error) {
 		}
 		s.mu.Lock()
 		s.call++
+		s.guard.fail()
+		s.arm()
 		s.mu.Unlock()
 	}()
 	if err := s.Registry.Watch(ctx, func(v View) { s.publish(call, v) }); err != nil {
@@ -96,8 +102,10 @@ func (s *source) publish(call uint64, v View) {
 	if call != s.call {
 		return // of a Watch that has returned
 	}
-	if err := validate(v.Services, s.view.Services); err != nil {
+	if err := validate(v.Services, s.raw); err != nil {
 		s.refused++
+		s.guard.fail()
+		s.arm()
 		s.fail(fmt.Errorf("view refused: %w", err))
 		return
 	}
@@ -109,15 +117,14 @@ func (s *source) publish(call uint64, v View) {
 		s.catalog.log.Info("registry synced", "registry", s.Name, "services", len(v.Services))
 	}
 	s.err, s.errSince = nil, time.Time{}
-	changed := s.viewed.IsZero() || !samePointers(s.view.Services, v.Services)
-	s.view, s.viewed, s.fromSeal = v, now, false
-	if !changed {
-		return
+	if s.viewed.IsZero() {
+		s.fresh, s.unsealed = true, true // even if it says that there is nothing
+		notify(s.catalog.wake)
+		notify(s.catalog.sealNow)
 	}
-	s.endpoints = countEndpoints(v.Services)
-	s.fresh, s.unsealed = true, true
-	notify(s.catalog.wake)
-	notify(s.catalog.sealNow)
+	s.raw, s.viewed, s.fromSeal = v.Services, now, false
+	s.view.Problems = v.Problems
+	s.serve(s.guard.take(now, v))
 }
 
 // fail records why the source is not synced. s.mu is held.

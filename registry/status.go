@@ -1,8 +1,10 @@
 package registry
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 )
 
@@ -35,6 +37,15 @@ type SourceStatus struct {
 	Services    int       `json:"services"`
 	Endpoints   int       `json:"endpoints"`
 	Problems    []Problem `json:"problems,omitempty"`
+	// ProblemKinds counts Problems by their Kind, "other" for those without one and for kinds beyond the first 20.
+	ProblemKinds map[string]int `json:"problemKinds,omitempty"`
+	// Doubted is how many endpoints are kept although the source does not report them any more, DoubtedSince when the
+	// first of them left, and DoubtReason why that one is doubted.
+	Doubted      int       `json:"doubted,omitempty"`
+	DoubtedSince time.Time `json:"doubtedSince,omitzero"`
+	DoubtReason  string    `json:"doubtReason,omitempty"`
+	// Released counts the endpoints that are doubted no more, by why, since the start.
+	Released map[string]uint64 `json:"released,omitempty"`
 	// Failures counts the ends of Watch, RefusedViews the views that did not validate, since the start.
 	Failures     uint64 `json:"failures"`
 	RefusedViews uint64 `json:"refusedViews"`
@@ -72,10 +83,44 @@ func (s *source) status() SourceStatus {
 	if s.err != nil {
 		status.Error = s.err.Error()
 	}
+	s.countProblems(&status)
+	s.countDoubts(&status)
 	if s.sealErr != nil {
 		status.SealError = s.sealErr.Error()
 	}
 	return status
+}
+
+// mostKinds bounds SourceStatus.ProblemKinds.
+const mostKinds = 20
+
+// countProblems counts by kind. s.mu is held.
+func (s *source) countProblems(status *SourceStatus) {
+	if len(s.view.Problems) == 0 {
+		return
+	}
+	status.ProblemKinds = make(map[string]int)
+	for _, p := range s.view.Problems {
+		kind := cmp.Or(p.Kind, "other")
+		if _, ok := status.ProblemKinds[kind]; !ok && len(status.ProblemKinds) >= mostKinds {
+			kind = "other"
+		}
+		status.ProblemKinds[kind]++
+	}
+}
+
+// countDoubts says what is doubted. s.mu is held.
+func (s *source) countDoubts(status *SourceStatus) {
+	status.Released = maps.Clone(s.guard.released)
+	for l := range s.guard.kept {
+		if l.state != doubted {
+			continue
+		}
+		status.Doubted++
+		if d := l.endpoint.Doubt; status.Doubted == 1 || d.Since.Before(status.DoubtedSince) {
+			status.DoubtedSince, status.DoubtReason = d.Since, d.Reason
+		}
+	}
 }
 
 // state tells how the source stands. s.mu is held.

@@ -1,0 +1,348 @@
+package registry
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+)
+
+// guard is the state of a Guard: what a source says, and what is kept against its word. It does no I/O and has no clock:
+// every call is told the time, which does not go back. A change costs as much as the services it touches, and, while
+// something is kept, one walk over the names of all.
+type guard struct {
+	rules Guard
+
+	truth     []*Service // what the source says
+	known     bool       // it has said something, in this process or a sealed one
+	endpoints int        // in truth, that serve
+	services  int        // in truth, with an endpoint that serves
+
+	word time.Time // since when it has said what it says, without a failure; zero while there is no Watch with a view
+
+	problems bool      // it says something with Problems
+	unclear  time.Time // when it last began or ended to
+
+	young  map[Name]map[string]time.Time // by endpoint ID: when it began to serve, zero before; it answers for no loss yet
+	losses map[Name]*serviceLosses
+	recent []*loss // those within Window by time; some are struck
+	sudden int     // of recent, not struck
+	kept   map[*loss]struct{}
+	at     map[place][]*loss // the doubted, where they are
+
+	burstBegan, burstLast time.Time // of losses that are held
+	due                   time.Time // when something kept may leave; zero: nothing does by time
+	moved                 bool      // due is not right any more
+	sweep                 time.Time // when young and recent are to be looked through; zero: they are empty
+
+	overlay map[Name]*Service // what is served in place of truth
+	dirty   map[Name]struct{} // where overlay is to be made again
+
+	began, ended map[string]int // doubted endpoints by reason, since the last events
+}
+
+// serviceLosses is what one service has lost.
+type serviceLosses struct {
+	byID    map[string]*loss
+	serving int // endpoints that the source reports and that serve
+}
+
+type lossState uint8
+
+const (
+	left    lossState = iota // not served any more; remembered for Window, for it may come back
+	held                     // served as it was, for Hold
+	doubted                  // served, with a Doubt
+)
+
+// loss is one endpoint that was serving and is not reported any more.
+type loss struct {
+	service  *Service  // as it was, without endpoints
+	endpoint *Endpoint // as it was; with its Doubt when doubted
+	since    time.Time // when it left
+	state    lossState
+	recent   bool // counts in sudden
+	// Of a doubted one:
+	marked  time.Time // when it was, in this process
+	until   time.Time // when it leaves unless it turns out sudden; zero: when the source has repeated it
+	unclear bool      // it was missing in a first view with Problems
+	reports map[reporter]proof
+}
+
+// The ways a doubt ends.
+const (
+	byReturn      = "reported again"
+	byReplacement = "replaced by others"
+	byRepetition  = "repeated by the registry"
+	byFewness     = "few were lost"
+	byOperator    = "accepted by the operator"
+	byProof       = "proved by proxies"
+)
+
+func newGuard(rules Guard) guard {
+	return guard{
+		rules: rules.withDefaults(),
+		young: make(map[Name]map[string]time.Time), losses: make(map[Name]*serviceLosses),
+		kept: make(map[*loss]struct{}), at: make(map[place][]*loss),
+		overlay: make(map[Name]*Service), dirty: make(map[Name]struct{}),
+		began: make(map[string]int), ended: make(map[string]int),
+	}
+}
+
+// take returns what to serve when the source says v. Without a doubt that is v.
+func (g *guard) take(now time.Time, v View) []*Service {
+	if g.rules.Off {
+		g.truth, g.known = v.Services, true
+		for l := range g.kept { // of a seal
+			g.strike(l, byReturn)
+		}
+		return g.truth
+	}
+	first := g.word.IsZero()
+	if first {
+		g.resume(now)
+	}
+	partial := first && len(v.Problems) > 0
+	if g.problems || len(v.Problems) > 0 {
+		g.unclear = now
+	}
+	if g.problems != (len(v.Problems) > 0) {
+		g.problems, g.moved = !g.problems, true
+	}
+	g.expire(now)
+	before := g.truth
+	g.truth = v.Services
+	var fresh [][]*loss // by service
+	walk(before, v.Services, func(old, new *Service) {
+		if lost := g.change(now, old, new); len(lost) > 0 {
+			fresh = append(fresh, lost)
+		}
+	})
+	g.known = true
+	if partial {
+		g.judgePartial(now, fresh)
+	}
+	if len(fresh) > 0 {
+		g.judgeSource(now, fresh)
+	}
+	for _, lost := range fresh {
+		g.judgeService(now, lost)
+	}
+	return g.pass(now)
+}
+
+// tick returns what to serve now that time has passed.
+func (g *guard) tick(now time.Time) []*Service {
+	g.expire(now)
+	return g.pass(now)
+}
+
+// fail says that the source's Watch ended, or that it said nonsense: time releases nothing until the next take.
+func (g *guard) fail() { g.word = time.Time{} }
+
+// resume starts every clock again.
+func (g *guard) resume(now time.Time) {
+	g.word, g.moved = now, true
+	g.burstBegan, g.burstLast = now, now
+	for l := range g.kept {
+		if !l.until.IsZero() {
+			l.until = now.Add(g.rules.Window)
+		}
+	}
+}
+
+// accept takes the source's word for all that is kept, and forgets what it lost before.
+func (g *guard) accept(now time.Time) ([]*Service, int) {
+	n := len(g.kept)
+	for _, lost := range g.losses {
+		for _, l := range lost.byID {
+			g.strike(l, byOperator)
+		}
+	}
+	return g.pass(now), n
+}
+
+// walk calls visit for each service that is in one of two sorted lists alone, or in both under another pointer.
+func walk(a, b []*Service, visit func(a, b *Service)) {
+	for len(a) > 0 || len(b) > 0 {
+		switch {
+		case len(a) == 0 || len(b) > 0 && b[0].Name.Compare(a[0].Name) < 0:
+			visit(nil, b[0])
+			b = b[1:]
+		case len(b) == 0 || a[0].Name.Compare(b[0].Name) < 0:
+			visit(a[0], nil)
+			a = a[1:]
+		default:
+			if a[0] != b[0] {
+				visit(a[0], b[0])
+			}
+			a, b = a[1:], b[1:]
+		}
+	}
+}
+
+// change takes what the source says of one service; nil is nothing. It returns what the service has lost by that.
+func (g *guard) change(now time.Time, old, new *Service) (fresh []*loss) {
+	before, serving := countServing(old), countServing(new)
+	g.endpoints += serving - before
+	g.services += min(serving, 1) - min(before, 1)
+	name := nameOf(old, new)
+	lost := g.losses[name]
+	fresh = g.lose(now, old, new, &lost)
+	if lost != nil {
+		lost.serving = serving
+		g.dirty[name] = struct{}{}
+	}
+	g.welcome(now, old, new, lost)
+	g.replace(now, name, new, lost)
+	return slices.DeleteFunc(fresh, func(l *loss) bool { return lost.byID[l.endpoint.ID] != l })
+}
+
+// lose notes the endpoints of old that were serving and are not in new.
+func (g *guard) lose(now time.Time, old, new *Service, lost **serviceLosses) (fresh []*loss) {
+	if old == nil {
+		return nil
+	}
+	var shape *Service
+	for _, e := range old.Endpoints {
+		if new.endpoint(e.ID) != nil {
+			continue
+		}
+		delete(g.young[old.Name], e.ID)
+		if !e.Health.Serving() {
+			continue
+		}
+		if shape == nil {
+			shape = &Service{Name: old.Name, Original: old.Original, Ports: old.Ports, Labels: old.Labels, Conflicts: old.Conflicts}
+		}
+		if *lost == nil {
+			*lost = &serviceLosses{byID: make(map[string]*loss)}
+			g.losses[old.Name] = *lost
+		}
+		l := &loss{service: shape, endpoint: e, since: now, recent: true}
+		(*lost).byID[e.ID] = l
+		g.recent = append(g.recent, l)
+		g.sudden++
+		g.sweepLater(now)
+		fresh = append(fresh, l)
+	}
+	return fresh
+}
+
+// welcome strikes what is reported again, under its ID or at its place, and notes what is really new.
+func (g *guard) welcome(now time.Time, old, new *Service, lost *serviceLosses) {
+	if new == nil {
+		return
+	}
+	var there map[place]*loss
+	if lost != nil {
+		there = make(map[place]*loss)
+		for _, l := range lost.byID {
+			for p := range places(l.endpoint) {
+				there[p] = l
+			}
+		}
+	}
+	for _, e := range new.Endpoints {
+		back := false
+		if lost != nil {
+			if l := lost.byID[e.ID]; l != nil {
+				g.strike(l, byReturn)
+				back = true
+			}
+			for p := range places(e) {
+				if l := there[p]; l != nil {
+					g.strike(l, byReturn)
+					back = true
+				}
+			}
+		}
+		if back || !g.known || old.endpoint(e.ID) != nil {
+			continue
+		}
+		if g.young[new.Name] == nil {
+			g.young[new.Name] = make(map[string]time.Time)
+		}
+		g.young[new.Name][e.ID] = time.Time{}
+		g.sweepLater(now)
+	}
+}
+
+// replace has the young endpoints that serve answer for losses: first for those kept, the oldest first.
+func (g *guard) replace(now time.Time, name Name, new *Service, lost *serviceLosses) {
+	young := g.young[name]
+	for _, id := range slices.Sorted(maps.Keys(young)) {
+		e := new.endpoint(id)
+		if e == nil || !e.Health.Serving() {
+			continue
+		}
+		if young[id].IsZero() {
+			young[id] = now
+		}
+		if now.Sub(young[id]) > g.rules.Window {
+			delete(young, id)
+			continue
+		}
+		if l := lost.first(); l != nil {
+			g.strike(l, byReplacement)
+			delete(young, id)
+		}
+	}
+	if len(young) == 0 {
+		delete(g.young, name)
+	}
+}
+
+// first returns the loss that a new endpoint answers for: of those kept, else of all, the oldest.
+func (s *serviceLosses) first() *loss {
+	if s == nil {
+		return nil
+	}
+	var first *loss
+	for _, l := range s.byID {
+		if first == nil || cmp.Or(
+			-cmp.Compare(min(l.state, held), min(first.state, held)), // kept or not
+			l.since.Compare(first.since), cmp.Compare(l.endpoint.ID, first.endpoint.ID),
+		) < 0 {
+			first = l
+		}
+	}
+	return first
+}
+
+// more reports whether n of all are two or more, and more than Share.
+func (g *guard) more(n, all int) bool { return n >= 2 && g.large(n, all) }
+
+// large reports whether n of all are more than Share.
+func (g *guard) large(n, all int) bool { return float64(n) > g.rules.Share*float64(all)+1e-9 }
+
+// endpoint returns the endpoint of that ID, or nil.
+func (s *Service) endpoint(id string) *Endpoint {
+	if s == nil {
+		return nil
+	}
+	i, ok := slices.BinarySearchFunc(s.Endpoints, id, func(e *Endpoint, id string) int { return cmp.Compare(e.ID, id) })
+	if !ok {
+		return nil
+	}
+	return s.Endpoints[i]
+}
+
+func countServing(s *Service) (n int) {
+	if s == nil {
+		return 0
+	}
+	for _, e := range s.Endpoints {
+		if e.Health.Serving() {
+			n++
+		}
+	}
+	return n
+}
+
+func nameOf(a, b *Service) Name {
+	if a != nil {
+		return a.Name
+	}
+	return b.Name
+}

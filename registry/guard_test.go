@@ -1,0 +1,573 @@
+package registry_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hostmesh/hostmesh/registry"
+)
+
+// guarded is a source that a test scripts, behind a guard, in a Catalog that is asked what it serves.
+type guarded struct {
+	script
+	catalog *registry.Catalog
+	base    registry.View
+}
+
+const guardTime = 2 * time.Minute
+
+// startGuarded serves a first view of services by name, each with n endpoints, which is long ago.
+func startGuarded(t *testing.T, g registry.Guard, n int, names ...string) *guarded {
+	t.Helper()
+	s := make(script)
+	c := newCatalog(t, registry.Options{Interval: time.Millisecond}, registry.Source{Name: "dc1", Kind: "script", Registry: s, Guard: g})
+	t.Cleanup(start(t, c))
+	sourced := &guarded{script: s, catalog: c, base: view(n, names...)}
+	sourced.publish(sourced.base)
+	time.Sleep(time.Minute)
+	return sourced
+}
+
+// services returns n names that sort as they are made.
+func services(n int) (names []string) {
+	for i := range n {
+		names = append(names, fmt.Sprintf("s%03d", i))
+	}
+	return names
+}
+
+// without returns a view that lacks endpoints by ID and services by name, with the pointers of what stays.
+func without(v registry.View, gone ...string) registry.View {
+	var next registry.View
+	for _, s := range v.Services {
+		if slices.Contains(gone, s.Name.Name) {
+			continue
+		}
+		left := slices.DeleteFunc(slices.Clone(s.Endpoints), func(e *registry.Endpoint) bool { return slices.Contains(gone, e.ID) })
+		if len(left) < len(s.Endpoints) {
+			c := *s
+			c.Endpoints, s = left, &c
+		}
+		next.Services = append(next.Services, s)
+	}
+	return next
+}
+
+// with returns a view in which a service has these endpoints too.
+func with(v registry.View, service string, more ...*registry.Endpoint) registry.View {
+	next := registry.View{Services: slices.Clone(v.Services)}
+	for i, s := range next.Services {
+		if s.Name.Name == service {
+			c := *s
+			c.Endpoints = append(slices.Clone(s.Endpoints), more...)
+			slices.SortFunc(c.Endpoints, func(a, b *registry.Endpoint) int { return strings.Compare(a.ID, b.ID) })
+			next.Services[i] = &c
+		}
+	}
+	return next
+}
+
+func instance(id, addr string, health registry.Health) *registry.Endpoint {
+	return &registry.Endpoint{
+		ID: id, Addr: netip.MustParseAddr(addr), Ports: []registry.EndpointPort{{Number: 8080}}, Weight: 1, Health: health,
+	}
+}
+
+// changed returns a view in which the endpoints of these IDs have that health.
+func changed(v registry.View, health registry.Health, ids ...string) registry.View {
+	next := registry.View{Services: slices.Clone(v.Services)}
+	for i, s := range next.Services {
+		c := *s
+		c.Endpoints = slices.Clone(s.Endpoints)
+		for j, e := range c.Endpoints {
+			if slices.Contains(ids, e.ID) {
+				changed := *e
+				changed.Health = health
+				c.Endpoints[j] = &changed
+				next.Services[i] = &c
+			}
+		}
+	}
+	return next
+}
+
+// want tells what is served and doubted after everything that is due now: endpoints by ID, "?" for doubted ones.
+func (g *guarded) want(t *testing.T, when string, served, doubted int) {
+	t.Helper()
+	time.Sleep(2 * time.Millisecond) // the catalog's interval
+	synctest.Wait()
+	_, n := count(g.catalog)
+	doubts, _ := g.catalog.Doubts()
+	status := g.catalog.Sources()[0]
+	if n != served || len(doubts) != doubted || status.Doubted != doubted || status.Endpoints != served {
+		t.Errorf("%s: %d endpoints are served, %d doubted (status: %d, %d, %q), want %d and %d",
+			when, n, len(doubts), status.Endpoints, status.Doubted, status.DoubtReason, served, doubted)
+	}
+}
+
+func TestGuardLetsCleanRemovalsPass(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		services  int
+		endpoints int
+		next      func(v registry.View) registry.View
+		at        time.Duration // when it has left
+		want      int
+	}{
+		{"one of four", 1, 4, func(v registry.View) registry.View { return without(v, "s000-1") }, 0, 3},
+		{"two of ten", 1, 10, func(v registry.View) registry.View { return without(v, "s000-1", "s000-7") }, 0, 8},
+		{"the only one of a service", 10, 1, func(v registry.View) registry.View { return without(v, "s004-0") }, 250 * time.Millisecond, 9},
+		{"the only service of one", 1, 1, func(v registry.View) registry.View { return registry.View{} }, 250 * time.Millisecond, 0},
+		{"one of two", 10, 2, func(v registry.View) registry.View { return without(v, "s004-0") }, 250 * time.Millisecond, 19},
+		{"all that were unhealthy or draining", 1, 9, func(v registry.View) registry.View {
+			return without(v, "s000-1", "s000-2", "s000-3", "s000-4")
+		}, 0, 5},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := startGuarded(t, registry.Guard{}, c.endpoints, services(c.services)...)
+				if strings.HasPrefix(c.name, "all that") {
+					g.base = changed(changed(g.base, registry.Unhealthy, "s000-1", "s000-2"), registry.Draining, "s000-3", "s000-4")
+					g.publish(g.base)
+				}
+				g.publish(c.next(g.base))
+				if c.at > 0 {
+					g.want(t, "at once", c.services*c.endpoints, 0)
+					time.Sleep(c.at - 6*time.Millisecond)
+					g.want(t, "just before", c.services*c.endpoints, 0)
+					time.Sleep(2 * time.Millisecond)
+				}
+				g.want(t, "then", c.want, 0)
+				if s := g.catalog.Sources()[0]; len(s.Released) != 0 {
+					t.Errorf("released %v, want nothing that was ever doubted", s.Released)
+				}
+			})
+		})
+	}
+}
+
+// Half of a registry is deregistered within a second, whatever the size of its services: nothing leaves, not even for
+// a moment.
+func TestGuardKeepsHalfOfARegistry(t *testing.T) {
+	for _, c := range []struct {
+		name                 string
+		endpoints            int
+		views                int // the removals arrive as
+		oneEndpointAtATime   bool
+		services, deregister int
+	}{
+		{"services of one, 50 views", 1, 50, false, 100, 50},
+		{"services of two, 50 views", 2, 50, false, 100, 50},
+		{"services of two, endpoint by endpoint", 2, 50, true, 50, 25},
+		{"services of three, endpoint by endpoint", 3, 75, true, 50, 25},
+		{"services of ten, one view", 10, 1, false, 100, 50},
+		{"services of one, one view", 1, 1, false, 100, 50},
+		{"few services", 1, 2, false, 4, 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := startGuarded(t, registry.Guard{}, c.endpoints, services(c.services)...)
+				all := c.services * c.endpoints
+				var gone []string
+				for _, name := range services(c.deregister) {
+					for i := range c.endpoints {
+						gone = append(gone, fmt.Sprintf("%s-%d", name, i))
+					}
+				}
+				if c.oneEndpointAtATime { // the first of each service, then the second of each, …
+					slices.SortStableFunc(gone, func(a, b string) int { return strings.Compare(a[len(a)-1:], b[len(b)-1:]) })
+				}
+				for i := range c.views {
+					v := without(g.base, gone[:len(gone)*(i+1)/c.views]...)
+					v.Services = slices.DeleteFunc(v.Services, func(s *registry.Service) bool { return len(s.Endpoints) == 0 })
+					g.publish(v)
+					synctest.Wait()
+					if _, n := count(g.catalog); n != all {
+						t.Fatalf("after view %d: %d endpoints are served, want all %d", i+1, n, all)
+					}
+					time.Sleep(time.Second / time.Duration(c.views))
+				}
+				g.want(t, "after the last", all, len(gone))
+				time.Sleep(time.Minute)
+				g.want(t, "a minute later", all, len(gone))
+
+				n, err := g.catalog.Accept("dc1")
+				if err != nil || n != len(gone) {
+					t.Errorf("Accept: %d, %v, want %d", n, err, len(gone))
+				}
+				g.want(t, "accepted", all-len(gone), 0)
+				if s := g.catalog.Sources()[0]; s.Released["accepted by the operator"] != uint64(len(gone)) || s.DoubtReason != "" {
+					t.Errorf("status %+v, want what was released counted", s)
+				}
+			})
+		})
+	}
+}
+
+func TestAcceptKnowsItsSources(t *testing.T) {
+	c := newCatalog(t, registry.Options{}, source("a", away()))
+	if _, err := c.Accept("b"); err == nil || !strings.Contains(err.Error(), `"b"`) {
+		t.Errorf("Accept: %v, want that there is no such registry", err)
+	}
+	if n, err := c.Accept("a"); n != 0 || err != nil {
+		t.Errorf("Accept: %d, %v, want nothing to release", n, err)
+	}
+}
+
+func TestGuardOfSenselessNumbersIsRefused(t *testing.T) {
+	for _, g := range []registry.Guard{{Share: -1}, {Share: 1.1}, {Window: -1}, {Hold: -1}, {Time: -1}, {Proofs: -2}} {
+		if _, err := registry.NewCatalog([]registry.Source{{Name: "a", Registry: away(), Guard: g}}, registry.Options{}); err == nil || !strings.Contains(err.Error(), "guard: got") {
+			t.Errorf("%+v: %v, want it refused", g, err)
+		}
+	}
+}
+
+func TestGuardBringsBackWhatLeftEarlierInTheWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := startGuarded(t, registry.Guard{}, 10, "web", "zzz")
+		v := g.base
+		for i := range 3 {
+			v = without(v, fmt.Sprintf("web-%d", i))
+			g.publish(v)
+			g.want(t, "few left", 19-i, 0)
+			time.Sleep(2 * time.Second)
+		}
+		v = without(v, "web-3")
+		g.publish(v)
+		g.want(t, "the fourth of ten", 20, 4)
+		if s := g.catalog.Sources()[0]; s.DoubtReason != "4 of 10 endpoints of the service left within 7s" || time.Since(s.DoubtedSince).Round(time.Second) != 6*time.Second {
+			t.Errorf("since %v ago: %q", time.Since(s.DoubtedSince), s.DoubtReason)
+		}
+		// It comes back, with two of the others; one of them moved, and the other has another ID.
+		moved, renamed := *g.base.Services[0].Endpoints[1], *g.base.Services[0].Endpoints[2]
+		moved.Addr, renamed.ID = netip.MustParseAddr("10.0.0.200"), "other"
+		g.publish(with(v, "web", g.base.Services[0].Endpoints[3], &moved, &renamed))
+		g.want(t, "three are back", 20, 1)
+		if s := g.catalog.Sources()[0]; s.Released["reported again"] != 3 {
+			t.Errorf("released %v", s.Released)
+		}
+	})
+}
+
+func TestSlowRemovalsPass(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := startGuarded(t, registry.Guard{}, 1, services(8)...)
+		v := g.base
+		for i := range 8 {
+			v = without(v, fmt.Sprintf("s%03d", i))
+			g.publish(v)
+			time.Sleep(time.Second)
+			g.want(t, "one every 11 s", 7-i, 0)
+			time.Sleep(10 * time.Second)
+		}
+	})
+}
+
+func TestGuardReleases(t *testing.T) {
+	half := func(t *testing.T) (*guarded, registry.View) {
+		g := startGuarded(t, registry.Guard{}, 10, "web", "zzz")
+		v := without(g.base, "web-0", "web-1", "web-2", "web-3", "web-4")
+		g.publish(v)
+		g.want(t, "half has left", 20, 5)
+		return g, v
+	}
+	t.Run("what is repeated, in silence", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			g, _ := half(t)
+			time.Sleep(guardTime - time.Second)
+			g.want(t, "before its time", 20, 5)
+			time.Sleep(time.Second)
+			g.want(t, "after its time", 15, 0)
+			if s := g.catalog.Sources()[0]; s.Released["repeated by the registry"] != 5 {
+				t.Errorf("released %v", s.Released)
+			}
+		})
+	})
+	t.Run("not while the registry is away, and from the start when it is back", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			g, v := half(t)
+			time.Sleep(guardTime - time.Second)
+			g.fail(errors.New("connection reset"))
+			time.Sleep(time.Hour)
+			g.want(t, "an hour away", 20, 5)
+			g.publish(v)
+			time.Sleep(guardTime - time.Second)
+			g.want(t, "back", 20, 5)
+			time.Sleep(time.Second)
+			g.want(t, "after its time", 15, 0)
+		})
+	})
+	t.Run("nor while it talks nonsense", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			g, v := half(t)
+			time.Sleep(guardTime - time.Second)
+			g.publish(view(1, "web", "api"))
+			time.Sleep(time.Hour)
+			g.want(t, "an hour of nonsense", 20, 5)
+			g.publish(v)
+			time.Sleep(guardTime)
+			g.want(t, "after its time", 15, 0)
+		})
+	})
+	t.Run("what is replaced", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			g, v := half(t)
+			time.Sleep(30 * time.Second)
+			v = with(v, "web", instance("new-0", "10.1.0.1", registry.Healthy), instance("new-1", "10.1.0.2", registry.Unhealthy))
+			g.publish(v)
+			g.want(t, "one serves, one does not yet", 21, 4)
+			g.publish(changed(v, registry.Healthy, "new-1"))
+			g.want(t, "both do", 20, 3)
+		})
+	})
+	t.Run("what is proved", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			g, _ := half(t)
+			doubts, more := g.catalog.Doubts()
+			at := doubts[0].Connect[0]
+			prove := func(proxy string, connected bool) { g.catalog.Prove(proxy, at, connected) }
+			prove("a", false)
+			prove("a", false)
+			g.want(t, "one proxy, twice", 20, 5)
+			prove("b", true)
+			prove("c", false)
+			g.want(t, "one of three connects", 20, 5)
+			time.Sleep(20 * time.Second)
+			prove("b", true)
+			time.Sleep(20 * time.Second)
+			prove("b", false)
+			g.want(t, "the others' word is old", 20, 5)
+			g.catalog.Prove("c", netip.MustParseAddrPort("192.0.2.7:1"), false)
+			select {
+			case <-more:
+				t.Error("the doubts changed")
+			default:
+			}
+			prove("c", false)
+			g.want(t, "two cannot connect, none can", 19, 4)
+			<-more
+			if doubts, _ := g.catalog.Doubts(); doubts[0].Connect[0] == at || doubts[0].Source != "dc1" || doubts[0].Endpoint.Doubt == nil {
+				t.Errorf("%+v is doubted", doubts[0])
+			}
+			if s := g.catalog.Sources()[0]; s.Released["proved by proxies"] != 1 {
+				t.Errorf("released %v", s.Released)
+			}
+		})
+	})
+	t.Run("few services that lost their last endpoint together", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			g := startGuarded(t, registry.Guard{}, 1, services(20)...)
+			g.publish(without(g.base, "s003"))
+			time.Sleep(100 * time.Millisecond)
+			g.publish(without(g.base, "s003", "s007"))
+			time.Sleep(time.Second)
+			g.want(t, "two at once", 20, 2)
+			if s := g.catalog.Sources()[0]; s.DoubtReason != "2 services lost their last endpoint within 100ms" {
+				t.Errorf("because %q", s.DoubtReason)
+			}
+			time.Sleep(9 * time.Second)
+			g.want(t, "after the window", 18, 0)
+		})
+	})
+}
+
+func TestGuardDoesNotTakeProofsItIsToldNotTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := startGuarded(t, registry.Guard{Proofs: -1}, 10, "web")
+		g.publish(without(g.base, "web-0", "web-1", "web-2", "web-3", "web-4"))
+		synctest.Wait()
+		doubts, _ := g.catalog.Doubts()
+		for _, proxy := range services(20) {
+			g.catalog.Prove(proxy, doubts[0].Connect[0], false)
+		}
+		g.want(t, "twenty proofs", 10, 5)
+	})
+}
+
+// Deploys replace everything, in whatever order, and nothing of it is doubted in the end.
+func TestDeploysPass(t *testing.T) {
+	fresh := func(n int, health registry.Health) (all []*registry.Endpoint) {
+		for i := range n {
+			all = append(all, instance(fmt.Sprintf("x-%d", i), fmt.Sprintf("10.2.0.%d", i+1), health))
+		}
+		return all
+	}
+	old := []string{"web-0", "web-1", "web-2", "web-3"}
+	t.Run("start, then stop", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			g := startGuarded(t, registry.Guard{}, 4, "web")
+			green := with(g.base, "web", fresh(4, registry.Unhealthy)...)
+			g.publish(green)
+			time.Sleep(time.Minute)
+			green = changed(green, registry.Healthy, "x-0", "x-1", "x-2", "x-3")
+			g.publish(green)
+			time.Sleep(5 * time.Second)
+			g.publish(without(green, old...))
+			g.want(t, "all at once", 4, 0)
+		})
+	})
+	t.Run("in one view", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			g := startGuarded(t, registry.Guard{}, 4, "web")
+			g.publish(without(with(g.base, "web", fresh(4, registry.Unknown)...), old...))
+			g.want(t, "at once", 4, 0)
+		})
+	})
+	t.Run("stop, then start", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			g := startGuarded(t, registry.Guard{}, 4, "web")
+			stopped := without(g.base, old...)
+			g.publish(stopped)
+			g.want(t, "stopped", 4, 4)
+			time.Sleep(20 * time.Second)
+			g.publish(with(stopped, "web", fresh(4, registry.Unknown)...))
+			g.want(t, "started", 4, 0)
+		})
+	})
+	t.Run("one after the other", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			g := startGuarded(t, registry.Guard{}, 4, "web")
+			v := g.base
+			for i, e := range fresh(4, registry.Healthy) {
+				v = without(v, old[i])
+				g.publish(v)
+				time.Sleep(time.Second)
+				v = with(v, "web", e)
+				g.publish(v)
+				g.want(t, "replaced", 4, 0)
+				time.Sleep(time.Second)
+			}
+		})
+	})
+	t.Run("what replaces nothing: it leaves again itself", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			g := startGuarded(t, registry.Guard{}, 4, "web")
+			more := with(g.base, "web", fresh(4, registry.Healthy)...)
+			g.publish(more)
+			time.Sleep(time.Second)
+			g.publish(g.base)
+			g.want(t, "half has left", 8, 4)
+		})
+	})
+}
+
+func TestWhatIsMissingAfterAnOutageIsDoubted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := startGuarded(t, registry.Guard{}, 1, services(10)...)
+		g.fail(errors.New("connection reset"))
+		time.Sleep(time.Minute)
+		g.publish(view(1, services(6)...))
+		g.want(t, "four of ten", 10, 4)
+		g.fail(errors.New("connection reset"))
+		time.Sleep(time.Minute)
+		v := view(1, services(9)...)
+		v.Problems = []registry.Problem{{Object: "x", Reason: "unreadable", Kind: "syntax"}}
+		g.publish(v)
+		g.want(t, "one of ten, but there are problems", 10, 1)
+		time.Sleep(time.Hour)
+		g.want(t, "as long as there are", 10, 1)
+		if s := g.catalog.Sources()[0]; s.ProblemKinds["syntax"] != 1 {
+			t.Errorf("problems %v, want one of its kind", s.ProblemKinds)
+		}
+		g.publish(view(1, services(9)...))
+		time.Sleep(guardTime - time.Second)
+		g.want(t, "not at once when there are none any more", 10, 1)
+		time.Sleep(time.Second)
+		g.want(t, "then", 9, 0)
+	})
+}
+
+func TestDoubtsOutliveARestart(t *testing.T) {
+	dir := t.TempDir()
+	run := func(t *testing.T, work func(c *registry.Catalog, s script)) {
+		synctest.Test(t, func(t *testing.T) {
+			s := make(script)
+			c := newCatalog(t, registry.Options{StateDir: dir}, registry.Source{Name: "dc1", Kind: "script", Registry: s})
+			defer start(t, c)()
+			work(c, s)
+			time.Sleep(time.Second)
+		})
+	}
+	var since time.Time
+	run(t, func(c *registry.Catalog, s script) {
+		s.publish(view(2, services(4)...))
+		time.Sleep(time.Minute)
+		s.publish(view(2, services(2)...))
+		synctest.Wait()
+		since = c.Sources()[0].DoubtedSince
+	})
+	run(t, func(c *registry.Catalog, s script) {
+		g := &guarded{catalog: c}
+		g.want(t, "from the seal", 8, 4)
+		if status := c.Sources()[0]; !status.DoubtedSince.Equal(since) || !strings.HasPrefix(status.DoubtReason, "4 of 8 endpoints") {
+			t.Errorf("since %v, %q, want since %v", status.DoubtedSince, status.DoubtReason, since)
+		}
+		v := view(2, services(3)...)
+		s.publish(without(v, "s000-0"))
+		time.Sleep(time.Second)
+		g.want(t, "one service is back, an endpoint left", 7, 2)
+		time.Sleep(guardTime - 2*time.Second)
+		g.want(t, "it was not repeated for long enough", 7, 2)
+		time.Sleep(time.Second)
+		g.want(t, "it was", 5, 0)
+	})
+	run(t, func(c *registry.Catalog, s script) {
+		(&guarded{catalog: c}).want(t, "released for good", 5, 0)
+		s.publish(registry.View{Problems: []registry.Problem{{Object: "x", Reason: "y"}}})
+	})
+	run(t, func(c *registry.Catalog, _ script) {
+		g := &guarded{catalog: c}
+		g.want(t, "nothing could be read", 5, 5)
+		if n, err := c.Accept("dc1"); n != 5 || err != nil {
+			t.Errorf("Accept: %d, %v, want all, before the source has spoken", n, err)
+		}
+		g.want(t, "accepted", 0, 0)
+	})
+}
+
+func TestADoubtfulServiceKeepsItsPortsAndValidates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := startGuarded(t, registry.Guard{}, 4, "web")
+		v := registry.View{Services: []*registry.Service{{
+			Name: g.base.Services[0].Name, Ports: []registry.Port{{Name: "grpc", Number: 90, Protocol: registry.GRPC}},
+			Endpoints: []*registry.Endpoint{{
+				ID: "new", Addr: netip.MustParseAddr("10.3.0.1"), Ports: []registry.EndpointPort{{Name: "grpc", Number: 1}}, Weight: 1,
+			}},
+		}}}
+		g.publish(v)
+		g.want(t, "one replaces one", 4, 3)
+		s := current(g.catalog)
+		if err := (registry.View{Services: s.Services}).Validate(); err != nil {
+			t.Error(err)
+		}
+		if e := s.Services[0].Endpoints[3]; e.ID != "web-3" || e.Port("") != 8080 || len(s.Services[0].Ports) != 2 {
+			t.Errorf("%+v in %+v, want it to serve its port", e, s.Services[0])
+		}
+	})
+}
+
+func TestTheGuardEndsWithItsCatalog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // which wants every timer's goroutine ended
+		s := make(script)
+		c := newCatalog(t, registry.Options{}, registry.Source{Name: "dc1", Kind: "script", Registry: s})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- c.Run(ctx) }()
+		s.publish(view(2, "web"))
+		s.publish(view(1, "web"))
+		cancel()
+		<-ended
+		g := &guarded{catalog: c}
+		time.Sleep(time.Hour)
+		if status := g.catalog.Sources()[0]; status.Endpoints != 2 {
+			t.Errorf("%d endpoints, want that nothing left after the end", status.Endpoints)
+		}
+	})
+}
