@@ -83,8 +83,8 @@ func (s *server) awaitReady() error {
 			}
 			return fmt.Errorf("start %s: it ended: %w\n%s", s.name, s.proc.err, log)
 		}
-		if err == nil {
-			return nil
+		if err == nil || errors.Is(err, errPortTaken) {
+			return err
 		}
 		if time.Now().After(deadline) {
 			return fmt.Errorf("start %s: not ready after %s: %w\n%s", s.name, readyWithin, err, s.proc.output.String())
