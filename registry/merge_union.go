@@ -17,21 +17,27 @@ type union struct {
 
 // describe adds the labels and the original spelling.
 func (u *union) describe(claims []claim) {
-	var labels []labelling
+	u.mergeServiceLabels(claims)
 	var originals []Side
 	for _, c := range claims {
-		if len(c.service.Labels) > 0 {
-			labels = append(labels, labelling{c.source, c.service.Labels})
-		}
 		if c.service.Original != "" {
 			originals = append(originals, Side{c.source, c.service.Original})
 		}
 	}
-	u.service.Labels = u.mergeLabels(labels, "")
 	if len(originals) > 0 {
 		u.service.Original = originals[0].Says
 		u.notes.differ("original name", "", originals, "")
 	}
+}
+
+func (u *union) mergeServiceLabels(claims []claim) {
+	labels := make([]labelling, 0, len(claims))
+	for _, c := range claims {
+		if len(c.service.Labels) > 0 {
+			labels = append(labels, labelling{c.source, c.service.Labels})
+		}
+	}
+	u.service.Labels = u.mergeLabels(labels, "")
 }
 
 // labelling is what one source says of labels.
