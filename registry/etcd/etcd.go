@@ -1,0 +1,76 @@
+// Package etcd reads services from etcd: from keys as Hostmesh's users, gRPC's naming or SkyDNS write them.
+//
+// A Watch is one connection to one member of the cluster. It lists all keys at one revision and watches from the next,
+// so nothing is lost in between; beside it, a small read every second shows that the member is there, has a leader and
+// still lets us read, and that the watch keeps up with it. Whatever fails ends the Watch, and the next one begins anew
+// with the first member that answers. README.md tells what is read and how it becomes a registry.View.
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+
+	"github.com/hostmesh/hostmesh/registry"
+)
+
+// Registry is an etcd as a registry.Registry. What is kept from one Watch to the next is the last good word of entries
+// that cannot be read any more.
+type Registry struct {
+	cfg     Config
+	targets []target
+	log     *slog.Logger
+
+	running sync.Mutex // held by Watch; guards entries
+	entries *entries
+}
+
+// New returns a Registry that reads the etcd of cfg. It opens no file and no connection; a nil log is silent. The error
+// names the first mistake that Config.Check finds.
+func New(cfg Config, log *slog.Logger) (*Registry, error) {
+	var err error
+	cfg.Check(func(path, got, want string) {
+		if err == nil {
+			err = fmt.Errorf("configure etcd: %s: got %s, want %s", path, got, want)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	r := &Registry{cfg: cfg.withDefaults(), log: log}
+	for _, e := range cfg.Endpoints {
+		t, err := cfg.parseEndpoint(e)
+		if err != nil {
+			return nil, fmt.Errorf("configure etcd: endpoint %s: %w", withoutUser(e), err)
+		}
+		r.targets = append(r.targets, t)
+	}
+	r.entries = newEntries(r.cfg)
+	return r, nil
+}
+
+// Watch implements registry.Registry.
+func (r *Registry) Watch(ctx context.Context, publish func(registry.View)) error {
+	if !r.running.TryLock() {
+		return errors.New("watch etcd: this registry is being watched already")
+	}
+	defer r.running.Unlock()
+	where := strings.Join(r.cfg.Endpoints, ", ")
+	session, err := r.connect(ctx)
+	if err != nil {
+		return fmt.Errorf("watch etcd %.300s: %w", where, err)
+	}
+	defer session.close()
+	r.log.Debug("etcd connected", "endpoint", session.target.host)
+	f := follower{session: session, entries: r.entries, publish: publish}
+	if err := f.run(ctx); err != nil {
+		return fmt.Errorf("watch etcd %s: %w", session.target.host, r.explain(err, session.password))
+	}
+	return nil
+}
