@@ -1,0 +1,404 @@
+package zookeeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/go-zookeeper/zk"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hostmesh/hostmesh/registry"
+)
+
+const (
+	readers  = 128       // reads under way at a time; the connection carries them all
+	maxNodes = 1_000_000 // of the tree
+
+	publishEvery = 15 * time.Millisecond // while changes stream in
+	// holdMost is how long a view waits for reads that are under way. A re-registration is a node that leaves and one
+	// that comes: who lists both at once must not show the time between.
+	holdMost = 50 * time.Millisecond
+)
+
+// node is one node of the tree that we know.
+type node struct {
+	path     string
+	place    place
+	parent   *node           // nil for the root
+	children map[string]bool // by name, of a directory
+	mzxid    int64           // of the data that was decoded last
+	known    bool            // it was read
+	opening  bool            // the first view waits for it
+	stale    bool            // it is to be read, with a watch
+	queued   bool            // it is in the queue, or being read
+}
+
+// tree reads the nodes below a root and keeps reading what changes. It belongs to one goroutine; its readers, which
+// ask the server, are others.
+//
+// A node is gone when a read of that very node says so. Events, lists of children and failed reads only say what is
+// to be read again, so it does not matter in which order they come to us.
+type tree struct {
+	cfg      *Config
+	layout   layout
+	session  *session
+	assembly *registry.Assembly
+	nodes    map[string]*node
+	queue    []*node
+	jobs     chan job
+	answers  chan answer
+
+	opening int    // nodes that the first view waits for
+	busy    int    // reads of stale nodes that are queued or under way
+	read    int    // instances that could be decoded, ever
+	hint    string // says that a node looks like another layout
+
+	changed   time.Time // of the oldest change that is not published; zero without any
+	published time.Time
+	audit     audit
+}
+
+// job is a node to read. watch says whether a watch is set with it.
+type job struct {
+	node  *node
+	watch bool
+}
+
+// answer is what came of a job.
+type answer struct {
+	job
+	children []string
+	data     []byte
+	stat     *zk.Stat
+	err      error
+}
+
+func newTree(cfg *Config, l layout, s *session) *tree {
+	return &tree{
+		cfg: cfg, layout: l, session: s, assembly: registry.NewAssembly(), nodes: make(map[string]*node),
+		jobs: make(chan job), answers: make(chan answer, readers),
+	}
+}
+
+// run reads and publishes until ctx ends or something fails.
+func (t *tree) run(ctx context.Context, publish func(registry.View)) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for range readers {
+		group.Go(func() error { return t.readNodes(ctx) })
+	}
+	group.Go(func() error { return t.keep(ctx, publish) })
+	return group.Wait()
+}
+
+// keep is the goroutine that the tree belongs to.
+func (t *tree) keep(ctx context.Context, publish func(registry.View)) error {
+	due := time.NewTimer(time.Hour)
+	defer due.Stop()
+	sweep := time.NewTicker(auditTick)
+	defer sweep.Stop()
+	t.add(&node{path: t.cfg.Root, place: directory, opening: true})
+	for {
+		var jobs chan<- job
+		var next job
+		if len(t.queue) > 0 {
+			jobs, next = t.jobs, job{t.queue[0], t.queue[0].stale}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case jobs <- next:
+			t.queue = t.queue[1:]
+			next.node.stale = false
+		case a := <-t.answers:
+			if err := t.apply(a); err != nil {
+				return err
+			}
+		case <-t.session.wake:
+			for _, p := range t.session.take() {
+				if n := t.nodes[p]; n != nil {
+					t.mark(n)
+				}
+			}
+		case now := <-sweep.C:
+			t.sweep(now)
+		case <-due.C:
+		}
+		if err := t.publish(publish, due); err != nil {
+			return err
+		}
+	}
+}
+
+// publish publishes what changed when it is time, or sets due to when it is.
+func (t *tree) publish(publish func(registry.View), due *time.Timer) error {
+	if t.changed.IsZero() || t.opening > 0 {
+		return nil
+	}
+	now := time.Now()
+	at := t.published.Add(publishEvery)
+	if held := t.changed.Add(holdMost); t.busy > 0 && held.After(at) {
+		at = held
+	}
+	if at.After(now) {
+		due.Reset(at.Sub(now))
+		return nil
+	}
+	if t.read == 0 && t.hint != "" {
+		return errors.New(t.hint)
+	}
+	publish(t.assembly.View())
+	t.changed, t.published = time.Time{}, now
+	return nil
+}
+
+// touch notes that there is something to publish.
+func (t *tree) touch() {
+	if t.changed.IsZero() {
+		t.changed = time.Now()
+	}
+}
+
+// add takes a node up that was not known. What its name says is taken at once.
+func (t *tree) add(n *node) {
+	t.nodes[n.path] = n
+	if n.place == named {
+		t.decode(n, nil)
+		return
+	}
+	if n.opening {
+		t.opening++
+	}
+	t.mark(n)
+}
+
+// mark says that a node is to be read. It is in the queue once; one that is being read is read once more.
+func (t *tree) mark(n *node) {
+	if n.stale {
+		return
+	}
+	n.stale = true
+	t.busy++
+	t.enqueue(n)
+}
+
+func (t *tree) enqueue(n *node) {
+	if !n.queued {
+		n.queued = true
+		t.queue = append(t.queue, n)
+	}
+}
+
+// at returns the names on the way from the root to a node.
+func (t *tree) at(n *node) []string {
+	if n.parent == nil {
+		return nil
+	}
+	return strings.Split(strings.TrimPrefix(n.path[len(t.cfg.Root):], "/"), "/")
+}
+
+// apply takes an answer in.
+func (t *tree) apply(a answer) error {
+	n := a.node
+	n.queued = false
+	if a.watch {
+		t.busy--
+	}
+	if n.stale {
+		t.enqueue(n)
+	}
+	if t.nodes[n.path] != n {
+		return nil // gone with its parent meanwhile
+	}
+	switch {
+	case errors.Is(a.err, zk.ErrNoNode):
+		return t.missing(n)
+	case errors.Is(a.err, zk.ErrNoAuth):
+		return t.refused(n)
+	case errors.Is(a.err, zk.ErrInvalidPath):
+		t.assembly.Reject(n.path, "the name has characters that cannot be asked for")
+		t.touch()
+	case a.err != nil:
+		return t.session.explain("read "+n.path, a.err)
+	case n.place == directory:
+		if err := t.list(n, a); err != nil {
+			return err
+		}
+	case n.place == instance && (!n.known || a.stat.Mzxid != n.mzxid):
+		if int(a.stat.DataLength) != len(a.data) {
+			return fmt.Errorf("read %s: %d bytes, but the server counts %d", n.path, len(a.data), a.stat.DataLength)
+		}
+		n.mzxid = a.stat.Mzxid
+		t.decode(n, a.data)
+	}
+	t.opened(n)
+	return nil
+}
+
+// opened notes that a node was read.
+func (t *tree) opened(n *node) {
+	n.known = true
+	if n.opening {
+		n.opening = false
+		t.opening--
+		if t.opening == 0 && t.published.IsZero() {
+			t.touch() // no services are a view too
+		}
+	}
+}
+
+func (t *tree) refused(n *node) error {
+	err := fmt.Errorf("%w: no read permission for %s: grant it to", registry.ErrPermission, n.path)
+	if t.cfg.Username != "" {
+		err = fmt.Errorf("%w %s (and see that passwordFile is right)", err, t.cfg.Username)
+	} else {
+		err = fmt.Errorf("%w world:anyone, or set username and passwordFile", err)
+	}
+	if n.parent != nil {
+		err = fmt.Errorf("%w, or leave the node out by exclude", err)
+	}
+	return err
+}
+
+// missing takes in that a node does not exist. Its parent is read again: it may be back by now, after the list that
+// told of it.
+func (t *tree) missing(n *node) error {
+	if n.parent == nil {
+		if !n.known {
+			return fmt.Errorf("read %s: there is no such node: see root, and whether anything has registered yet", n.path)
+		}
+		return nil // the whole tree went, node by node; a watch is set on its return
+	}
+	t.drop(n)
+	parent := n.parent
+	delete(parent.children, path.Base(n.path))
+	if n.opening && !parent.opening {
+		parent.opening = true
+		t.opening++
+	}
+	t.opened(n)
+	t.mark(parent)
+	return nil
+}
+
+// drop forgets a node and all below it.
+func (t *tree) drop(n *node) {
+	if t.nodes[n.path] != n {
+		return
+	}
+	delete(t.nodes, n.path)
+	for name := range n.children {
+		if child := t.nodes[n.path+"/"+name]; child != nil {
+			t.drop(child)
+			t.opened(child)
+		}
+	}
+	t.assembly.Delete(n.path)
+	t.touch()
+}
+
+// list takes a directory's children in.
+func (t *tree) list(n *node, a answer) error {
+	if int(a.stat.NumChildren) != len(a.children) {
+		return fmt.Errorf("list %s: %d children, but the server counts %d", n.path, len(a.children), a.stat.NumChildren)
+	}
+	if len(t.nodes)+len(a.children)-len(n.children) > maxNodes {
+		return fmt.Errorf("list %s: more than %d nodes below %s", n.path, maxNodes, t.cfg.Root)
+	}
+	if n.children == nil {
+		n.children = make(map[string]bool, len(a.children))
+	}
+	at := t.at(n)
+	listed := make(map[string]bool, len(a.children))
+	for _, name := range a.children {
+		listed[name] = true
+		if n.children[name] {
+			continue
+		}
+		childAt := append(at[:len(at):len(at)], name)
+		place := t.layout.place(childAt)
+		if place == ignored || t.excluded(childAt) {
+			continue
+		}
+		n.children[name] = true
+		t.add(&node{path: n.path + "/" + name, place: place, parent: n, opening: n.opening})
+	}
+	for name := range n.children {
+		if !listed[name] {
+			t.mark(t.nodes[n.path+"/"+name])
+		}
+	}
+	return t.suspect(n, a.stat)
+}
+
+// suspect looks at a directory that cannot be one: a node that goes with its session has no children.
+func (t *tree) suspect(n *node, stat *zk.Stat) error {
+	if stat.EphemeralOwner != 0 && n.parent != nil {
+		t.reject(n, nil, fmt.Errorf("an instance at a place where layout %s has none", t.cfg.Layout))
+	}
+	return nil
+}
+
+func (t *tree) excluded(at []string) bool {
+	below := strings.Join(at, "/")
+	for _, glob := range t.cfg.Exclude {
+		if matched, _ := path.Match(glob, below); matched {
+			return true
+		}
+	}
+	return false
+}
+
+// decode takes an instance's data in.
+func (t *tree) decode(n *node, data []byte) {
+	at := t.at(n)
+	if len(data) > maxData {
+		t.reject(n, nil, fmt.Errorf("got %d bytes, want %d at most", len(data), maxData))
+		return
+	}
+	e, err := t.layout.decode(at, data)
+	if e == nil {
+		t.reject(n, data, err)
+		return
+	}
+	e.Namespace = t.cfg.Namespace
+	t.read++
+	t.assembly.Set(n.path, *e)
+	if err != nil {
+		t.assembly.Reject(n.path, oneLine(err))
+	}
+	t.touch()
+}
+
+// reject tells why a node cannot be read, and which layout it looks like.
+func (t *tree) reject(n *node, data []byte, err error) {
+	reason := oneLine(err)
+	if other := looksLike(t.at(n), data); other != "" && other != t.cfg.Layout {
+		reason += "; it looks like layout " + other
+		t.hint = fmt.Sprintf("read %s: nothing there is of layout %s; %s looks like layout %s: see layout", t.cfg.Root, t.cfg.Layout, n.path, other)
+	}
+	t.assembly.Reject(n.path, reason)
+	t.touch()
+}
+
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
+// readNodes asks the server for one node after the other, until ctx ends or the session does.
+func (t *tree) readNodes(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case j := <-t.jobs:
+			a := t.session.read(j)
+			select {
+			case <-ctx.Done():
+				return nil
+			case t.answers <- a:
+			}
+		}
+	}
+}

@@ -1,0 +1,81 @@
+// Package zookeeper reads services and their instances from Apache ZooKeeper, in the layouts that Curator (and Spring
+// Cloud), Nerve, Twitter's ServerSets and Dubbo write.
+//
+// One Watch is one session on one connection. It reads the tree below a root with a watch on every node, many reads at
+// a time, and reads again what a watch tells of. README.md tells what is read and how it becomes a registry.View.
+package zookeeper
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hostmesh/hostmesh/registry"
+)
+
+// Registry reads one ZooKeeper. It holds no state but its configuration.
+type Registry struct {
+	cfg    Config
+	layout layout
+	log    *slog.Logger
+}
+
+// New returns a Registry that reads the ZooKeeper of cfg. It opens no file and no connection; a nil log is silent. The
+// error names the first mistake that Config.Check finds.
+func New(cfg Config, log *slog.Logger) (*Registry, error) {
+	var err error
+	cfg.Check(func(path, got, want string) {
+		if err == nil {
+			err = fmt.Errorf("configure zookeeper: %s: got %s, want %s", path, got, want)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	cfg = cfg.withDefaults()
+	return &Registry{cfg: cfg, layout: layoutNamed(cfg.Layout), log: log}, nil
+}
+
+// Watch implements registry.Registry.
+func (r *Registry) Watch(ctx context.Context, publish func(registry.View)) error {
+	if err := r.watch(ctx, publish); err != nil {
+		return fmt.Errorf("watch zookeeper %s: %w", strings.Join(r.cfg.Servers, ","), err)
+	}
+	return nil
+}
+
+// watch reads with one session. What it knows ends with the session: its server may have expired it, and with it all
+// watches, without a word that reaches us, so the next session reads everything anew.
+func (r *Registry) watch(ctx context.Context, publish func(registry.View)) error {
+	var secure *tls.Config
+	if r.cfg.secure() {
+		var err error
+		if secure, err = r.cfg.tlsConfig(); err != nil {
+			return err
+		}
+	}
+	credentials, err := r.cfg.credentials()
+	if err != nil {
+		return err
+	}
+	s, err := open(ctx, &r.cfg, secure, r.log)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.run(ctx) })
+	group.Go(func() error {
+		if err := s.begin(credentials, r.cfg.Root); err != nil {
+			return err
+		}
+		return newTree(&r.cfg, r.layout, s).run(ctx, publish)
+	})
+	return group.Wait()
+}
