@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
 	"strings"
 )
@@ -22,19 +21,32 @@ type Entry struct {
 // by service, turns names into labels, keeps the pointers of what did not change, and keeps the last good word of an
 // entry that cannot be read. A change costs as much as the service it touches. It belongs to one goroutine.
 type Assembly struct {
-	entries  map[string]Entry           // by key
-	problems map[string]string          // by key
-	names    map[Name]map[string]string // key → the service's spelling
-	built    map[Name]*Service
-	dirty    map[Name]struct{}
+	entries  map[string]*assembled // by key
+	problems map[string]string     // by key
+	groups   map[Name]*group
+	dirty    map[Name]*group
 	services []*Service // sorted, as of the last View
+}
+
+// assembled is an entry and where it belongs.
+type assembled struct {
+	Entry
+	group *group
+}
+
+// group is the entries of one service.
+type group struct {
+	name  Name
+	keys  []string   // of its entries, and of some that have left since it was built last; sorted as far as built
+	last  *assembled // what its next entries are likely to share
+	built *Service
 }
 
 // NewAssembly returns an Assembly without entries.
 func NewAssembly() *Assembly {
 	return &Assembly{
-		entries: make(map[string]Entry), problems: make(map[string]string), names: make(map[Name]map[string]string),
-		built: make(map[Name]*Service), dirty: make(map[Name]struct{}),
+		entries: make(map[string]*assembled), problems: make(map[string]string),
+		groups: make(map[Name]*group), dirty: make(map[Name]*group),
 	}
 }
 
@@ -47,19 +59,24 @@ func (a *Assembly) Set(key string, e Entry) {
 		return
 	}
 	delete(a.problems, key)
-	old, had := a.entries[key]
-	if had && reflect.DeepEqual(old, e) {
+	old := a.entries[key]
+	if old != nil && old.equal(&e) {
 		return
 	}
-	if had {
-		a.drop(key, old)
+	g := a.groups[name]
+	if g == nil {
+		g = &group{name: name}
+		a.groups[name] = g
 	}
-	a.entries[key] = e
-	if a.names[name] == nil {
-		a.names[name] = make(map[string]string)
+	if old == nil || old.group != g {
+		a.drop(old)
+		g.keys = append(g.keys, key)
 	}
-	a.names[name][key] = e.Namespace + "/" + e.Service
-	a.dirty[name] = struct{}{}
+	next := &assembled{e, g}
+	next.share(g.last)
+	g.last = next
+	a.entries[key] = next
+	a.dirty[name] = g
 }
 
 // Reject says that the entry of a key cannot be read: what it said last, if anything, stays, and reason is listed.
@@ -68,10 +85,8 @@ func (a *Assembly) Reject(key, reason string) { a.problems[key] = reason }
 // Delete forgets a key and its problem.
 func (a *Assembly) Delete(key string) {
 	delete(a.problems, key)
-	if e, ok := a.entries[key]; ok {
-		delete(a.entries, key)
-		a.drop(key, e)
-	}
+	a.drop(a.entries[key])
+	delete(a.entries, key)
 }
 
 // Keys returns the keys that are set or rejected, in no order.
@@ -85,34 +100,35 @@ func (a *Assembly) Keys() []string {
 	return keys
 }
 
-func (a *Assembly) drop(key string, e Entry) {
-	name := e.name()
-	a.dirty[name] = struct{}{}
-	if delete(a.names[name], key); len(a.names[name]) == 0 {
-		delete(a.names, name)
+// drop has the group of an entry, which may be nil, look for what is left of it.
+func (a *Assembly) drop(old *assembled) {
+	if old != nil {
+		a.dirty[old.group.name] = old.group
 	}
 }
 
 // View returns everything that is set now. The caller owns it.
 func (a *Assembly) View() View {
-	moved := false
-	for name := range a.dirty {
-		old := a.built[name]
-		s := a.build(name)
-		switch {
-		case s == nil:
-			delete(a.built, name)
-		case old != nil && reflect.DeepEqual(old, s):
+	var names []Name
+	for name, g := range a.dirty {
+		s := a.build(g)
+		if g.built != nil && s != nil && g.built.equal(s) {
 			continue
-		default:
-			a.built[name] = s
 		}
-		moved = true
+		if g.built = s; s == nil {
+			delete(a.groups, name)
+		}
+		names = append(names, name)
+	}
+	if len(names) > 0 {
+		slices.SortFunc(names, Name.Compare)
+		made := make([]*Service, len(names))
+		for i, name := range names {
+			made[i] = a.dirty[name].built
+		}
+		a.services = splice(a.services, names, made)
 	}
 	clear(a.dirty)
-	if moved {
-		a.services = slices.SortedFunc(maps.Values(a.built), func(x, y *Service) int { return x.Name.Compare(y.Name) })
-	}
 	v := View{Services: slices.Clone(a.services)}
 	for _, key := range slices.Sorted(maps.Keys(a.problems)) {
 		v.Problems = append(v.Problems, Problem{Object: key, Reason: a.problems[key]})
@@ -120,45 +136,44 @@ func (a *Assembly) View() View {
 	return v
 }
 
-// build makes the service of a name from its entries, in the order of their keys; nil without any.
-func (a *Assembly) build(name Name) *Service {
-	spellings := a.names[name]
-	if len(spellings) == 0 {
+// build makes the service of a group from its entries, in the order of their keys; nil without any.
+func (a *Assembly) build(g *group) *Service {
+	slices.Sort(g.keys)
+	g.keys = slices.DeleteFunc(slices.Compact(g.keys), func(key string) bool {
+		e := a.entries[key]
+		return e == nil || e.group != g
+	})
+	if len(g.keys) == 0 {
 		return nil
 	}
-	s := &Service{Name: name}
-	chosen := chooseSpelling(name, spellings)
-	if chosen != name.String() && chosen != "/"+name.Name {
-		s.Original = strings.TrimPrefix(chosen, "/")
+	b := assembling{service: &Service{Name: g.name}, ids: make(map[string]owner, len(g.keys))}
+	chosen := a.chooseSpelling(g)
+	if chosen != g.name.String() && chosen != "/"+g.name.Name {
+		b.service.Original = strings.TrimPrefix(chosen, "/")
 	}
-	ids := make(map[string]string) // endpoint ID → key
-	for _, key := range slices.Sorted(maps.Keys(spellings)) {
+	for _, key := range g.keys {
 		e := a.entries[key]
-		if spellings[key] != chosen {
-			s.clash("name", "", "", chosen, key, spellings[key])
+		if !e.spells(chosen) {
+			b.clash("name", "", "", chosen, key, e.spelling())
 			continue
 		}
-		s.addPorts(key, e.Ports)
-		s.addLabels(key, e.Labels)
-		if e.Endpoint == nil {
-			continue
-		}
-		if first, ok := ids[e.Endpoint.ID]; ok {
-			s.clash("endpoint ID", e.Endpoint.ID, first, e.Endpoint.Addr.String(), key, e.Endpoint.Addr.String())
-			continue
-		}
-		ids[e.Endpoint.ID] = key
-		s.Endpoints = append(s.Endpoints, e.Endpoint)
+		b.add(key, &e.Entry)
 	}
-	slices.SortFunc(s.Endpoints, func(x, y *Endpoint) int { return strings.Compare(x.ID, y.ID) })
-	return s
+	slices.SortFunc(b.service.Endpoints, func(x, y *Endpoint) int { return strings.Compare(x.ID, y.ID) })
+	b.service.Conflicts = withMore(b.service.Conflicts, len(b.service.Conflicts)+b.more)
+	return b.service
 }
 
 // chooseSpelling returns the spelling that is the name itself, else the first.
-func chooseSpelling(name Name, spellings map[string]string) string {
+func (a *Assembly) chooseSpelling(g *group) string {
 	best := ""
-	for _, s := range spellings {
-		own := s == name.String() || s == "/"+name.Name
+	for _, key := range g.keys {
+		e := a.entries[key]
+		if best != "" && e.spells(best) {
+			continue
+		}
+		s := e.spelling()
+		own := s == g.name.String() || s == "/"+g.name.Name
 		if best == "" || own || s < best {
 			best = s
 		}
@@ -169,40 +184,85 @@ func chooseSpelling(name Name, spellings map[string]string) string {
 	return best
 }
 
-func (s *Service) addPorts(key string, ports []Port) {
+// assembling is a service in the making.
+type assembling struct {
+	service *Service
+	ids     map[string]owner // by endpoint ID
+	copied  bool             // the service's labels are its own map
+	more    int              // conflicts that are not listed
+}
+
+// owner is who said an endpoint ID first.
+type owner struct {
+	key      string
+	endpoint *Endpoint
+}
+
+// add adds what an entry says.
+func (b *assembling) add(key string, e *Entry) {
+	b.addPorts(key, e.Ports)
+	b.addLabels(key, e.Labels)
+	if e.Endpoint == nil {
+		return
+	}
+	if first, ok := b.ids[e.Endpoint.ID]; ok {
+		b.clash("endpoint ID", e.Endpoint.ID, first.key, first.endpoint.Addr.String(), key, e.Endpoint.Addr.String())
+		return
+	}
+	b.ids[e.Endpoint.ID] = owner{key, e.Endpoint}
+	b.service.Endpoints = append(b.service.Endpoints, e.Endpoint)
+}
+
+func (b *assembling) addPorts(key string, ports []Port) {
+	s := b.service
 	for _, p := range ports {
-		i, found := slices.BinarySearchFunc(s.Ports, p.Name, func(p Port, name string) int { return cmp.Compare(p.Name, name) })
+		i, found := slices.BinarySearchFunc(s.Ports, p.Name, comparePort)
 		if !found {
-			s.Ports = slices.Insert(slices.Clip(s.Ports), i, p)
+			s.Ports = slices.Insert(s.Ports, i, p)
 			continue
 		}
 		have := &s.Ports[i]
 		if have.Number != p.Number && p.Number != 0 && have.Number != 0 {
-			s.clash("port number", p.Name, "", fmt.Sprint(have.Number), key, fmt.Sprint(p.Number))
+			b.clash("port number", p.Name, "", fmt.Sprint(have.Number), key, fmt.Sprint(p.Number))
 		}
 		if have.Protocol != p.Protocol && p.Protocol != "" && have.Protocol != "" {
-			s.clash("port protocol", p.Name, "", string(have.Protocol), key, string(p.Protocol))
+			b.clash("port protocol", p.Name, "", string(have.Protocol), key, string(p.Protocol))
 		}
 		have.Number, have.Protocol = cmp.Or(have.Number, p.Number), cmp.Or(have.Protocol, p.Protocol)
 	}
 }
 
-func (s *Service) addLabels(key string, labels map[string]string) {
-	for _, k := range slices.Sorted(maps.Keys(labels)) {
+// addLabels shares the map of the only entry that has labels, and copies before it writes.
+func (b *assembling) addLabels(key string, labels map[string]string) {
+	s := b.service
+	if len(s.Labels) == 0 {
+		s.Labels = labels
+		return
+	}
+	var clashing []string
+	for k, v := range labels {
 		have, ok := s.Labels[k]
 		switch {
-		case !ok && s.Labels == nil:
-			s.Labels = map[string]string{k: labels[k]}
+		case !ok && !b.copied:
+			s.Labels, b.copied = maps.Clone(s.Labels), true
+			fallthrough
 		case !ok:
-			s.Labels[k] = labels[k]
-		case have != labels[k]:
-			s.clash("label", k, "", have, key, labels[k])
+			s.Labels[k] = v
+		case have != v:
+			clashing = append(clashing, k)
 		}
+	}
+	slices.Sort(clashing)
+	for _, k := range clashing {
+		b.clash("label", k, "", s.Labels[k], key, labels[k])
 	}
 }
 
-// clash notes what two entries say differently; the first is taken. It is one conflict for each thing and side.
-func (s *Service) clash(what, object, first, says, second, other string) {
+// clash notes what two entries say differently; the first is taken. It is one conflict for each thing and side, up to
+// mostConflicts.
+func (b *assembling) clash(what, object, first, says, second, other string) {
+	says, other = brief(says), brief(other)
+	s := b.service
 	for i := range s.Conflicts {
 		c := &s.Conflicts[i]
 		if c.What == what && c.Object == object && c.Sides[0].Says == says && c.Sides[1].Says == other {
@@ -210,25 +270,12 @@ func (s *Service) clash(what, object, first, says, second, other string) {
 			return
 		}
 	}
-	text := strings.TrimSpace(what+" "+object) + fmt.Sprintf(": %q is taken, %s says %q", says, second, other)
+	if len(s.Conflicts) == mostConflicts {
+		b.more++
+		return
+	}
+	text := strings.TrimSpace(what+" "+brief(object)) + fmt.Sprintf(": %q is taken, %s says %q", says, brief(second), other)
 	s.Conflicts = append(s.Conflicts, Conflict{
 		What: what, Object: object, Sides: []Side{{first, says}, {second, other}}, Text: text,
 	})
-}
-
-func (e *Entry) name() Name {
-	return Name{Namespace: Label(cmp.Or(e.Namespace, DefaultNamespace)), Name: Label(e.Service)}
-}
-
-// check returns the name of the entry's service, or why no View may hold the entry.
-func (e *Entry) check() (Name, error) {
-	name := e.name()
-	s := Service{Name: name, Ports: e.Ports}
-	if e.Endpoint != nil {
-		s.Endpoints = []*Endpoint{e.Endpoint}
-	}
-	if name.Name == "" || name.Namespace == "" {
-		return name, fmt.Errorf("got service %.100q in namespace %.100q, want names with a letter or digit", e.Service, e.Namespace)
-	}
-	return name, s.validate()
 }

@@ -1,10 +1,15 @@
 package registry_test
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/hostmesh/hostmesh/registry"
 )
@@ -99,5 +104,65 @@ func TestAssemblyTellsWhatEntriesSayDifferently(t *testing.T) {
 	}
 	if d := cmp.Diff([]string{"port protocol", "label", "endpoint ID", "name"}, what); d != "" {
 		t.Errorf("conflicts (-want +got):\n%s", d)
+	}
+}
+
+// TestAssemblyByStepsIsAssemblyAtOnce sets and deletes at random: every view is what a fresh Assembly makes of the same
+// entries, and services whose entries did not change keep their pointer.
+func TestAssemblyByStepsIsAssemblyAtOnce(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	steps := registry.NewAssembly()
+	truth := make(map[string]registry.Entry)
+	var last registry.View
+	for step := range 3000 {
+		touched := make(map[string]bool)
+		for range random.IntN(4) {
+			key := fmt.Sprint("k", random.IntN(30))
+			if old, ok := truth[key]; ok {
+				touched[strings.ToLower(old.Service)] = true
+			}
+			if random.IntN(3) == 0 {
+				steps.Delete(key)
+				delete(truth, key)
+				continue
+			}
+			e := entry([]string{"a", "b", "C", "c"}[random.IntN(4)], key, "10.0.0.1")
+			e.Labels = map[string]string{"v": fmt.Sprint(random.IntN(2))}
+			truth[key] = e
+			own := e
+			own.Endpoint = new(*e.Endpoint)
+			steps.Set(key, own)
+			touched[strings.ToLower(e.Service)] = true
+		}
+		got := steps.View()
+		fresh := registry.NewAssembly()
+		for key, e := range truth {
+			fresh.Set(key, e)
+		}
+		if d := cmp.Diff(fresh.View(), got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmpopts.EquateEmpty()); d != "" {
+			t.Fatalf("step %d (-at once +by steps):\n%s", step, d)
+		}
+		for _, s := range last.Services {
+			if !touched[s.Name.Name] && !slices.Contains(got.Services, s) {
+				t.Fatalf("step %d: %s has another pointer, nothing of it changed", step, s.Name)
+			}
+		}
+		last = got
+	}
+}
+
+func TestAssemblyBoundsConflicts(t *testing.T) {
+	a := registry.NewAssembly()
+	for i := range 1000 {
+		e := entry("web", fmt.Sprint(i), "10.0.0.1")
+		e.Labels = map[string]string{"v": fmt.Sprint(i)}
+		a.Set(fmt.Sprintf("%04d", i), e)
+	}
+	s := a.View().Services[0]
+	if n := len(s.Conflicts); n != 65 || len(s.Endpoints) != 1000 {
+		t.Fatalf("%d conflicts, %d endpoints, want 64 and one for the rest, and all endpoints", n, len(s.Endpoints))
+	}
+	if d := cmp.Diff(registry.Conflict{What: "more", More: 935, Text: "and 935 more conflicts"}, s.Conflicts[64]); d != "" {
+		t.Errorf("the last conflict (-want +got):\n%s", d)
 	}
 }

@@ -79,7 +79,8 @@ func TestMapping(t *testing.T) {
 		want    []string
 	}{
 		{
-			"include by name, by spelling, by namespace", Mapping{Include: []string{"w?b", "com.acme.*", "staging/*"}},
+			"include by name, by spelling, by namespace",
+			Mapping{Include: []string{"w?b", "com.acme.*", "staging/*"}},
 			[]string{"default/com-acme-orders (com.acme.Orders) o", "default/web w,v=1 w2", "prod/web pw", "staging/orders s"},
 		},
 		{"exclude goes before", Mapping{Include: []string{"*"}, Exclude: []string{"prod/*", "*orders"}}, []string{"default/web w,v=1 w2"}},
@@ -92,22 +93,26 @@ func TestMapping(t *testing.T) {
 			[]string{"prod/live (prod/orders) p", "shop/orders (com.acme.Orders) o", "staging/jobs (staging/orders) s"},
 		},
 		{
-			"namespaces", Mapping{Exclude: []string{"web"}, Namespaces: map[string]string{"prod": "live", "*": "rest"}},
+			"namespaces",
+			Mapping{Exclude: []string{"web"}, Namespaces: map[string]string{"prod": "live", "*": "rest"}},
 			[]string{"live/orders (prod/orders) p", "rest/com-acme-orders (com.acme.Orders) o", "rest/orders (staging/orders) s"},
 		},
 		{
-			"rename and namespaces", Mapping{Include: []string{"staging/*", "prod/orders"}, Namespaces: map[string]string{"*": "x"}, Rename: map[string]string{"staging/orders": "jobs", "prod/orders": "y/orders"}},
+			"rename and namespaces",
+			Mapping{Include: []string{"staging/*", "prod/orders"}, Namespaces: map[string]string{"*": "x"}, Rename: map[string]string{"staging/orders": "jobs", "prod/orders": "y/orders"}},
 			[]string{"x/jobs (staging/orders) s", "y/orders (prod/orders) p"},
 		},
 		{
-			"a clash of namespaces keeps the one that has the name", Mapping{Include: []string{"web", "orders"}, Namespaces: map[string]string{"*": "default"}},
+			"a clash of namespaces keeps the one that has the name",
+			Mapping{Include: []string{"web", "orders"}, Namespaces: map[string]string{"*": "default"}},
 			[]string{
 				`default/orders (prod/orders) p; name default/orders: "prod/orders" is taken, "staging/orders" is left out`,
 				`default/web w,v=1 w2; name default/web: "default/web" is taken, "prod/web" is left out`,
 			},
 		},
 		{
-			"services renamed to one are one", Mapping{Include: []string{"*orders"}, Rename: map[string]string{"com.acme.Orders": "prod/orders", "staging/orders": "prod/orders"}},
+			"services renamed to one are one",
+			Mapping{Include: []string{"*orders"}, Rename: map[string]string{"com.acme.Orders": "prod/orders", "staging/orders": "prod/orders"}},
 			[]string{"prod/orders o p s"},
 		},
 		{
@@ -116,7 +121,8 @@ func TestMapping(t *testing.T) {
 			[]string{"prod/orders :8080/grpc p", "prod/web :81/ pw", "staging/orders :0/http s"},
 		},
 		{
-			"a port that is not there is told", Mapping{Include: []string{"prod/web"}, Ports: map[string]PortMapping{"*": {Port: "admin", Number: 1}}},
+			"a port that is not there is told",
+			Mapping{Include: []string{"prod/web"}, Ports: map[string]PortMapping{"*": {Port: "admin", Number: 1}}},
 			[]string{"prod/web pw", `prod/web: mapping.ports[*]: got ports [""], want port "admin" among them`},
 		},
 		{"labels", Mapping{Include: []string{"default/web"}, Labels: map[string]string{"v": "2", "dc": "x"}}, []string{"default/web w,dc=x,v=2 w2,dc=x,v=2"}},
