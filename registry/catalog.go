@@ -92,8 +92,12 @@ func NewCatalog(sources []Source, options Options) (*Catalog, error) {
 	c.numbers = loadNumbers(options.StateDir, c.log)
 	var names []string
 	for _, s := range sources {
+		source, err := newSource(s, c)
+		if err != nil {
+			return nil, fmt.Errorf("make catalog: %w", err)
+		}
 		names = append(names, s.Name)
-		c.sources = append(c.sources, newSource(s, c))
+		c.sources = append(c.sources, source)
 	}
 	c.merger = newMerger(names, options.Rules)
 	for i, s := range c.sources {
@@ -121,6 +125,9 @@ func check(sources []Source, o Options) error {
 			errs = append(errs, fmt.Errorf("source %q has no registry", s.Name))
 		}
 		if err := s.Guard.check(); err != nil {
+			errs = append(errs, fmt.Errorf("source %q: %w", s.Name, err))
+		}
+		if err := s.Mapping.check(); err != nil {
 			errs = append(errs, fmt.Errorf("source %q: %w", s.Name, err))
 		}
 		seen[s.Name] = true

@@ -163,6 +163,7 @@ func (g *guard) drop(l *loss) {
 
 // pass lets leave what is due and returns what is served.
 func (g *guard) pass(now time.Time) []*Service {
+	g.expire(now)
 	if !g.word.IsZero() && (g.moved || !g.due.IsZero() && !now.Before(g.due)) {
 		g.moved = false
 		if end := g.burstEnd(); !now.Before(end) {
@@ -194,14 +195,14 @@ func (g *guard) leaves(l *loss) (time.Time, string) {
 	switch {
 	case l.state == held:
 		return g.burstEnd(), ""
-	case l.unclear && g.problems:
+	case l.unclear && !g.clear:
 		return time.Time{}, ""
 	case !l.until.IsZero():
 		return l.until, byFewness
 	}
 	from := later(g.word, l.marked)
 	if l.unclear {
-		from = later(from, g.unclear)
+		from = later(from, g.cleared)
 	}
 	return from.Add(g.rules.Time), byRepetition
 }

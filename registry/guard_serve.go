@@ -27,10 +27,11 @@ func (g *guard) events() (began, ended []doubts) {
 // serve returns what the source says with what is kept. It is the source's own list when nothing is.
 func (g *guard) serve() []*Service {
 	for name := range g.dirty {
-		if s := g.cover(name); s != nil {
-			g.overlay[name] = s
-		} else {
+		switch s, old := g.cover(name), g.overlay[name]; {
+		case s == nil:
 			delete(g.overlay, name)
+		case old == nil || !s.equal(old):
+			g.overlay[name] = s
 		}
 	}
 	clear(g.dirty)

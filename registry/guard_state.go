@@ -20,8 +20,8 @@ type guard struct {
 
 	word time.Time // since when it has said what it says, without a failure; zero while there is no Watch with a view
 
-	problems bool      // it says something with Problems
-	unclear  time.Time // when it last began or ended to
+	clear   bool      // it could read every entry
+	cleared time.Time // when that began
 
 	young  map[Name]map[string]time.Time // by endpoint ID: when it began to serve, zero before; it answers for no loss yet
 	losses map[Name]*serviceLosses
@@ -89,10 +89,10 @@ func newGuard(rules Guard) guard {
 	}
 }
 
-// take returns what to serve when the source says v. Without a doubt that is v.
-func (g *guard) take(now time.Time, v View) []*Service {
+// take returns what to serve when the source says services; clear is false if there are entries that it could not read.
+func (g *guard) take(now time.Time, services []*Service, clear bool) []*Service {
 	if g.rules.Off {
-		g.truth, g.known = v.Services, true
+		g.truth, g.known = services, true
 		for l := range g.kept { // of a seal
 			g.strike(l, byReturn)
 		}
@@ -102,18 +102,15 @@ func (g *guard) take(now time.Time, v View) []*Service {
 	if first {
 		g.resume(now)
 	}
-	partial := first && len(v.Problems) > 0
-	if g.problems || len(v.Problems) > 0 {
-		g.unclear = now
-	}
-	if g.problems != (len(v.Problems) > 0) {
-		g.problems, g.moved = !g.problems, true
+	partial := first && !clear
+	if clear != g.clear {
+		g.clear, g.moved, g.cleared = clear, true, now
 	}
 	g.expire(now)
 	before := g.truth
-	g.truth = v.Services
+	g.truth = services
 	var fresh [][]*loss // by service
-	walk(before, v.Services, func(old, new *Service) {
+	walk(before, services, func(old, new *Service) {
 		if lost := g.change(now, old, new); len(lost) > 0 {
 			fresh = append(fresh, lost)
 		}
@@ -132,10 +129,7 @@ func (g *guard) take(now time.Time, v View) []*Service {
 }
 
 // tick returns what to serve now that time has passed.
-func (g *guard) tick(now time.Time) []*Service {
-	g.expire(now)
-	return g.pass(now)
-}
+func (g *guard) tick(now time.Time) []*Service { return g.pass(now) }
 
 // fail says that the source's Watch ended, or that it said nonsense: time releases nothing until the next take.
 func (g *guard) fail() { g.word = time.Time{} }

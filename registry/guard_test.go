@@ -571,3 +571,37 @@ func TestTheGuardEndsWithItsCatalog(t *testing.T) {
 		}
 	})
 }
+
+// Names that a new mapping does not make any more are no loss: the sealed ones give way to the first view.
+func TestAnotherMappingIsNoLoss(t *testing.T) {
+	dir := t.TempDir()
+	run := func(m registry.Mapping, work func(c *registry.Catalog, s script)) {
+		synctest.Test(t, func(t *testing.T) {
+			s := make(script)
+			c := newCatalog(t, registry.Options{StateDir: dir}, registry.Source{Name: "dc1", Kind: "script", Registry: s, Mapping: m})
+			defer start(t, c)()
+			work(c, s)
+			time.Sleep(time.Second)
+		})
+	}
+	run(registry.Mapping{}, func(c *registry.Catalog, s script) {
+		s.publish(view(2, "api", "web"))
+		time.Sleep(time.Minute)
+		s.publish(view(2, "api"))
+		(&guarded{catalog: c}).want(t, "web has left", 4, 2)
+	})
+	run(registry.Mapping{Namespaces: map[string]string{"*": "shop"}}, func(c *registry.Catalog, s script) {
+		(&guarded{catalog: c}).want(t, "from the seal", 4, 2)
+		s.publish(view(2, "api"))
+		(&guarded{catalog: c}).want(t, "under its new name", 2, 0)
+		if s := current(c).Service(registry.Name{Namespace: "shop", Name: "api"}); s == nil || len(s.Endpoints) != 2 {
+			t.Errorf("got %+v, want shop/api", s)
+		}
+		s.publish(registry.View{})
+		(&guarded{catalog: c}).want(t, "empty", 2, 2)
+	})
+	run(registry.Mapping{Namespaces: map[string]string{"*": "shop"}}, func(c *registry.Catalog, s script) {
+		s.publish(registry.View{})
+		(&guarded{catalog: c}).want(t, "under the same mapping", 2, 2)
+	})
+}

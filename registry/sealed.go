@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -26,7 +27,8 @@ const (
 type sealedView struct {
 	Source   string     `json:"source"`
 	Kind     string     `json:"kind"`
-	Time     time.Time  `json:"time"` // when the view was published
+	Time     time.Time  `json:"time"`              // when the view was published
+	Mapping  string     `json:"mapping,omitempty"` // says which Mapping made it; "" for none
 	Services []*Service `json:"services"`
 	Problems []Problem  `json:"problems,omitempty"`
 }
@@ -44,6 +46,16 @@ func decodeView(payload []byte) (sealedView, error) {
 		return sealedView{}, fmt.Errorf("decode view: %w", err)
 	}
 	return v, nil
+}
+
+// digest tells mappings apart; it is "" for the zero one.
+func (m Mapping) digest() string {
+	text, err := json.Marshal(m)
+	if zero, _ := json.Marshal(Mapping{}); err != nil || bytes.Equal(text, zero) {
+		return ""
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
 }
 
 // viewPath returns where the view of a source is sealed: a name that says the source's, whatever is in that.
@@ -85,6 +97,7 @@ func (s *source) load() {
 	default:
 		s.view = View{Services: s.guard.load(v.Services), Problems: v.Problems}
 		s.endpoints = countEndpoints(v.Services)
+		s.remapped = v.Mapping != s.Mapping.digest()
 		s.viewed, s.fromSeal, s.sealed = v.Time, true, true
 		s.catalog.log.Info("serving the sealed view", "registry", s.Name, "services", len(v.Services), "of", v.Time)
 	}
@@ -119,7 +132,7 @@ func (s *source) seal() error {
 		s.mu.Unlock()
 		return nil
 	}
-	v := sealedView{Source: s.Name, Kind: s.Kind, Time: s.viewed, Services: s.view.Services, Problems: s.view.Problems}
+	v := sealedView{Source: s.Name, Kind: s.Kind, Time: s.viewed, Mapping: s.Mapping.digest(), Services: s.view.Services, Problems: s.view.Problems}
 	s.unsealed = false
 	s.mu.Unlock()
 

@@ -21,6 +21,8 @@ type source struct {
 	mu          sync.Mutex // guards what follows
 	raw         []*Service // as the registry published it last
 	view        View       // the last good one, mapped, with what the guard keeps: what is served
+	mapper      *mapper
+	remapped    bool // view is sealed, and was mapped otherwise
 	guard       watchful
 	endpoints   int       // in view
 	viewed      time.Time // when view was published; zero: there is none
@@ -39,8 +41,13 @@ type source struct {
 	sealErr     error
 }
 
-func newSource(s Source, c *Catalog) *source {
-	return &source{Source: s, catalog: c, guard: watchful{guard: newGuard(s.Guard), released: make(map[string]uint64)}}
+func newSource(s Source, c *Catalog) (*source, error) {
+	mapper, err := newMapper(s.Mapping, s.Name)
+	if err != nil {
+		return nil, err
+	}
+	g := watchful{guard: newGuard(s.Guard), released: make(map[string]uint64)}
+	return &source{Source: s, catalog: c, mapper: mapper, guard: g}, nil
 }
 
 // run calls Watch until ctx ends, after each failure later.
@@ -123,8 +130,14 @@ func (s *source) publish(call uint64, v View) {
 		notify(s.catalog.sealNow)
 	}
 	s.raw, s.viewed, s.fromSeal = v.Services, now, false
+	clear := len(v.Problems) == 0 // before the mapping adds its own: they hide nothing
+	v = s.mapper.apply(v)
+	if s.remapped { // names that are missing now were never the registry's word
+		s.remapped, s.guard.guard = false, newGuard(s.Guard)
+		s.catalog.doubts.Set(struct{}{})
+	}
 	s.view.Problems = v.Problems
-	s.serve(s.guard.take(now, v))
+	s.serve(s.guard.take(now, v.Services, clear))
 }
 
 // fail records why the source is not synced. s.mu is held.
