@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -9,22 +10,29 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestMergeByStepsIsMergeAtOnce changes random views of three sources step by step: what the merger keeps must be what
-// a fresh one makes of the same views, valid, without a place in two endpoints, and without a lost one.
+// TestMergeByStepsIsMergeAtOnce changes random views of three sources, and the rules, step by step: what the merger keeps
+// must be what a fresh one makes of the same views and rules, valid, without a place in two endpoints, without a lost
+// one, divided as the rules say; and a service that nothing happened to keeps its pointer.
 func TestMergeByStepsIsMergeAtOnce(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	names := []string{"a", "b", "c"}
 	steps := newMerger(names, Rules{})
 	views := make([][]*Service, len(names))
-	for step := range 2000 {
-		i := random.IntN(len(names))
-		views[i] = randomView(random)
-		if err := (View{Services: views[i]}).Validate(); err != nil {
-			t.Fatalf("view of the test: %v", err)
+	var rules Rules
+	var last []*Service
+	for step := range 4000 {
+		if i := random.IntN(len(names) + 1); i < len(names) {
+			views[i] = randomView(random)
+			if err := (View{Services: views[i]}).Validate(); err != nil {
+				t.Fatalf("view of the test: %v", err)
+			}
+			steps.set(i, views[i])
+		} else {
+			rules = randomRules(random)
+			steps.setRules(rules)
 		}
-		steps.set(i, views[i])
 		got, _ := steps.merge()
-		fresh := newMerger(names, Rules{})
+		fresh := newMerger(names, rules)
 		for i, v := range views {
 			fresh.set(i, v)
 		}
@@ -36,7 +44,125 @@ func TestMergeByStepsIsMergeAtOnce(t *testing.T) {
 			t.Fatalf("step %d: %v", step, err)
 		}
 		for _, s := range got {
+			if at, ok := slices.BinarySearchFunc(last, s.Name, compareName); ok && last[at] != s && last[at].equal(s) {
+				t.Fatalf("step %d: %s has another pointer and says the same", step, s.Name)
+			}
 			checkPlaces(t, names, views, s)
+			checkRule(t, names, views, rules.of(s.Name), s)
+		}
+		last = got
+	}
+}
+
+// randomRules returns rules for the services of randomView.
+func randomRules(random *rand.Rand) Rules {
+	rule := func() Rule {
+		order := []string{"a", "b", "c"}
+		random.Shuffle(3, func(i, j int) { order[i], order[j] = order[j], order[i] })
+		order = order[:1+random.IntN(3)]
+		switch random.IntN(4) {
+		case 0:
+			return Rule{Prefer: order}
+		case 1:
+			return Rule{Failover: order}
+		case 2:
+			shares := map[string]uint32{order[0]: 1 + random.Uint32N(100)}
+			for _, source := range order[1:] {
+				shares[source] = random.Uint32N(3) * 7
+			}
+			return Rule{Weights: shares}
+		}
+		return Rule{}
+	}
+	return Rules{Default: rule(), Services: map[Name]Rule{{DefaultNamespace, "api"}: rule(), {DefaultNamespace, "db"}: rule()}}
+}
+
+// checkRule divides the endpoints of s as the words of the rule say, with no regard to speed.
+func checkRule(t *testing.T, names []string, views [][]*Service, rule Rule, s *Service) {
+	t.Helper()
+	all := slices.Concat(s.Endpoints, s.Standby)
+	has := func(source string, serving bool) bool {
+		return slices.ContainsFunc(all, func(e *Endpoint) bool { return slices.Contains(e.Sources, source) && (!serving || e.Health.Serving()) })
+	}
+	inOrder := func(named []string) []string {
+		order := slices.Clone(named)
+		for _, name := range names {
+			if !slices.Contains(order, name) {
+				order = append(order, name)
+			}
+		}
+		return order
+	}
+	firstOf := func(order []string, serving bool) []string {
+		for _, source := range order {
+			if has(source, serving) {
+				return []string{source}
+			}
+		}
+		return nil
+	}
+	chosen := names
+	switch {
+	case rule.Prefer != nil:
+		chosen = firstOf(inOrder(rule.Prefer), false)
+	case rule.Failover != nil:
+		if chosen = firstOf(inOrder(rule.Failover), true); chosen == nil {
+			chosen = firstOf(inOrder(rule.Failover), false)
+		}
+	case rule.Weights != nil:
+		chosen = slices.DeleteFunc(slices.Clone(names), func(source string) bool { return rule.Weights[source] == 0 })
+	}
+	for _, e := range all {
+		active := slices.Contains(s.Endpoints, e)
+		if want := slices.ContainsFunc(e.Sources, func(source string) bool { return slices.Contains(chosen, source) }); active != want {
+			t.Fatalf("%s of %v under %+v: active is %v, want %v", e.ID, e.Sources, rule, active, want)
+		}
+	}
+	if rule.Weights != nil {
+		checkShares(t, names, views, rule, s)
+	}
+}
+
+// checkShares wants of each serving endpoint the part of the traffic that the shares of its sources give it.
+func checkShares(t *testing.T, names []string, views [][]*Service, rule Rule, s *Service) {
+	t.Helper()
+	own := func(source string, e *Endpoint) float64 { // the weight that a source gives what has become e
+		for _, v := range views[slices.Index(names, source)] {
+			for _, mine := range v.Endpoints {
+				for p := range places(mine) {
+					if v.Name == s.Name && slices.Contains(slices.Collect(places(e)), p) {
+						return float64(mine.Weight)
+					}
+				}
+			}
+		}
+		return 0
+	}
+	part := make(map[*Endpoint]float64)
+	var shares, weights float64
+	for _, source := range names {
+		var total float64
+		for _, e := range s.Endpoints {
+			if e.Health.Serving() {
+				total += own(source, e)
+			}
+		}
+		if total == 0 {
+			continue
+		}
+		shares += float64(rule.Weights[source])
+		for _, e := range s.Endpoints {
+			if e.Health.Serving() {
+				part[e] += float64(rule.Weights[source]) * own(source, e) / total
+			}
+		}
+	}
+	for e := range part {
+		weights += float64(e.Weight)
+	}
+	for e := range part {
+		if got, want := float64(e.Weight)/weights, part[e]/shares; math.Abs(got-want) > 1e-9 {
+			t.Fatalf("%s of %v under %+v gets %v, want %v", e.ID, e.Sources, rule, got, want)
 		}
 	}
 }
@@ -45,7 +171,7 @@ func TestMergeByStepsIsMergeAtOnce(t *testing.T) {
 func checkPlaces(t *testing.T, names []string, views [][]*Service, s *Service) {
 	t.Helper()
 	at := make(map[place]*Endpoint)
-	for _, e := range s.Endpoints {
+	for _, e := range slices.Concat(s.Endpoints, s.Standby) {
 		for p := range places(e) {
 			if at[p] != nil && at[p] != e {
 				t.Fatalf("%s: %v is in %s and %s", s.Name, p, at[p].ID, e.ID)
