@@ -39,7 +39,8 @@ func LoadConsul(ctx context.Context, client *api.Client, services, endpoints int
 	return group.Wait()
 }
 
-// LoadedServiceName returns the name that LoadConsul gives to its service of that number.
+// LoadedServiceName returns the name that LoadConsul, LoadEtcd, LoadZooKeeper and LoadKubernetes give to their service
+// of that number.
 func LoadedServiceName(service int) string { return fmt.Sprintf("svc-%04d", service) }
 
 // LoadedEndpoint returns the two operations, the instance and its check, that LoadConsul registers for that endpoint
@@ -50,7 +51,7 @@ func LoadedEndpoint(service, endpoint, endpoints int) api.TxnOps {
 	id, node := fmt.Sprintf("%s-%d", name, endpoint), loadNodeName(number%loadNodes)
 	return api.TxnOps{
 		{Service: &api.ServiceTxnOp{Verb: api.ServiceSet, Node: node, Service: api.AgentService{
-			ID: id, Service: name, Port: 8080, Address: fmt.Sprintf("10.%d.%d.%d", 1+number>>16, number>>8&0xff, number&0xff),
+			ID: id, Service: name, Port: 8080, Address: loadedAddress(number),
 			Tags: []string{"v1", "protocol=http"}, Meta: map[string]string{"version": "v1"},
 			Weights: api.AgentWeights{Passing: 1, Warning: 1},
 		}}},
@@ -58,6 +59,11 @@ func LoadedEndpoint(service, endpoint, endpoints int) api.TxnOps {
 			Node: node, CheckID: "check:" + id, Name: "loaded", Status: api.HealthPassing, ServiceID: id, ServiceName: name,
 		}}},
 	}
+}
+
+// loadedAddress returns the address of the endpoint of that number, counted over all services.
+func loadedAddress(number int) string {
+	return fmt.Sprintf("10.%d.%d.%d", 1+number>>16, number>>8&0xff, number&0xff)
 }
 
 func loadNodeName(i int) string { return fmt.Sprintf("node-%03d", i) }
