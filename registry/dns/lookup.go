@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/miekg/dns"
@@ -87,23 +88,25 @@ func (l *lookup) host(ctx context.Context, n *name, f *found) error {
 	return nil
 }
 
-// addresses asks for each family at the same time. What extra brings along is not asked for.
+// addresses asks for each family at the same time. What extra brings along is not asked for. Of two errors it is always
+// the same one that is returned, so that a failure that lasts is told once.
 func (l *lookup) addresses(ctx context.Context, host string, families []Family, extra []dns.RR) (map[Family]addrs, error) {
-	got := make([]addrs, len(families))
-	group, ctx := errgroup.WithContext(ctx)
+	got, failed := make([]addrs, len(families)), make([]error, len(families))
+	var group sync.WaitGroup
 	for i, family := range families {
 		qtype := map[Family]uint16{IPv4: dns.TypeA, IPv6: dns.TypeAAAA}[family]
 		if brought := about(extra, host, qtype); len(brought.found) > 0 {
 			got[i] = addressesOf(brought)
 			continue
 		}
-		group.Go(func() error {
-			r, err := l.ask.records(ctx, host, qtype)
+		group.Go(func() {
+			var r records
+			r, failed[i] = l.ask.records(ctx, host, qtype)
 			got[i] = addressesOf(r)
-			return err
 		})
 	}
-	if err := group.Wait(); err != nil {
+	group.Wait()
+	if err := cmp.Or(failed...); err != nil {
 		return nil, err
 	}
 	all := make(map[Family]addrs, len(families))

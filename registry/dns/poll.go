@@ -56,7 +56,10 @@ func newPoller(r *Registry) *poller {
 		began: time.Now(), mute: make(map[*name]error), dirty: true,
 	}
 	for _, n := range r.want {
-		n.answered, n.failure, n.due = false, "", p.began
+		n.answered, n.due = false, p.began
+		if n.failure != "" { // and is still told in what was made
+			p.failing++
+		}
 		heap.Push(&p.queue, n)
 	}
 	return p
