@@ -50,6 +50,8 @@ func connectionAdvice(err error) error {
 		{"remote error: tls: bad certificate", "the server does not accept our certificate: check certFile and keyFile"},
 		{"remote error: tls: certificate required", "the server wants a client certificate: set certFile and keyFile"},
 		{"remote error: tls: unknown certificate authority", "the server does not know who signed our certificate: check certFile"},
+		{"authentication handshake failed: EOF", "the server ended the TLS handshake: use http:// if it speaks no TLS"},
+		{"authentication handshake failed: read tcp", "the server ended the TLS handshake: use http:// if it speaks no TLS"},
 		{"no such host", "check the host's name in endpoints"},
 		{"connection refused", "check endpoints, and that etcd runs there"},
 		{"error reading server preface", "check that etcd's client port is there (2379), and whether it wants https://"},

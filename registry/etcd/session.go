@@ -114,13 +114,7 @@ func (r *Registry) open(ctx context.Context, t target, config *tls.Config, passw
 		// What fails is told soon: Watch is called again, and has more than one endpoint to try. It takes a second time
 		// to get a new token.
 		MaxUnaryRetries: 2,
-		DialOptions: []grpc.DialOption{
-			grpc.WithNoProxy(),
-			grpc.WithConnectParams(grpc.ConnectParams{
-				MinConnectTimeout: r.cfg.DialTimeout,
-				Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
-			}),
-		},
+		DialOptions:     r.cfg.dialOptions(),
 	})
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = fmt.Errorf("authenticate: %w", noAnswer(r.cfg.DialTimeout))
@@ -134,6 +128,27 @@ func (r *Registry) open(ctx context.Context, t target, config *tls.Config, passw
 		return nil, err
 	}
 	return s, nil
+}
+
+func (cfg Config) dialOptions() []grpc.DialOption {
+	options := []grpc.DialOption{
+		grpc.WithNoProxy(),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			MinConnectTimeout: cfg.DialTimeout,
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+		}),
+		grpc.WithChainUnaryInterceptor(failFast),
+	}
+	if cfg.ServerName != "" {
+		// gRPC verifies the certificate for this name, whatever the configuration of TLS says.
+		options = append(options, grpc.WithAuthority(cfg.ServerName))
+	}
+	return options
+}
+
+// failFast has a call tell why there is no connection. etcd's client has calls wait for one, and tell that they waited.
+func failFast(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	return call(ctx, method, req, reply, cc, append(opts, grpc.WaitForReady(false))...)
 }
 
 func (s *session) close() {
