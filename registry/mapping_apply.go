@@ -159,10 +159,7 @@ func (m *mapper) label(endpoints []*Endpoint) []*Endpoint {
 
 // unite sorts services by their new names and makes one of those that have the same.
 func (m *mapper) unite(all []mapped) []*Service {
-	taken := slices.DeleteFunc(slices.Clone(all), func(s mapped) bool { return s.service == nil })
-	slices.SortStableFunc(taken, func(a, b mapped) int {
-		return cmp.Or(a.service.Name.Compare(b.service.Name), cmp.Compare(a.rank(), b.rank()))
-	})
+	taken := sortMapped(all)
 	services := make([]*Service, 0, len(taken))
 	units := make(map[Name]unit)
 	for len(taken) > 0 {
@@ -186,6 +183,38 @@ func (m *mapper) unite(all []mapped) []*Service {
 	}
 	m.units = units
 	return services
+}
+
+// sortMapped returns what is taken by its new name, who gives the name its service first. Those that are not renamed
+// mostly are in order already, so they are sorted apart, which costs little, and the others put between them.
+func sortMapped(all []mapped) []mapped {
+	var renamed []mapped
+	taken := make([]mapped, 0, len(all))
+	for _, s := range all {
+		switch {
+		case s.service == nil:
+		case s.renamed:
+			renamed = append(renamed, s)
+		default:
+			taken = append(taken, s)
+		}
+	}
+	slices.SortFunc(taken, compareMapped)
+	slices.SortFunc(renamed, compareMapped)
+	sorted := make([]mapped, 0, len(taken)+len(renamed))
+	for _, s := range renamed {
+		at, _ := slices.BinarySearchFunc(taken, s, compareMapped)
+		sorted = append(append(sorted, taken[:at]...), s)
+		taken = taken[at:]
+	}
+	return append(sorted, taken...)
+}
+
+func compareMapped(a, b mapped) int {
+	if c := a.service.Name.Compare(b.service.Name); c != 0 {
+		return c
+	}
+	return cmp.Or(cmp.Compare(a.rank(), b.rank()), a.from.Name.Compare(b.from.Name))
 }
 
 // rank says who gives a name its service: who had it all along, then who was moved, then who was renamed.

@@ -45,12 +45,15 @@ func (u *union) choose(claims []claim, all []joined) {
 		}
 	}
 	var active []joined
+	u.service.Endpoints = make([]*Endpoint, 0, len(all))
 	for _, e := range all {
-		if takes(e) {
-			active = append(active, e)
-			u.service.Endpoints = append(u.service.Endpoints, e.Endpoint)
-		} else {
+		if !takes(e) {
 			u.service.Standby = append(u.service.Standby, e.Endpoint)
+			continue
+		}
+		u.service.Endpoints = append(u.service.Endpoints, e.Endpoint)
+		if len(u.rule.Weights) > 0 {
+			active = append(active, e)
 		}
 	}
 	if len(u.rule.Weights) > 0 {
