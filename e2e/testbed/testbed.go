@@ -1,8 +1,9 @@
 // Package testbed builds and runs the real servers that tests stand against.
 //
 // A server is built once, from the nested Go module of its name in this folder, into the user's cache directory, and
-// is found there by the hash of all that went into it. Parallel test binaries share one build. Nothing here needs
-// root, every server listens on loopback at free ports and ends with the process that started it.
+// is found there by the hash of all that went into it. Parallel test binaries share one build. ZooKeeper and BIND are
+// Debian's packages instead. Nothing but InNamespace needs root, every server listens on loopback at free ports and
+// ends with the process that started it. A Link makes the way to a server fail.
 package testbed
 
 import (
@@ -26,7 +27,7 @@ const modulePath = "github.com/hostmesh/hostmesh"
 // goFlags are the arguments of every build. Stripping makes the link, the longest step, faster.
 var goFlags = [...]string{"-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags=-s -w"}
 
-// Servers returns the names that Build knows.
+// Servers returns the names that Build knows, in the order in which they are best built.
 func Servers() []string { return []string{"consul", "etcd", "kube-apiserver"} }
 
 // Build returns the path of the server's executable, after building it if this machine has not got it. A cold build

@@ -51,6 +51,7 @@ const zooKeeperSession = 10 * time.Second
 // serve. They are ended when the test ends; a test that failed shows their logs.
 func StartZooKeeper(t testing.TB, opts ZooKeeperOptions) []*ZooKeeper {
 	t.Helper()
+	skipLeftOut(t, "ZooKeeper")
 	java, err := exec.LookPath("java")
 	if err != nil {
 		t.Fatalf("start zookeeper: %v (e2e/setup.sh installs it)", err)
