@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/hostmesh/hostmesh/controlplane/compile"
+	"github.com/hostmesh/hostmesh/controlplane/hds"
 	"github.com/hostmesh/hostmesh/controlplane/xds"
 	"github.com/hostmesh/hostmesh/controlplane/zone"
 	"github.com/hostmesh/hostmesh/dnsserver"
@@ -39,6 +40,7 @@ type Server struct {
 	catalog   *registry.Catalog
 	log       *slog.Logger
 	xds       *xds.Server
+	hds       *hds.Server
 	dns       *dnsserver.Server
 	resources *watch.Value[*compile.Common]
 	zones     *watch.Value[*dnsserver.Zone]
@@ -70,6 +72,7 @@ func New(o Options) (_ *Server, err error) {
 	default:
 	}
 	s.xds = xds.New(xds.Options{Source: s.resources, Log: o.Log})
+	s.hds = hds.New(o.Catalog, o.Log)
 	defer func() {
 		if err != nil {
 			s.close()
@@ -123,6 +126,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.follow(ctx) })
 	group.Go(func() error { return s.xds.Run(ctx) })
+	group.Go(func() error { return s.hds.Run(ctx) })
 	group.Go(func() error { return s.serveXDS(ctx) })
 	if s.dns != nil {
 		group.Go(func() error { return s.dns.Run(ctx) })
@@ -136,6 +140,7 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) serveXDS(ctx context.Context) error {
 	server := grpc.NewServer(xds.GRPCOptions()...)
 	discovery.RegisterAggregatedDiscoveryServiceServer(server, s.xds)
+	s.hds.Register(server)
 	group, ctx := errgroup.WithContext(ctx)
 	for _, l := range s.listeners {
 		group.Go(func() error {

@@ -86,9 +86,10 @@ type Doubted struct {
 	Source   string    `json:"source"`
 	Service  Name      `json:"service"`
 	Endpoint *Endpoint `json:"endpoint"` // its Doubt is set
-	// Connect is where a proxy has to fail to connect to prove that the endpoint is gone, all of them; none if it has no
-	// TCP port.
+	// Connect is where Proofs proxies have to fail to connect to prove that the endpoint is gone, all of them; none if it
+	// has no TCP port, or no proofs are taken.
 	Connect []netip.AddrPort `json:"-"`
+	Proofs  int              `json:"-"`
 }
 
 // Doubts returns what is doubted now, by source in configured order, service and ID, and a channel that is closed when

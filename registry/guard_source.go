@@ -82,9 +82,14 @@ func (s *source) doubted(all []Doubted) []Doubted {
 	defer s.mu.Unlock()
 	from := len(all)
 	for l := range s.guard.kept {
-		if l.state == doubted {
-			all = append(all, Doubted{Source: s.Name, Service: l.service.Name, Endpoint: l.endpoint, Connect: l.connect()})
+		if l.state != doubted {
+			continue
 		}
+		d := Doubted{Source: s.Name, Service: l.service.Name, Endpoint: l.endpoint}
+		if proofs := s.guard.rules.Proofs; proofs > 0 {
+			d.Connect, d.Proofs = l.connect(), proofs
+		}
+		all = append(all, d)
 	}
 	slices.SortFunc(all[from:], func(a, b Doubted) int {
 		return cmp.Or(a.Service.Compare(b.Service), cmp.Compare(a.Endpoint.ID, b.Endpoint.ID))

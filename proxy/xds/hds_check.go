@@ -1,0 +1,234 @@
+package xds
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	healthv3 "github.com/envoyproxy/go-control-plane/envoy/service/health/v3"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+// Bounds of what a server may ask for.
+const (
+	mostHealthChecks   = 1000 // endpoints; further ones are left out
+	mostAtATime        = 16   // connects
+	leastCheckInterval = time.Second
+	mostCheckInterval  = time.Hour
+	leastCheckTimeout  = 100 * time.Millisecond
+	mostCheckTimeout   = 10 * time.Second
+)
+
+// healthChecks are the connects that one specifier asks for. An endpoint is reported once for each time it was checked.
+type healthChecks struct {
+	clusters []clusterChecks
+	every    time.Duration // between reports
+
+	mu      sync.Mutex
+	results map[checked]corev3.HealthStatus // guarded by mu; since the last report
+}
+
+type clusterChecks struct {
+	name           string
+	every, timeout time.Duration
+	endpoints      []checkedEndpoint
+}
+
+type checkedEndpoint struct {
+	at       netip.AddrPort
+	asked    *endpointv3.Endpoint // is sent back as it came
+	locality *corev3.Locality
+}
+
+// checked says which endpoint, by its place in healthChecks.
+type checked struct{ cluster, endpoint int }
+
+// newHealthChecks reads a specifier, which may be nil, and tells what of it is not done.
+func newHealthChecks(m *healthv3.HealthCheckSpecifier) (h *healthChecks, left []string) {
+	h = &healthChecks{every: within(m.GetInterval(), leastCheckInterval, mostCheckInterval), results: make(map[checked]corev3.HealthStatus)}
+	n, over, odd := 0, 0, 0
+	for _, asked := range m.GetClusterHealthChecks() {
+		i := slices.IndexFunc(asked.GetHealthChecks(), isConnect)
+		if i < 0 {
+			left = append(left, fmt.Sprintf("cluster %s: got no check that only connects, want one of TCP without send and receive", clip(asked.GetClusterName())))
+			continue
+		}
+		check := asked.GetHealthChecks()[i]
+		cluster := clusterChecks{
+			name:    asked.GetClusterName(),
+			every:   within(check.GetInterval(), leastCheckInterval, mostCheckInterval),
+			timeout: within(check.GetTimeout(), leastCheckTimeout, mostCheckTimeout),
+		}
+		for _, locality := range asked.GetLocalityEndpoints() {
+			for _, e := range locality.GetEndpoints() {
+				at, ok := connectAddress(e)
+				switch {
+				case !ok:
+					odd++
+				case n == mostHealthChecks:
+					over++
+				default:
+					n++
+					cluster.endpoints = append(cluster.endpoints, checkedEndpoint{at, e, locality.GetLocality()})
+				}
+			}
+		}
+		if len(cluster.endpoints) > 0 {
+			h.clusters = append(h.clusters, cluster)
+		}
+	}
+	if over > 0 {
+		left = append(left, fmt.Sprintf("%d endpoints more than %d", over, mostHealthChecks))
+	}
+	if odd > 0 {
+		left = append(left, fmt.Sprintf("%d endpoints without an IP address and a port", odd))
+	}
+	if len(left) > 10 {
+		left = append(left[:10], fmt.Sprintf("%d further clusters", len(left)-10))
+	}
+	return h, left
+}
+
+// isConnect reports whether a check is one of TCP that sends and expects nothing.
+func isConnect(check *corev3.HealthCheck) bool {
+	tcp := check.GetTcpHealthCheck()
+	return tcp != nil && tcp.GetSend() == nil && len(tcp.GetReceive()) == 0 && tcp.GetProxyProtocolConfig() == nil &&
+		check.GetTransportSocketMatchCriteria() == nil
+}
+
+func connectAddress(e *endpointv3.Endpoint) (netip.AddrPort, bool) {
+	socket := e.GetAddress().GetSocketAddress()
+	addr, err := netip.ParseAddr(socket.GetAddress())
+	port := socket.GetPortValue()
+	return netip.AddrPortFrom(addr, uint16(port)), err == nil && addr.Zone() == "" && port > 0 && port < 1<<16 &&
+		socket.GetProtocol() == corev3.SocketAddress_TCP
+}
+
+// within returns d, or the nearest of the two bounds.
+func within(d *durationpb.Duration, least, most time.Duration) time.Duration {
+	return min(max(d.AsDuration(), least), most)
+}
+
+// run checks again and again until ctx ends.
+func (h *healthChecks) run(ctx context.Context) {
+	connects := make(chan struct{}, mostAtATime)
+	var clusters errgroup.Group
+	for i, cluster := range h.clusters {
+		clusters.Go(func() error {
+			for ctx.Err() == nil {
+				next := time.NewTimer(cluster.every)
+				h.round(ctx, i, connects)
+				select {
+				case <-ctx.Done():
+				case <-next.C:
+				}
+				next.Stop()
+			}
+			return nil
+		})
+	}
+	_ = clusters.Wait()
+}
+
+// round checks every endpoint of a cluster once, in an order of its own, so that not all proxies go the same way.
+func (h *healthChecks) round(ctx context.Context, cluster int, connects chan struct{}) {
+	var all sync.WaitGroup
+	defer all.Wait()
+	for _, i := range rand.Perm(len(h.clusters[cluster].endpoints)) {
+		select {
+		case <-ctx.Done():
+			return
+		case connects <- struct{}{}:
+		}
+		all.Go(func() {
+			defer func() { <-connects }()
+			c := h.clusters[cluster]
+			if result := connect(ctx, c.endpoints[i].at, c.timeout); result != corev3.HealthStatus_UNKNOWN {
+				h.mu.Lock()
+				h.results[checked{cluster, i}] = result
+				h.mu.Unlock()
+			}
+		})
+	}
+}
+
+// connect connects and closes. It is unknown when the reason it cannot is this host's.
+func connect(ctx context.Context, at netip.AddrPort, timeout time.Duration) corev3.HealthStatus {
+	dialer := net.Dialer{Timeout: timeout, KeepAlive: -1}
+	conn, err := dialer.DialContext(ctx, "tcp", at.String())
+	var late net.Error
+	switch {
+	case err == nil:
+		_ = conn.Close()
+		return corev3.HealthStatus_HEALTHY
+	case ctx.Err() != nil:
+		return corev3.HealthStatus_UNKNOWN
+	case errors.As(err, &late) && late.Timeout():
+		return corev3.HealthStatus_TIMEOUT
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EHOSTUNREACH):
+		return corev3.HealthStatus_UNHEALTHY
+	}
+	return corev3.HealthStatus_UNKNOWN // no descriptors, no network, …
+}
+
+// report sends what was found since the last report, until ctx ends or send fails.
+func (h *healthChecks) report(ctx context.Context, send func(*healthv3.EndpointHealthResponse) error) error {
+	if len(h.clusters) == 0 {
+		return nil
+	}
+	ticker := time.NewTicker(h.every)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		if m := h.response(); m != nil {
+			if err := send(m); err != nil {
+				return fmt.Errorf("report health checks: %w", err)
+			}
+		}
+	}
+}
+
+// response is the report of what is not reported yet; nil without anything.
+func (h *healthChecks) response() *healthv3.EndpointHealthResponse {
+	h.mu.Lock()
+	results := h.results
+	h.results = make(map[checked]corev3.HealthStatus)
+	h.mu.Unlock()
+	if len(results) == 0 {
+		return nil
+	}
+	m := new(healthv3.EndpointHealthResponse)
+	for i, cluster := range h.clusters {
+		found := &healthv3.ClusterEndpointsHealth{ClusterName: cluster.name}
+		var last *healthv3.LocalityEndpointsHealth
+		for j, e := range cluster.endpoints {
+			result, ok := results[checked{i, j}]
+			if !ok {
+				continue
+			}
+			if last == nil || last.Locality != e.locality { // the same pointer: they came together
+				last = &healthv3.LocalityEndpointsHealth{Locality: e.locality}
+				found.LocalityEndpointsHealth = append(found.LocalityEndpointsHealth, last)
+			}
+			last.EndpointsHealth = append(last.EndpointsHealth, &healthv3.EndpointHealth{Endpoint: e.asked, HealthStatus: result})
+		}
+		if last != nil {
+			m.ClusterEndpointsHealth = append(m.ClusterEndpointsHealth, found)
+		}
+	}
+	return m
+}
