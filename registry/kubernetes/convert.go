@@ -76,6 +76,10 @@ func convertService(o *core.Service) *service {
 			s.problems = append(s.problems, fmt.Sprintf("port %.63q: got %.20s %d, want TCP or UDP, 1 to 65535", p.Name, p.Protocol, p.Port))
 			continue
 		}
+		if slices.ContainsFunc(s.ports, func(x registry.Port) bool { return x.Name == p.Name }) {
+			s.problems = append(s.problems, fmt.Sprintf("port %.63q: got it twice, want names that are unique", p.Name))
+			continue
+		}
 		s.ports = append(s.ports, registry.Port{
 			Name: intern(p.Name), Number: uint16(p.Port), Protocol: protocol(p.Protocol, p.AppProtocol),
 		})
@@ -142,8 +146,8 @@ func convertEndpoint(o *discovery.Endpoint, ipv6 bool) (instance, error) {
 	return e, nil
 }
 
-// health reads the conditions as kube-proxy does: what is not said of ready or serving is true, and ready goes before
-// terminating, as Services with publishNotReadyAddresses want it. Nobody checks what has no ready condition.
+// health reads the conditions. What is said to be ready is, even while it terminates: Services with
+// publishNotReadyAddresses want that. What nothing is said of counts as ready, but nobody checks it.
 func health(c discovery.EndpointConditions) registry.Health {
 	switch {
 	case c.Ready == nil && !deref(c.Terminating, false) && deref(c.Serving, true):

@@ -59,7 +59,12 @@ func (f *feed[T]) run(ctx context.Context) error {
 	if err := f.ask(ctx); err != nil { // a missing permission to list is told now, not when the prober comes to it
 		return err
 	}
-	paged, version := false, ""
+	return f.follow(ctx, "")
+}
+
+// follow follows the objects from a version on, or from everything there is now.
+func (f *feed[T]) follow(ctx context.Context, version string) error {
+	paged := false
 	for {
 		if version == "" && paged {
 			var err error

@@ -110,11 +110,13 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	switch {
 	case resp.StatusCode != http.StatusOK:
-		err = shorten(resp, secret)
+		if err := shorten(resp, secret); err != nil {
+			return nil, err
+		}
 	case req.URL.Query().Get("watch") == "":
 		resp.Body = &boundedBody{ReadCloser: resp.Body, left: maxList}
 	}
-	return resp, err
+	return resp, nil
 }
 
 // shorten leaves the start of an error's text, without the token: what stands between us and the server may repeat
