@@ -102,6 +102,7 @@ func NewCatalog(sources []Source, options Options) (*Catalog, error) {
 	c.merger = newMerger(names, options.Rules)
 	for i, s := range c.sources {
 		s.load()
+		c.merger.setHosts(i, s.view.Hosts)
 		c.merger.set(i, s.view.Services)
 	}
 	services, _ := c.merger.merge()
@@ -226,8 +227,9 @@ func (c *Catalog) mergeOnce() bool {
 		c.merger.setRules(*rules)
 	}
 	for i, s := range c.sources {
-		if services, fresh := s.take(); fresh {
-			c.merger.set(i, services)
+		if view, fresh := s.take(); fresh {
+			c.merger.setHosts(i, view.Hosts)
+			c.merger.set(i, view.Services)
 		}
 	}
 	services, changed := c.merger.merge()

@@ -70,7 +70,7 @@ func (m *mapper) apply(v View) View {
 	}
 	m.from, m.to = v.Services, to
 
-	out := View{Services: make([]*Service, 0, len(to)), Problems: slices.Clip(v.Problems)}
+	out := View{Services: make([]*Service, 0, len(to)), Hosts: v.Hosts, Problems: slices.Clip(v.Problems)}
 	sorted := true
 	for _, s := range to {
 		if s.service == nil {
@@ -81,7 +81,7 @@ func (m *mapper) apply(v View) View {
 		}
 		out.Services = append(out.Services, s.service)
 		if s.problem != "" {
-			out.Problems = append(out.Problems, Problem{Object: s.from.Name.String(), Reason: s.problem})
+			out.Problems = append(out.Problems, Problem{Object: s.from.Name.String(), Reason: s.problem, Kind: "mapping"})
 		}
 	}
 	if !sorted {

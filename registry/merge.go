@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"net/netip"
 	"runtime"
 	"slices"
 	"sync"
@@ -11,6 +12,8 @@ type merger struct {
 	sources []string // names, in configured order
 	rules   Rules
 	views   [][]*Service // by source
+	hosts   [][]Host     // by source
+	at      map[netip.Addr]atHost
 	dirty   map[Name]struct{}
 	merged  []*Service
 	alone   [][]string // by source: Endpoint.Sources of what it alone reports, shared by all of that
@@ -21,6 +24,7 @@ func newMerger(sources []string, rules Rules) *merger {
 		sources: sources,
 		rules:   rules.clone(),
 		views:   make([][]*Service, len(sources)),
+		hosts:   make([][]Host, len(sources)),
 		dirty:   make(map[Name]struct{}),
 	}
 	for _, name := range sources {
@@ -161,6 +165,7 @@ func (m *merger) service(name Name, old *Service) *Service {
 	} else {
 		u.choose(claims, u.join(claims))
 	}
+	u.placeOnHosts(m.at)
 	u.resolvePorts(claims, old)
 	u.service.Conflicts = u.notes.conflicts(claims)
 	return u.service

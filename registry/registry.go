@@ -31,8 +31,19 @@ var ErrPermission = errors.New("permission lost")
 type View struct {
 	// Services is sorted by Name, without duplicates.
 	Services []*Service
+	// Hosts are the hosts that the registry knows, sorted by ID, without duplicates: what runs at their addresses runs there.
+	Hosts []Host
 	// Problems are entries that could not be read; their last good state, or nothing, stands in Services.
 	Problems []Problem
+}
+
+// Host is a host that a registry knows. It is immutable.
+type Host struct {
+	ID    string       `json:"id"`
+	Addrs []netip.Addr `json:"addrs"` // each as an Endpoint.Addr has to be
+	// Dead: it is known to be away. It has its addresses until a host that lives has them; what it runs is judged by who
+	// reports that.
+	Dead bool `json:"dead,omitempty"`
 }
 
 // Problem is one entry of a registry that could not be used as it stands.
@@ -100,7 +111,7 @@ type Endpoint struct {
 	ID       string            `json:"id"`             // stable for the instance within its service
 	Addr     netip.Addr        `json:"addr"`           // always valid, never an IPv4-mapped IPv6 address
 	Ports    []EndpointPort    `json:"ports"`          // sorted by Name, one for each port it serves
-	Host     string            `json:"host,omitempty"` // the host it runs on, when known
+	Host     string            `json:"host,omitempty"` // the host it runs on, when known; in a Snapshot also by its Addr, see View.Hosts
 	Locality Locality          `json:"locality,omitzero"`
 	Labels   map[string]string `json:"labels,omitempty"`
 	Weight   uint32            `json:"weight"` // share among its siblings, at least 1

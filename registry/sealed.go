@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -30,6 +31,7 @@ type sealedView struct {
 	Time     time.Time  `json:"time"`              // when the view was published
 	Mapping  string     `json:"mapping,omitempty"` // says which Mapping made it; "" for none
 	Services []*Service `json:"services"`
+	Hosts    []Host     `json:"hosts,omitempty"`
 	Problems []Problem  `json:"problems,omitempty"`
 }
 
@@ -42,7 +44,7 @@ func decodeView(payload []byte) (sealedView, error) {
 	if v.Time.IsZero() {
 		return sealedView{}, errors.New("decode view: it has no time")
 	}
-	if err := validate(v.Services, nil); err != nil {
+	if err := cmp.Or(validateHosts(v.Hosts), validate(v.Services, nil)); err != nil {
 		return sealedView{}, fmt.Errorf("decode view: %w", err)
 	}
 	return v, nil
@@ -95,7 +97,7 @@ func (s *source) load() {
 		s.sealRefused = err.Error()
 		s.catalog.log.Error("sealed view refused", "registry", s.Name, "error", err)
 	default:
-		s.view = View{Services: s.guard.load(v.Services), Problems: v.Problems}
+		s.view = View{Services: s.guard.load(v.Services), Hosts: v.Hosts, Problems: v.Problems}
 		s.endpoints = countEndpoints(v.Services)
 		s.remapped = v.Mapping != s.Mapping.digest()
 		s.viewed, s.fromSeal, s.sealed = v.Time, true, true
@@ -132,7 +134,7 @@ func (s *source) seal() error {
 		s.mu.Unlock()
 		return nil
 	}
-	v := sealedView{Source: s.Name, Kind: s.Kind, Time: s.viewed, Mapping: s.Mapping.digest(), Services: s.view.Services, Problems: s.view.Problems}
+	v := sealedView{Source: s.Name, Kind: s.Kind, Time: s.viewed, Mapping: s.Mapping.digest(), Services: s.view.Services, Hosts: s.view.Hosts, Problems: s.view.Problems}
 	s.unsealed = false
 	s.mu.Unlock()
 

@@ -1,11 +1,13 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 )
@@ -109,7 +111,7 @@ func (s *source) publish(call uint64, v View) {
 	if call != s.call {
 		return // of a Watch that has returned
 	}
-	if err := validate(v.Services, s.raw); err != nil {
+	if err := cmp.Or(validateHosts(v.Hosts), validate(v.Services, s.raw)); err != nil {
 		s.refused++
 		s.guard.fail()
 		s.arm()
@@ -136,7 +138,12 @@ func (s *source) publish(call uint64, v View) {
 		s.remapped, s.guard.guard = false, newGuard(s.Guard)
 		s.catalog.doubts.Set(struct{}{})
 	}
-	s.view.Problems = v.Problems
+	if !slices.EqualFunc(s.view.Hosts, v.Hosts, Host.equal) {
+		s.fresh, s.unsealed = true, true
+		notify(s.catalog.wake)
+		notify(s.catalog.sealNow)
+	}
+	s.view.Hosts, s.view.Problems = v.Hosts, v.Problems
 	s.serve(s.guard.take(now, v.Services, clear))
 }
 
@@ -151,13 +158,13 @@ func (s *source) fail(err error) {
 	s.err = err
 }
 
-// take returns the services to merge, and whether they are other than at the last take.
-func (s *source) take() ([]*Service, bool) {
+// take returns the view to merge, and whether it is another than at the last take.
+func (s *source) take() (View, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	fresh := s.fresh
 	s.fresh = false
-	return s.view.Services, fresh
+	return s.view, fresh
 }
 
 // taken reports whether the source has a view and the merge has it.

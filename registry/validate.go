@@ -7,7 +7,12 @@ import (
 
 // Validate reports the first thing in v that breaks what View, Service and Endpoint promise: order, uniqueness, valid
 // names, addresses, ports, weights and health. The Catalog refuses a view that does not validate.
-func (v View) Validate() error { return validate(v.Services, nil) }
+func (v View) Validate() error {
+	if err := validateHosts(v.Hosts); err != nil {
+		return err
+	}
+	return validate(v.Services, nil)
+}
 
 // validate is Validate, which takes the services that good holds under the same pointer as checked already. good is
 // sorted, as a view that validated is.

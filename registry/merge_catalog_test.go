@@ -1,6 +1,7 @@
 package registry_test
 
 import (
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -102,5 +103,43 @@ func TestSetRulesFromManyGoroutines(t *testing.T) {
 			}
 			<-changed // there will be none if the last rules are lost, and the test ends with all asleep
 		}
+	})
+}
+
+// TestHostsOfOneSourcePlaceEndpointsOfAnother wants a change of hosts alone to make a snapshot, and the seal to have them.
+func TestHostsOfOneSourcePlaceEndpointsOfAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		a, hosts := make(script), make(script)
+		c := newCatalog(t, registry.Options{StateDir: dir}, source("a", a), source("hosts", hosts))
+		stop := start(t, c)
+		defer func() { stop() }()
+		await := func(c *registry.Catalog, host string) {
+			t.Helper()
+			for {
+				snapshot, changed := c.Current()
+				if s := snapshot.Services; len(s) == 1 && s[0].Endpoints[0].Host == host {
+					return
+				}
+				<-changed // never, and the test ends with all asleep, if the host does not come
+			}
+		}
+		at := netip.MustParseAddr("10.0.0.1")
+		a.publish(view(1, "web"))
+		await(c, "")
+		hosts.publish(registry.View{Hosts: []registry.Host{{ID: "h1", Addrs: []netip.Addr{at}}}})
+		await(c, "h1")
+		hosts.publish(registry.View{Hosts: []registry.Host{{ID: "h1", Addrs: []netip.Addr{at}, Dead: true}, {ID: "h2", Addrs: []netip.Addr{at}}}})
+		await(c, "h2")
+		hosts.publish(registry.View{Hosts: []registry.Host{{ID: ""}}})
+		synctest.Wait()
+		await(c, "h2")
+		if s := c.Sources()[1]; s.RefusedViews != 1 || !strings.Contains(s.Error, "no ID") {
+			t.Errorf("%+v, want the view with a nameless host refused", s)
+		}
+		stop()
+		again := newCatalog(t, registry.Options{StateDir: dir}, source("a", make(script)), source("hosts", make(script)))
+		stop = start(t, again)
+		await(again, "h2")
 	})
 }

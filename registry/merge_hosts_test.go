@@ -1,0 +1,143 @@
+package registry
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func hostAt(id string, addrs ...string) Host {
+	h := Host{ID: id}
+	for _, a := range addrs {
+		h.Addrs = append(h.Addrs, netip.MustParseAddr(a))
+	}
+	return h
+}
+
+func deadHost(h Host) Host { h.Dead = true; return h }
+
+func TestMergePlacesEndpointsOnHosts(t *testing.T) {
+	on := func(host string) func(*Endpoint) { return func(e *Endpoint) { e.Host = host } }
+	for _, c := range []struct {
+		name     string
+		hosts    [][]Host // by source: b, c
+		endpoint *Endpoint
+		host     string
+		conflict []Side
+	}{
+		{"no host is known", nil, endpoint("w", "10.0.0.1:80"), "", nil},
+		{"by its address", [][]Host{{hostAt("h1", "10.0.0.9", "10.0.0.1"), hostAt("h2", "10.0.0.2")}}, endpoint("w", "10.0.0.1:80"), "h1", nil},
+		{"at no host's address", [][]Host{{hostAt("h1", "10.0.0.9")}}, endpoint("w", "10.0.0.1:80"), "", nil},
+		{"the registry's word goes first", [][]Host{{hostAt("h1", "10.0.0.1")}}, endpoint("w", "10.0.0.1:80", on("node-7")), "node-7", nil},
+		{"two sources of hosts agree", [][]Host{{hostAt("h1", "10.0.0.1")}, {hostAt("h1", "10.0.0.1")}}, endpoint("w", "10.0.0.1:80"), "h1", nil},
+		{"one address on two hosts", [][]Host{{hostAt("h1", "10.0.0.1"), hostAt("h2", "10.0.0.1")}}, endpoint("w", "10.0.0.1:80"), "", []Side{{"b", "h1"}, {"b", "h2"}}},
+		{"one address on hosts of two sources", [][]Host{{hostAt("h1", "10.0.0.1")}, {hostAt("h2", "10.0.0.1")}}, endpoint("w", "10.0.0.1:80"), "", []Side{{"b", "h1"}, {"c", "h2"}}},
+		{"the one that lives has it", [][]Host{{deadHost(hostAt("h1", "10.0.0.1")), hostAt("h2", "10.0.0.1"), deadHost(hostAt("h3", "10.0.0.1"))}}, endpoint("w", "10.0.0.1:80"), "h2", nil},
+		{"a dead one keeps what nobody else has", [][]Host{{deadHost(hostAt("h1", "10.0.0.1"))}}, endpoint("w", "10.0.0.1:80"), "h1", nil},
+		{"two dead ones", [][]Host{{deadHost(hostAt("h1", "10.0.0.1")), deadHost(hostAt("h2", "10.0.0.1"))}}, endpoint("w", "10.0.0.1:80"), "", []Side{{"b", "h1"}, {"b", "h2"}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := newMerger([]string{"a", "b", "c"}, Rules{})
+			for i, hosts := range c.hosts {
+				if err := (View{Hosts: hosts}).Validate(); err != nil {
+					t.Fatalf("hosts of the test: %v", err)
+				}
+				m.setHosts(i+1, hosts)
+			}
+			view := viewOf(t, web([]Port{{Number: 80, Protocol: HTTP}}, c.endpoint))
+			was := c.endpoint.Host
+			m.set(0, view.Services)
+			services, _ := m.merge()
+			s := services[0]
+			if got := s.Endpoints[0].Host; got != c.host {
+				t.Errorf("host %q, want %q", got, c.host)
+			}
+			if c.endpoint.Host != was {
+				t.Error("the merge changed its input")
+			}
+			var want []Conflict
+			if c.conflict != nil {
+				text := "host of 10.0.0.1: " + c.conflict[0].Source + ` says "h1", ` + c.conflict[1].Source + ` says "h2"; none is taken (w)`
+				want = []Conflict{{What: "host", Object: "10.0.0.1", Sides: c.conflict, Endpoints: []string{"w"}, Text: text}}
+			}
+			if d := cmp.Diff(want, s.Conflicts); d != "" {
+				t.Errorf("conflicts (-want +got):\n%s", d)
+			}
+		})
+	}
+}
+
+// TestHostsThatMoveTouchOnlyTheirServices changes hosts at random: the merger by steps must agree with a fresh one, and
+// a service without an endpoint on a host that changed keeps its pointer.
+func TestHostsThatMoveTouchOnlyTheirServices(t *testing.T) {
+	random := rand.New(rand.NewPCG(7, 8))
+	names := []string{"a", "b", "c"}
+	var view []*Service
+	for i := range 20 {
+		s := numbered(i+1, 1)[i]
+		s.Endpoints[0].Addr = netip.AddrFrom4([4]byte{10, 0, 0, byte(i / 2)})
+		view = append(view, s)
+	}
+	rules := Rules{Default: Rule{Prefer: []string{"b"}}}
+	steps := newMerger(names, rules)
+	steps.set(0, view)
+	last, _ := steps.merge()
+	hosts := make([][]Host, len(names))
+	moved := 0
+	for step := range 1000 {
+		source := 1 + random.IntN(2)
+		var next []Host
+		for _, id := range []string{"h1", "h2", "h3"} {
+			if random.IntN(3) > 0 {
+				h := Host{ID: id, Dead: random.IntN(3) == 0, Addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(random.IntN(10))})}}
+				next = append(next, h)
+			}
+		}
+		hosts[source] = next
+		steps.setHosts(source, next)
+		got, _ := steps.merge()
+		fresh := newMerger(names, rules)
+		for i, h := range hosts {
+			fresh.setHosts(i, h)
+		}
+		fresh.set(0, view)
+		want, _ := fresh.merge()
+		if !slices.EqualFunc(want, got, (*Service).equal) {
+			t.Fatalf("step %d (-at once +by steps):\n%s", step, cmp.Diff(want, got, compareValues))
+		}
+		for i := range got {
+			if got[i] == last[i] {
+				continue
+			}
+			if moved++; got[i].equal(last[i]) {
+				t.Fatalf("step %d: %s has another pointer and says the same", step, got[i].Name)
+			}
+		}
+		last = got
+	}
+	if moved == 0 {
+		t.Error("no endpoint ever moved")
+	}
+}
+
+func TestValidateRefusesHosts(t *testing.T) {
+	for want, hosts := range map[string][]Host{
+		"no ID":                     {{}},
+		"without duplicates":        {hostAt("h"), hostAt("h")},
+		"want hosts sorted":         {hostAt("i"), hostAt("h")},
+		"no address":                {{ID: "h", Addrs: []netip.Addr{{}}}},
+		"want IPv4 as IPv4":         {hostAt("h", "::ffff:10.0.0.1")},
+		"address 0.0.0.0":           {hostAt("h", "0.0.0.0")},
+		"address fe80::1%eth0":      {hostAt("h", "10.0.0.1", "fe80::1%eth0")},
+		"address 224.0.0.1":         {hostAt("h", "224.0.0.1")},
+		`host "h2": address ::: wa`: {hostAt("h1"), hostAt("h2", "::")},
+	} {
+		if err := (View{Hosts: hosts}).Validate(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Validate: %v, want %q", err, want)
+		}
+	}
+}
