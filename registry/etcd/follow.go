@@ -27,7 +27,7 @@ const (
 	// lagging is how long the watch may stay behind a revision that a check has told before it counts as stuck.
 	lagging = 5 * time.Second
 	// listTimeout bounds one page of a list.
-	listTimeout = 20 * time.Second
+	listTimeout = 5 * time.Second
 )
 
 // follower keeps the entries as they are in etcd and publishes them. It belongs to one Watch.
@@ -135,7 +135,7 @@ func (f *follower) take(ctx context.Context) error {
 			return context.Cause(ctx)
 		case resp, ok := <-changes:
 			if !ok {
-				return errors.Join(context.Cause(ctx), errors.New("etcd ended the watch"))
+				return fmt.Errorf("watch %s: etcd's client ended it", f.root)
 			}
 			if err := resp.Err(); err != nil {
 				return fmt.Errorf("watch %s: %w", f.root, err)
@@ -192,7 +192,8 @@ func (f *follower) checkOften(ctx context.Context) error {
 		case seen >= owed:
 			owed, since = revision, time.Now()
 		case time.Since(since) > lagging:
-			return fmt.Errorf("the watch has not got from revision %d to %d in %v", seen, owed, lagging)
+			return fmt.Errorf("the watch has not got from revision %d to %d in %v: it is stuck, or etcd is one of 3.5.8 to 3.5.12 or "+
+				"3.4.25 to 3.4.30, which do not tell the progress of a new watch", seen, owed, lagging)
 		}
 		asked, cancel := context.WithTimeout(ctx, f.cfg.KeepAliveTimeout)
 		err = f.client.RequestProgress(asked)

@@ -32,7 +32,7 @@ func (l grpcLayout) read(key string, value []byte) (*registry.Entry, error) {
 	}
 	addr, port, err := parseHostPort(u.Addr)
 	if err != nil {
-		return nil, fmt.Errorf("Addr: %w", err)
+		return nil, fmt.Errorf("read Addr: %w", err)
 	}
 	labels, weight := make(map[string]string), uint32(1)
 	if metadata, ok := u.Metadata.(map[string]any); ok {
@@ -51,7 +51,7 @@ func (l grpcLayout) read(key string, value []byte) (*registry.Entry, error) {
 		}
 	}
 	if labels, err = checkLabels(labels); err != nil {
-		return nil, fmt.Errorf("Metadata: %w", err)
+		return nil, fmt.Errorf("read Metadata: %w", err)
 	}
 	return &registry.Entry{
 		Namespace: l.namespace, Service: key[:slash], Ports: []registry.Port{{Protocol: registry.GRPC}},

@@ -56,7 +56,7 @@ func (l skydnsLayout) read(key string, value []byte) (*registry.Entry, error) {
 	}
 	addr, err := parseAddr(r.Host)
 	if err != nil {
-		return nil, fmt.Errorf("host: %w", err)
+		return nil, fmt.Errorf("read host: %w", err)
 	}
 	id := directID
 	if len(labels) > 1 {
