@@ -17,8 +17,8 @@ import (
 
 // Config says which etcd to read, and how. Only Endpoints is needed.
 type Config struct {
-	// Endpoints are members of one cluster: host:port, http://host:port or https://host:port. The first that answers, in
-	// this order, is read.
+	// Endpoints are members of one cluster: host:port, http://host:port or https://host:port. The first that works, in
+	// this order, is read; one that failed while it was read is tried last.
 	Endpoints []string `yaml:"endpoints"`
 	// Layout is how services are written: hostmesh, grpc or skydns; hostmesh if empty.
 	Layout string `yaml:"layout"`

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 
@@ -20,11 +21,11 @@ import (
 // Registry is an etcd as a registry.Registry. What is kept from one Watch to the next is the last good word of entries
 // that cannot be read any more.
 type Registry struct {
-	cfg     Config
-	targets []target
-	log     *slog.Logger
+	cfg Config
+	log *slog.Logger
 
-	running sync.Mutex // held by Watch; guards entries
+	running sync.Mutex // held by Watch; guards the others
+	targets []target   // in the order in which they are tried
 	entries *entries
 }
 
@@ -70,7 +71,14 @@ func (r *Registry) Watch(ctx context.Context, publish func(registry.View)) error
 	r.log.Debug("etcd connected", "endpoint", session.target.host)
 	f := follower{session: session, entries: r.entries, publish: publish}
 	if err := f.run(ctx); err != nil {
+		r.demote(session.target)
 		return fmt.Errorf("watch etcd %s: %w", session.target.host, r.explain(err, session.password))
 	}
 	return nil
+}
+
+// demote has an endpoint tried last the next time: what failed while it was watched may be of that member alone.
+func (r *Registry) demote(t target) {
+	i := slices.Index(r.targets, t)
+	r.targets = append(slices.Delete(r.targets, i, i+1), t)
 }

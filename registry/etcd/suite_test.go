@@ -80,8 +80,10 @@ func TestSuiteCluster(t *testing.T) {
 			var leader *testbed.Etcd
 			driver.Faults = map[registrytest.Fault]registrytest.Injection{
 				registrytest.ServerKilled: {
-					Begin: func(*testing.T) { servers[0].Kill() }, // the one that is read
+					Begin: func(*testing.T) { servers[0].Kill() }, // the one that is read first
 					End:   func(*testing.T) { servers[0].Start(); servers[0].AwaitReady() },
+					// After a failure another is read.
+					Blameless: true,
 				},
 				registrytest.LeaderKilled: {
 					Begin: func(t *testing.T) { leader = leaderOf(t, servers); leader.Kill() },
@@ -92,6 +94,8 @@ func TestSuiteCluster(t *testing.T) {
 				registrytest.ServerPaused: {
 					Begin: func(*testing.T) { servers[0].Pause() },
 					End:   func(*testing.T) { servers[0].Continue(); servers[0].AwaitReady() },
+
+					Blameless: true,
 				},
 			}
 			return newRegistry(t, cfg), driver
