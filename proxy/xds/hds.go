@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
 )
 
@@ -22,10 +21,10 @@ const (
 )
 
 // checkForServer does the connect checks that the server asks for over the Health Discovery Service, until ctx ends. It
-// dials nothing that it is not asked to. A server that does not have the service is not asked again on that connection.
+// dials nothing that it is not asked to. A server that does not have the service is not asked again.
 func (c *Client) checkForServer(ctx context.Context, conn *grpc.ClientConn) {
 	wait := firstHealthRetry
-	for ctx.Err() == nil {
+	for {
 		began := time.Now()
 		err := c.healthSession(ctx, conn)
 		switch {
@@ -33,10 +32,7 @@ func (c *Client) checkForServer(ctx context.Context, conn *grpc.ClientConn) {
 			return
 		case status.Code(err) == codes.Unimplemented:
 			c.log.Debug("the control plane does not ask for health checks")
-			for conn.GetState() == connectivity.Ready && conn.WaitForStateChange(ctx, connectivity.Ready) {
-			}
-			wait = firstHealthRetry
-			continue
+			return
 		case time.Since(began) > lastHealthRetry:
 			wait = firstHealthRetry
 		}
@@ -45,9 +41,10 @@ func (c *Client) checkForServer(ctx context.Context, conn *grpc.ClientConn) {
 		wait = min(2*wait, lastHealthRetry)
 		select {
 		case <-ctx.Done():
+			pause.Stop()
+			return
 		case <-pause.C:
 		}
-		pause.Stop()
 	}
 }
 

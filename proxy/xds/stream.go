@@ -115,6 +115,8 @@ func (c *Client) session(ctx context.Context, conn *grpc.ClientConn) (useful boo
 	responses := make(chan *discoveryv3.DeltaDiscoveryResponse, 16)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.out.send(ctx, stream) })
+	// Within the session, so that nothing else makes connections while follow resets their back-off: gRPC races there.
+	g.Go(func() error { c.checkForServer(ctx, conn); return nil })
 	var lost error // the reader's word on why the stream ended counts most
 	g.Go(func() error {
 		for {

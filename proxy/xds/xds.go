@@ -106,7 +106,6 @@ func (c *Client) Run(ctx context.Context) error {
 	defer conn.Close()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { c.follow(ctx, conn); return nil })
-	g.Go(func() error { c.checkForServer(ctx, conn); return nil })
 	if c.options.StateDir != "" {
 		g.Go(func() error { return c.keepSealed(ctx) })
 	}
