@@ -35,8 +35,14 @@ func open(ctx context.Context, cfg *Config, secure *tls.Config, log *slog.Logger
 	if err != nil {
 		return nil, err
 	}
+	return openOn(w, cfg.SessionTimeout, log)
+}
+
+// openOn takes w over.
+func openOn(w *wire, timeout time.Duration, log *slog.Logger) (*session, error) {
 	s := &session{wire: w, wake: make(chan struct{}, 1)}
-	s.Conn, s.events, err = zk.Connect([]string{w.server}, cfg.SessionTimeout,
+	var err error
+	s.Conn, s.events, err = zk.Connect([]string{w.server}, timeout,
 		zk.WithHostProvider(oneServer(w.server)),
 		zk.WithDialer(func(string, string, time.Duration) (net.Conn, error) { return w, nil }),
 		zk.WithEventCallback(s.note),

@@ -163,7 +163,7 @@ func (h *suiteHarness) run(t *testing.T, cannot map[registrytest.Case]string) {
 	registrytest.Run(t, registrytest.Harness{
 		New: func(t *testing.T) (registry.Registry, registrytest.Driver) {
 			number++
-			d := newDriver(t, h.addresses, fmt.Sprintf("/suite-%s-%d", h.writer.layout(), number), h.writer, h.acl)
+			d := newDriver(t, h.addresses, fmt.Sprintf("/%s-%d", registry.Label(t.Name()), number), h.writer, h.acl)
 			cfg := zookeeper.Config{Servers: h.addresses, Layout: h.writer.layout(), Root: d.root, SessionTimeout: suiteSession}
 			faults := h.prepare(t, &cfg, d)
 			r, err := zookeeper.New(cfg, nil)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -98,6 +99,8 @@ func (w *wire) fail(err error) error {
 		var timeout net.Error
 		if errors.As(err, &timeout) && timeout.Timeout() {
 			err = fmt.Errorf("the server is silent for %s", w.timeout)
+		} else if errors.Is(err, io.EOF) {
+			err = errors.New("the server closed the connection: it stops, or has expired the session")
 		}
 		w.err = fmt.Errorf("session with %s: %w", w.server, err)
 		close(w.failed)

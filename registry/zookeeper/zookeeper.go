@@ -69,13 +69,18 @@ func (r *Registry) watch(ctx context.Context, publish func(registry.View)) error
 	if err != nil {
 		return err
 	}
+	return follow(ctx, &r.cfg, r.layout, s, credentials, publish)
+}
+
+// follow reads the tree until the session ends, and ends the session.
+func follow(ctx context.Context, cfg *Config, l layout, s *session, credentials []byte, publish func(registry.View)) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.run(ctx) })
 	group.Go(func() error {
-		if err := s.begin(credentials, r.cfg.Root); err != nil {
+		if err := s.begin(credentials, cfg.Root); err != nil {
 			return err
 		}
-		return newTree(&r.cfg, r.layout, s).run(ctx, publish)
+		return newTree(cfg, l, s).run(ctx, publish)
 	})
 	return group.Wait()
 }
