@@ -45,9 +45,26 @@ func works() []work {
 		{"path-change", "a change at a real Consul with 1,000 services of 10 endpoints, until the proxy's ACK", budgetWork("path-change", "./e2e", "BenchmarkPathChange", budgets{"p50-ms": 100, "p99-ms": 100})},
 		{"path-memory", "resident memory of mesh control and mesh-proxy with these, and of an idle mesh-proxy", budgetWork("path-memory", "./e2e", "BenchmarkPathMemory",
 			budgets{"control-MB": 150, "proxy-MB": 60, "idle-MB": 28, "idle-anonymous-MB": 12})},
+		{"registry-consul", registryAbout("Consul"), registryWork("consul", "BenchmarkConsul", 50)},
+		{"registry-etcd", registryAbout("etcd"), registryWork("etcd", "BenchmarkEtcd", 50)},
+		{"registry-zookeeper", registryAbout("ZooKeeper"), registryWork("zookeeper", "BenchmarkZooKeeper", 100)},
+		{"registry-kubernetes", registryAbout("Kubernetes"), registryWork("kubernetes", "BenchmarkKubernetes", 50)},
+		{"merge", "four registries with 10,000 services of 10 endpoints each: a service of each changes, until the merged services are there", budgetWork("merge", "./registry",
+			"BenchmarkMergeFourSources", budgets{"p50-ms": 20, "p99-ms": 20})},
+		{"snapshot-memory", "a Snapshot of 100,000 endpoints: growth of HeapInuse after two collections", budgetWork("snapshot-memory", "./registry",
+			"BenchmarkSnapshotMemory", budgets{"heap-MB": 120})},
 		{"gossip-death", "a host of 50 dies, until a control node has seen it", budgetWork("gossip-death", "./internal/gossip", "BenchmarkDeathAmong50",
 			budgets{"p50-s": 3, "max-s": 3})},
 	}
+}
+
+func registryAbout(server string) string {
+	return "10,000 services of 10 endpoints in a real " + server + ": the first view, a change, a churn of 1,000 changes/s"
+}
+
+// registryWork is one of bench/registries; most is how many milliseconds a change may take until the Snapshot has it.
+func registryWork(name, benchmark string, most float64) func(context.Context, options, io.Writer) ([]record, error) {
+	return budgetWork("registry-"+name, "./bench/registries", benchmark, budgets{"first-s": 10, "p99-ms": most, "churn-cores": 1})
 }
 
 func main() {

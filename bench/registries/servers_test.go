@@ -1,0 +1,105 @@
+package registries
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/hashicorp/consul/api"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	k8s "k8s.io/client-go/kubernetes"
+
+	"github.com/hostmesh/hostmesh/e2e/testbed"
+	"github.com/hostmesh/hostmesh/registry"
+	"github.com/hostmesh/hostmesh/registry/consul"
+	"github.com/hostmesh/hostmesh/registry/etcd"
+	"github.com/hostmesh/hostmesh/registry/kubernetes"
+	"github.com/hostmesh/hostmesh/registry/zookeeper"
+)
+
+// Each adapter has its default settings; the server is one, alone.
+
+func BenchmarkConsul(b *testing.B) {
+	s := testbed.StartConsul(b, testbed.ConsulOptions{Mode: testbed.ConsulTLS})[0]
+	client := s.Client()
+	if err := testbed.LoadConsul(context.Background(), client, services, endpoints); err != nil {
+		b.Fatal(err)
+	}
+	r, err := consul.New(consul.Config{Address: s.Address, CAFile: s.Certs.CAFile}, nil)
+	measure(b, err, server{
+		registry: r,
+		section:  fmt.Sprintf("  - {name: dc1, consul: {address: %q, caFile: %q}}\n", s.Address, s.Certs.CAFile),
+		change: func(ctx context.Context, service, mark int) error {
+			ops := testbed.LoadedEndpoint(service, 0, endpoints)[:1]
+			ops[0].Service.Service.Meta = map[string]string{"version": fmt.Sprint(mark)}
+			ok, resp, _, err := client.Txn().Txn(ops, (&api.QueryOptions{}).WithContext(ctx))
+			if err == nil && !ok {
+				err = errors.New(resp.Errors[0].What)
+			}
+			return err
+		},
+	})
+}
+
+func BenchmarkEtcd(b *testing.B) {
+	const prefix = "/hostmesh/services/"
+	s := testbed.StartEtcd(b, testbed.EtcdOptions{})[0]
+	client := s.Client()
+	if err := testbed.LoadEtcd(context.Background(), client, prefix, services, endpoints); err != nil {
+		b.Fatal(err)
+	}
+	r, err := etcd.New(etcd.Config{Endpoints: []string{s.Address}}, nil)
+	measure(b, err, server{
+		registry: r,
+		section:  fmt.Sprintf("  - {name: core, etcd: {endpoints: [%q]}}\n", s.Address),
+		change: func(ctx context.Context, service, mark int) error {
+			key, value := testbed.LoadedEtcdEndpoint(prefix, service, 0, endpoints, fmt.Sprint(mark))
+			_, err := client.Put(ctx, key, value)
+			return err
+		},
+	})
+}
+
+func BenchmarkZooKeeper(b *testing.B) {
+	const root = "/services"
+	s := testbed.StartZooKeeper(b, testbed.ZooKeeperOptions{})[0]
+	conn := s.Client()
+	if err := testbed.LoadZooKeeper(context.Background(), conn, root, services, endpoints); err != nil {
+		b.Fatal(err)
+	}
+	r, err := zookeeper.New(zookeeper.Config{Servers: []string{s.Address}}, nil)
+	measure(b, err, server{
+		registry: r,
+		section:  fmt.Sprintf("  - {name: legacy, zookeeper: {servers: [%q]}}\n", s.Address),
+		change: func(_ context.Context, service, mark int) error {
+			node, data := testbed.LoadedZooKeeperEndpoint(root, service, 0, endpoints, fmt.Sprint(mark))
+			_, err := conn.Set(node, data, -1)
+			return err
+		},
+	})
+}
+
+func BenchmarkKubernetes(b *testing.B) {
+	s := testbed.StartKubernetes(b, testbed.KubernetesOptions{})
+	if err := testbed.LoadKubernetes(context.Background(), s.Config(), registry.DefaultNamespace, services, endpoints); err != nil {
+		b.Fatal(err)
+	}
+	client, err := k8s.NewForConfig(s.Config())
+	if err != nil {
+		b.Fatal(err)
+	}
+	kubeconfig := s.Kubeconfig(b, "", s.AdminToken)
+	r, err := kubernetes.New(kubernetes.Config{Kubeconfig: kubeconfig}, nil)
+	measure(b, err, server{
+		registry: r,
+		section:  fmt.Sprintf("  - {name: k8s, kubernetes: {kubeconfig: %q}}\n", kubeconfig),
+		change: func(ctx context.Context, service, mark int) error {
+			slice := testbed.LoadedEndpointSlice(registry.DefaultNamespace, service, endpoints)
+			port := int32(mark)
+			slice.Ports[0].Port = &port
+			_, err := client.DiscoveryV1().EndpointSlices(registry.DefaultNamespace).Update(ctx, slice, metav1.UpdateOptions{})
+			return err
+		},
+	})
+}
