@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -26,7 +27,7 @@ type neverEmpty struct {
 func watchNeverEmpty(t testing.TB, m *mesh, service string) *neverEmpty {
 	t.Helper()
 	w := &neverEmpty{t: t, stop: make(chan struct{})}
-	cluster := "||" + service + ".default.mesh.internal::127."
+	cluster := regexp.MustCompile(`\|\|` + service + `\.default\.mesh\.internal::[0-9]`) // the address of an endpoint
 	w.watched.Go(func() {
 		looked := 0
 		for {
@@ -44,7 +45,7 @@ func watchNeverEmpty(t testing.TB, m *mesh, service string) *neverEmpty {
 				continue
 			}
 			looked++
-			if !strings.Contains(clusters, cluster) {
+			if !cluster.MatchString(clusters) {
 				t.Errorf("the proxy's cluster of %s is empty:\n%s", service, clusters)
 				return
 			}

@@ -76,7 +76,7 @@ func TestRegistryFlags(t *testing.T) {
 	for _, c := range []struct{ flag, want string }{
 		{"consul", "want KIND=PLACE"},
 		{"consul=", "want KIND=PLACE"},
-		{"etcd=127.0.0.1:2379", `unknown kind "etcd"`},
+		{"eureka=127.0.0.1:8761", `unknown kind "eureka"`},
 	} {
 		if _, _, err := registryLine(c.flag); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("registryLine(%q): %v, want %q", c.flag, err, c.want)

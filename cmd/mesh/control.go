@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"reflect"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -36,7 +39,8 @@ func controlCommand() *cobra.Command {
 				}
 			}
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-			return runControl(cmd.Context(), config, log)
+			again := func() (controlFile, error) { return controlConfig(path, registries, cmd.Flags().Changed("config")) }
+			return runControl(cmd.Context(), config, again, log)
 		},
 	}
 	flags := cmd.Flags()
@@ -74,7 +78,8 @@ func controlConfig(path string, registries []string, named bool) (controlFile, e
 	return config, nil
 }
 
-func runControl(ctx context.Context, config controlFile, log *slog.Logger) error {
+// runControl runs the control plane until ctx ends. again reads the configuration once more, at a SIGHUP.
+func runControl(ctx context.Context, config controlFile, again func() (controlFile, error), log *slog.Logger) error {
 	if err := os.MkdirAll(config.State, 0o700); err != nil {
 		return fmt.Errorf("make the state directory: %w (choose another with state: or --state)", err)
 	}
@@ -92,8 +97,38 @@ func runControl(ctx context.Context, config controlFile, log *slog.Logger) error
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return catalog.Run(ctx) })
 	group.Go(func() error { return server.Run(ctx) })
+	group.Go(func() error { return reload(ctx, config, again, catalog, log) })
 	if err := group.Wait(); !errors.Is(err, context.Canceled) {
 		return err
 	}
 	return nil // asked to stop
+}
+
+// reload reads the configuration again at each SIGHUP and takes what can be taken while running, the merge rules. A file
+// with a mistake changes nothing.
+func reload(ctx context.Context, running controlFile, again func() (controlFile, error), catalog *registry.Catalog, log *slog.Logger) error {
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGHUP)
+	defer signal.Stop(asked)
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-asked:
+		}
+		next, err := again()
+		if err == nil {
+			err = catalog.SetRules(next.Merge.rules())
+		}
+		if err != nil {
+			log.Error("configuration not reloaded, the old one stays", "error", err)
+			continue
+		}
+		next.Merge, running.Merge = mergeSection{}, mergeSection{}
+		next.State = running.State // --state goes before
+		if !reflect.DeepEqual(next, running) {
+			log.Warn("the configuration has changes that want a restart: only merge is taken at a reload")
+		}
+		log.Info("configuration reloaded")
+	}
 }

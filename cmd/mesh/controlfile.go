@@ -12,7 +12,7 @@ import (
 const (
 	defaultDomain  = "mesh.internal"
 	defaultControl = "/etc/hostmesh/control.yaml"
-	registryPlaces = "consul=HOST:PORT or consul=https://HOST:PORT, file=DIR"
+	registryPlaces = "consul=HOST:PORT or consul=https://HOST:PORT, etcd=HOST:PORT, zookeeper=HOST:PORT, kubernetes=KUBECONFIG, file=DIR"
 )
 
 // controlFile is control.yaml. Its zero value is not valid: newControlFile has the defaults.
@@ -76,7 +76,22 @@ func (f *controlFile) Check(report func(path, got, want string)) {
 		if n := len(r.kinds()); n != 1 {
 			report(path, fmt.Sprintf("%d kinds of registry", n), "exactly one of "+registryKinds)
 		}
+		r.Mapping.mapping().Check(func(at, got, want string) {
+			if strings.HasPrefix(at, "include") || strings.HasPrefix(at, "exclude") {
+				at = "filter." + at
+			}
+			report(path+".mapping."+at, got, want)
+		})
 	}
+	f.Merge.rules().Check(f.sourceNames(), func(at, got, want string) { report("merge."+at, got, want) })
+}
+
+func (f *controlFile) sourceNames() []string {
+	var names []string
+	for _, r := range f.Registries {
+		names = append(names, r.Name)
+	}
+	return names
 }
 
 // registryLine turns KIND=PLACE of a --registry flag into a name and its line of control.yaml.
@@ -88,12 +103,17 @@ func registryLine(flag string) (name, line string, err error) {
 	switch kind {
 	case "consul":
 		return kind, fmt.Sprintf("consul: {address: %q}", place), nil
-	case "file":
+	case "etcd":
+		return kind, fmt.Sprintf("etcd: {endpoints: [%q]}", place), nil
+	case "zookeeper":
+		return kind, fmt.Sprintf("zookeeper: {servers: [%q]}", place), nil
+	case "kubernetes", "file":
 		path, err := filepath.Abs(place)
 		if err != nil {
 			return "", "", fmt.Errorf("read --registry %q: %w", flag, err)
 		}
-		return kind, fmt.Sprintf("file: {path: %q}", path), nil
+		key := map[string]string{"kubernetes": "kubeconfig", "file": "path"}[kind]
+		return kind, fmt.Sprintf("%s: {%s: %q}", kind, key, path), nil
 	default:
 		return "", "", fmt.Errorf("read --registry %q: unknown kind %q, want %s", flag, kind, registryPlaces)
 	}

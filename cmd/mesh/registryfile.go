@@ -10,21 +10,29 @@ import (
 
 	"github.com/hostmesh/hostmesh/registry"
 	"github.com/hostmesh/hostmesh/registry/consul"
+	"github.com/hostmesh/hostmesh/registry/dns"
+	"github.com/hostmesh/hostmesh/registry/etcd"
 	"github.com/hostmesh/hostmesh/registry/file"
 	"github.com/hostmesh/hostmesh/registry/gossip"
+	"github.com/hostmesh/hostmesh/registry/kubernetes"
+	"github.com/hostmesh/hostmesh/registry/zookeeper"
 )
 
 // registryKinds are the keys of registrySection of which one must be there.
-const registryKinds = "consul, file, gossip"
+const registryKinds = "consul, etcd, zookeeper, kubernetes, dns, file, gossip"
 
 // registrySection names a registry, holds the settings of exactly one kind, and says how its word is taken.
 type registrySection struct {
-	Name    string         `yaml:"name,required"`
-	Consul  *consul.Config `yaml:"consul"`
-	File    *file.Config   `yaml:"file"`
-	Gossip  *gossip.Config `yaml:"gossip"`
-	Mapping mappingSection `yaml:"mapping"`
-	Guard   *guardSection  `yaml:"guard"`
+	Name       string             `yaml:"name,required"`
+	Consul     *consul.Config     `yaml:"consul"`
+	Etcd       *etcd.Config       `yaml:"etcd"`
+	ZooKeeper  *zookeeper.Config  `yaml:"zookeeper"`
+	Kubernetes *kubernetes.Config `yaml:"kubernetes"`
+	DNS        *dns.Config        `yaml:"dns"`
+	File       *file.Config       `yaml:"file"`
+	Gossip     *gossip.Config     `yaml:"gossip"`
+	Mapping    mappingSection     `yaml:"mapping"`
+	Guard      *guardSection      `yaml:"guard"`
 }
 
 // registryKind is a section's kind and what makes its adapter.
@@ -42,6 +50,10 @@ func (r registrySection) kinds() []registryKind {
 		}
 	}
 	add(r.Consul != nil, "consul", func(log *slog.Logger) (registry.Registry, error) { return consul.New(*r.Consul, log) })
+	add(r.Etcd != nil, "etcd", func(log *slog.Logger) (registry.Registry, error) { return etcd.New(*r.Etcd, log) })
+	add(r.ZooKeeper != nil, "zookeeper", func(log *slog.Logger) (registry.Registry, error) { return zookeeper.New(*r.ZooKeeper, log) })
+	add(r.Kubernetes != nil, "kubernetes", func(log *slog.Logger) (registry.Registry, error) { return kubernetes.New(*r.Kubernetes, log) })
+	add(r.DNS != nil, "dns", func(log *slog.Logger) (registry.Registry, error) { return dns.New(*r.DNS, log) })
 	add(r.File != nil, "file", func(log *slog.Logger) (registry.Registry, error) { return file.New(*r.File, log), nil })
 	add(r.Gossip != nil, "gossip", func(log *slog.Logger) (registry.Registry, error) { return gossip.New(*r.Gossip, log), nil })
 	return kinds
@@ -88,6 +100,7 @@ type guardSection struct {
 	Off    *bool         `yaml:"off"`
 	Share  float64       `yaml:"share"`
 	Window time.Duration `yaml:"window"`
+	Hold   time.Duration `yaml:"hold"`
 	Time   time.Duration `yaml:"time"`
 	Proofs int           `yaml:"proofs"`
 }
@@ -109,7 +122,7 @@ func (g *guardSection) guard(file guardSection) registry.Guard {
 	}
 	off := cmp.Or(own.Off, file.Off)
 	return registry.Guard{
-		Off: off != nil && *off, Share: cmp.Or(own.Share, file.Share), Window: cmp.Or(own.Window, file.Window),
+		Off: off != nil && *off, Share: cmp.Or(own.Share, file.Share), Window: cmp.Or(own.Window, file.Window), Hold: cmp.Or(own.Hold, file.Hold),
 		Time: cmp.Or(own.Time, file.Time), Proofs: cmp.Or(own.Proofs, file.Proofs),
 	}
 }
