@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
@@ -282,6 +283,11 @@ func TestOnlyWhatChangedIsNamed(t *testing.T) {
 		{"nothing", func(s *registry.Snapshot) *registry.Snapshot { return s }, changes{}},
 		{"an endpoint's health", func(s *registry.Snapshot) *registry.Snapshot { return withHealth(s, 2, 3, registry.Unhealthy) }, changes{compile.Endpoint: {web}}},
 		{"a new pointer that says the same", func(s *registry.Snapshot) *registry.Snapshot { return withHealth(s, 2, 0, registry.Healthy) }, changes{}},
+		{"a doubt", func(s *registry.Snapshot) *registry.Snapshot {
+			next := withHealth(s, 2, 0, registry.Healthy)
+			next.Services[2].Endpoints[0].Doubt = &registry.Doubt{Since: time.Unix(1, 0), Reason: "it left"}
+			return next
+		}, changes{}},
 		{"a service more", func(s *registry.Snapshot) *registry.Snapshot {
 			return &registry.Snapshot{Number: s.Number + 1, Services: append([]*registry.Service{added}, s.Services...)}
 		}, nil},
