@@ -22,7 +22,7 @@ type Entry struct {
 // entry that cannot be read. A change costs as much as the service it touches. It belongs to one goroutine.
 type Assembly struct {
 	entries  map[string]*assembled // by key
-	problems map[string]string     // by key
+	problems map[string]Problem    // by key
 	groups   map[Name]*group
 	dirty    map[Name]*group
 	services []*Service // sorted, as of the last View
@@ -45,7 +45,7 @@ type group struct {
 // NewAssembly returns an Assembly without entries.
 func NewAssembly() *Assembly {
 	return &Assembly{
-		entries: make(map[string]*assembled), problems: make(map[string]string),
+		entries: make(map[string]*assembled), problems: make(map[string]Problem),
 		groups: make(map[Name]*group), dirty: make(map[Name]*group),
 	}
 }
@@ -55,7 +55,7 @@ func NewAssembly() *Assembly {
 func (a *Assembly) Set(key string, e Entry) {
 	name, err := e.check()
 	if err != nil {
-		a.Reject(key, err.Error())
+		a.RejectAs(key, "entry", err.Error())
 		return
 	}
 	delete(a.problems, key)
@@ -80,7 +80,12 @@ func (a *Assembly) Set(key string, e Entry) {
 }
 
 // Reject says that the entry of a key cannot be read: what it said last, if anything, stays, and reason is listed.
-func (a *Assembly) Reject(key, reason string) { a.problems[key] = reason }
+func (a *Assembly) Reject(key, reason string) { a.RejectAs(key, "", reason) }
+
+// RejectAs is Reject, with the kind of the Problem.
+func (a *Assembly) RejectAs(key, kind, reason string) {
+	a.problems[key] = Problem{Object: key, Kind: kind, Reason: reason}
+}
 
 // Delete forgets a key and its problem.
 func (a *Assembly) Delete(key string) {
@@ -131,7 +136,7 @@ func (a *Assembly) View() View {
 	clear(a.dirty)
 	v := View{Services: slices.Clone(a.services)}
 	for _, key := range slices.Sorted(maps.Keys(a.problems)) {
-		v.Problems = append(v.Problems, Problem{Object: key, Reason: a.problems[key]})
+		v.Problems = append(v.Problems, a.problems[key])
 	}
 	return v
 }

@@ -101,6 +101,7 @@ func TestRules(t *testing.T) {
 		{"weights: one that does not serve takes nothing from its siblings", Rule{Weights: map[string]uint32{"a": 1, "b": 1}}, []*Service{web(http, at("1", 1, bad), at("2", 2)), web(http, at("3", 3))}, "1*1(a)unhealthy 2*1(a) 3*1(b)", ""},
 		{"weights: a source without endpoints", Rule{Weights: map[string]uint32{"a": 90, "b": 10}}, []*Service{web(http), web(http, at("2", 2, weight(4)))}, "2*1(b)", ""},
 		{"weights: the only source has no share", Rule{Weights: map[string]uint32{"b": 10}}, []*Service{web(http, at("1", 1)), nil}, "", "1*1(a)"},
+		{"weights: great ones that have a small ratio", Rule{Weights: map[string]uint32{"a": 3_000_000_000, "b": 1_000_000_000}}, []*Service{web(http, at("1", 1)), web(http, at("2", 2), at("3", 3), at("4", 4))}, "1*9(a) 2*1(b) 3*1(b) 4*1(b)", ""},
 		{"weights: the greatest", Rule{Weights: map[string]uint32{"a": math.MaxUint32, "b": math.MaxUint32}}, []*Service{web(http, at("1", 1, weight(math.MaxUint32)), at("2", 2, bad, weight(math.MaxUint32))), web(http, at("3", 3, weight(1)))}, "1*1(a) 2*1(a)unhealthy 3*1(b)", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -285,8 +286,13 @@ func TestConflicts(t *testing.T) {
 		t.Errorf("conflicts (-want +got):\n%s", d)
 	}
 	preferred := ruled(t, Rule{Prefer: []string{"c"}}, one, two, three)
-	if got := preferred.Conflicts[1].Sides; got[0].Source != "c" {
-		t.Errorf("sides %v, want the one that is taken first", got)
+	for _, c := range preferred.Conflicts[:len(want)-1] {
+		if c.Sides[0].Source != "c" {
+			t.Errorf("%v, want the side that is taken first", c)
+		}
+	}
+	if e := preferred.Endpoints[0]; e.ID != "w" || e.Weight != 1 || e.Labels["v"] != "2" || e.Locality.Zone != "z2" {
+		t.Errorf("endpoint %+v, want the word of c and the ID of a", e)
 	}
 }
 
