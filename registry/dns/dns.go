@@ -50,8 +50,8 @@ func New(cfg Config, log *slog.Logger) (*Registry, error) {
 
 // Watch implements registry.Registry. Only one may run at a time.
 //
-// The first view is published when each name was answered, or after five seconds with the others as Problems: a zone
-// that is broken for good must not keep its neighbours away. Watch fails when nothing at all is answered for two seconds.
+// The first view is published when each name was answered; or when each was asked for to the end and five seconds are
+// over, with those that failed as Problems: a zone that is broken for good must not keep its neighbours away. Watch fails when nothing at all is answered for two seconds.
 func (r *Registry) Watch(ctx context.Context, publish func(registry.View)) error {
 	servers, err := newServers(r.cfg)
 	if err != nil {
@@ -59,7 +59,7 @@ func (r *Registry) Watch(ctx context.Context, publish func(registry.View)) error
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	p := newPoller(r)
-	p.start(ctx, group, &lookup{ask: &resolver{servers: servers, timeout: r.cfg.Timeout}})
+	p.start(ctx, group, &lookup{ask: newResolver(servers, r.cfg.Timeout)})
 	group.Go(func() error { return p.run(ctx, publish) })
 	if err := group.Wait(); err != nil {
 		return fmt.Errorf("watch dns: %w", err)

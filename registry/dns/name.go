@@ -27,6 +27,7 @@ type name struct {
 	last     *found          // the last good answer, kept from Watch to Watch
 	set      map[string]bool // the keys of its endpoints and problems in the Assembly
 	failure  string          // why the last lookup failed, or ""
+	tried    bool            // asked for to the end, in this Watch
 	answered bool            // in this Watch
 	due      time.Time       // when to ask again
 	place    int             // in the queue, -1 when it is not there

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	patience    = 5 * time.Second        // for the names that do not answer, before the first view
+	patience    = 5 * time.Second        // for the names that fail, before the first view
 	silence     = 2 * time.Second        // without any answer: the resolvers are away
 	retry       = 500 * time.Millisecond // after a failure; longer when hundreds of names fail
 	retryBudget = 5 * time.Millisecond   // one retry in that time, all names together
@@ -32,6 +32,7 @@ type poller struct {
 	queue    queue // the names that nobody is asking about, by when they are due
 	began    time.Time
 	answered int // names, in this Watch
+	tried    int // names, answered or failed, in this Watch
 	failing  int // names whose last lookup failed
 
 	mute      map[*name]error // who failed since the last answer to any name
@@ -56,7 +57,7 @@ func newPoller(r *Registry) *poller {
 		began: time.Now(), mute: make(map[*name]error), dirty: true,
 	}
 	for _, n := range r.want {
-		n.answered, n.due = false, p.began
+		n.answered, n.tried, n.due = false, false, p.began
 		if n.failure != "" { // and is still told in what was made
 			p.failing++
 		}
@@ -140,7 +141,7 @@ func (p *poller) ready(now time.Time) bool {
 	case p.synced || p.answered == len(p.want):
 		return true
 	}
-	return p.answered > 0 && !now.Before(p.began.Add(patience))
+	return p.answered > 0 && p.tried == len(p.want) && !now.Before(p.began.Add(patience))
 }
 
 // away tells that the resolvers are, or that they refuse us. One name that fails is no sign of it; that everybody asked
@@ -166,6 +167,10 @@ func (p *poller) away(now time.Time) error {
 // take notes what a lookup gave.
 func (p *poller) take(r result, now time.Time) {
 	n := r.name
+	if !n.tried {
+		n.tried = true
+		p.tried++
+	}
 	failed := n.failure != ""
 	if r.err != nil {
 		p.fail(r, now)

@@ -18,13 +18,19 @@ const (
 	rounds  = 2    // how often each resolver is asked when none answers: a datagram may be lost
 	maxUDP  = 1232 // bytes: no fragment on any common path (DNS flag day 2020)
 	maxHops = 8    // CNAMEs that lead to one name
+	maxTCP  = 8    // connections at a time: BIND's backlog holds ten, and drops what is beyond
 )
 
 // resolver asks the resolvers of the configuration. It is safe for concurrent use.
 type resolver struct {
 	servers *servers
 	timeout time.Duration // of one exchange
+	tcp     chan struct{} // holds an element for each connection
 	first   atomic.Uint32 // the index of the one that answered last: who is away is not waited for by each question
+}
+
+func newResolver(s *servers, timeout time.Duration) *resolver {
+	return &resolver{servers: s, timeout: timeout, tcp: make(chan struct{}, maxTCP)}
 }
 
 // records returns the records of that type at name, and what the answer adds about other names. There being none is an
@@ -129,6 +135,14 @@ func (r *resolver) exchange(ctx context.Context, s server, name string, qtype ui
 
 // send asks once, from a socket (and so a port) of its own, and returns the answer to that very question.
 func (r *resolver) send(ctx context.Context, s server, q *dns.Msg) (*dns.Msg, error) {
+	if s.network == "tcp" {
+		select {
+		case r.tcp <- struct{}{}:
+			defer func() { <-r.tcp }()
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, r.timeout, fmt.Errorf("no answer within %s", r.timeout))
 	defer cancel()
 	client := dns.Client{Net: s.network}

@@ -61,7 +61,7 @@ func ask(t *testing.T, addresses ...string) (records, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return (&resolver{servers: s, timeout: 500 * time.Millisecond}).records(t.Context(), "w.example.", dns.TypeA)
+	return newResolver(s, 500*time.Millisecond).records(t.Context(), "w.example.", dns.TypeA)
 }
 
 func TestResolverTakesOnlyTheAnswerToItsQuestion(t *testing.T) {
@@ -176,7 +176,7 @@ func TestResolversInTurn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &resolver{servers: s, timeout: 5 * time.Second}
+	r := newResolver(s, 5*time.Second)
 	for range 3 {
 		if got, err := r.records(t.Context(), "w.example.", dns.TypeA); err != nil || len(got.found) != 1 {
 			t.Fatalf("got %v, %v", got.found, err)
@@ -198,7 +198,7 @@ func TestCanceledQuestionEndsAtOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := (&resolver{servers: s, timeout: time.Hour}).records(ctx, "w.example.", dns.TypeA); !errors.Is(err, context.Canceled) {
+	if _, err := newResolver(s, time.Hour).records(ctx, "w.example.", dns.TypeA); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 }
