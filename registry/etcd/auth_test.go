@@ -1,10 +1,15 @@
 package etcd_test
 
 import (
+	"errors"
 	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 
 	"github.com/hostmesh/hostmesh/e2e/testbed"
 	"github.com/hostmesh/hostmesh/registry"
@@ -104,6 +109,11 @@ func TestTokenExpires(t *testing.T) {
 	t.Parallel()
 	server, cfg := authServer(t, testbed.EtcdOptions{AuthTTL: time.Second})
 	cfg.KeepAliveTime = 200 * time.Millisecond
+	client := server.Client()
+	one, err := client.Authenticate(t.Context(), "hostmesh", password)
+	if err != nil {
+		t.Fatal(err)
+	}
 	w := watch(t, cfg)
 	for i := range 4 {
 		id := string(rune('a' + i))
@@ -114,6 +124,14 @@ func TestTokenExpires(t *testing.T) {
 	}
 	if errs := w.errors(); len(errs) > 0 {
 		t.Errorf("Watch failed: %v", errs)
+	}
+	old, err := clientv3.New(clientv3.Config{Endpoints: []string{server.Address}, Token: one.Token, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	if _, err := old.Get(t.Context(), servicesPrefix+"web/a"); !errors.Is(err, rpctypes.ErrInvalidAuthToken) {
+		t.Errorf("a token of the beginning: got %v, want that it has ended", err)
 	}
 }
 
