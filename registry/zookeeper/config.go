@@ -81,10 +81,9 @@ var labelPattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 // Check reports each mistake in cfg by the path of its field, what was got and what is wanted. It reads no file.
 func (cfg Config) Check(report func(path, got, want string)) {
 	cfg.checkServers(report)
-	if cfg.Layout != "" && layoutNamed(cfg.Layout) == nil {
-		report("layout", quote(cfg.Layout), "curator, nerve, serverset or dubbo")
-	}
 	switch root := cmp.Or(cfg.Root, defaultRoot(cfg.Layout)); {
+	case cfg.Layout != "" && layoutNamed(cfg.Layout) == nil:
+		report("layout", quote(cfg.Layout), "curator, nerve, serverset or dubbo")
 	case root == "":
 		report("root", quote(cfg.Root), "the node below which the services are: layout "+cfg.Layout+" has no usual one")
 	case !isNodePath(root):

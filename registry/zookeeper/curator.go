@@ -32,6 +32,9 @@ type serviceInstance struct {
 }
 
 func (curator) decode(at []string, data []byte) (*registry.Entry, error) {
+	if len(at) != 2 {
+		return nil, errors.New("got an instance outside of a service, want <root>/<service>/<id>")
+	}
 	var s serviceInstance
 	if err := decodeObject(data, &s); err != nil {
 		return nil, err

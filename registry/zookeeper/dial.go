@@ -144,7 +144,7 @@ func explainTLS(err error) error {
 	if errors.As(err, &verify) {
 		return fmt.Errorf("%w; see caFile and serverName", err)
 	}
-	return err
+	return explainAlert(err)
 }
 
 // explainGreeting tells what may be behind the end of a connection that was just made.
@@ -154,7 +154,14 @@ func (d *dialer) explainGreeting(err error) error {
 		return fmt.Errorf("the server closed the connection without a word (%w): it is not serving yet, or the port wants TLS", err)
 	case ended:
 		return fmt.Errorf("the server closed the connection without a word (%w): it is not serving yet", err)
-	case d.secure != nil && strings.Contains(err.Error(), "certificate"): // an alert, which TLS 1.3 sends after the handshake
+	}
+	return explainAlert(err) // which TLS 1.3 sends after the handshake
+}
+
+// explainAlert tells what to do about a server that refuses our certificate.
+func explainAlert(err error) error {
+	var alert *net.OpError
+	if errors.As(err, &alert) && alert.Op == "remote error" && strings.Contains(err.Error(), "certificate") {
 		return fmt.Errorf("%w; the server does not take our certificate: see certFile and keyFile", err)
 	}
 	return err

@@ -1,6 +1,7 @@
 package zookeeper
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -35,6 +36,9 @@ var dubboLabels = []string{
 }
 
 func (dubbo) decode(at []string, _ []byte) (*registry.Entry, error) {
+	if len(at) != 3 {
+		return nil, errors.New("got an instance elsewhere, want <root>/<interface>/providers/<URL>")
+	}
 	text, err := url.QueryUnescape(at[2]) // Dubbo writes it with URLEncoder
 	if err != nil {
 		return nil, fmt.Errorf("decode name: %w", err)

@@ -223,6 +223,11 @@ func (t *tree) apply(a answer) error {
 		t.touch()
 	case a.err != nil:
 		return t.session.explain("read "+n.path, a.err)
+	case n.place == directory && a.stat.EphemeralOwner != 0:
+		// What goes with its session has no children: it is an instance, whatever its name.
+		n.place = instance
+		t.mark(n)
+		return nil
 	case n.place == directory:
 		if err := t.list(n, a); err != nil {
 			return err
@@ -330,14 +335,6 @@ func (t *tree) list(n *node, a answer) error {
 		if !listed[name] {
 			t.mark(t.nodes[n.path+"/"+name])
 		}
-	}
-	return t.suspect(n, a.stat)
-}
-
-// suspect looks at a directory that cannot be one: a node that goes with its session has no children.
-func (t *tree) suspect(n *node, stat *zk.Stat) error {
-	if stat.EphemeralOwner != 0 && n.parent != nil {
-		t.reject(n, nil, fmt.Errorf("an instance at a place where layout %s has none", t.cfg.Layout))
 	}
 	return nil
 }
