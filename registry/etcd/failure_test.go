@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -264,4 +265,31 @@ func TestLeaseEnds(t *testing.T) {
 	w := watch(t, etcd.Config{Endpoints: []string{server.Address}})
 	w.sees(t, "both", exactly("default/web 1", "default/web mortal"))
 	w.sees(t, "the end of the lease", exactly("default/web 1"))
+}
+
+// TestNothingIsLeftOfAttempts has Watch fail at endpoints that refuse, hang and are no etcd.
+func TestNothingIsLeftOfAttempts(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	web := httptest.NewServer(http.NotFoundHandler())
+	defer web.Close()
+	r := newRegistry(t, etcd.Config{
+		Endpoints:   []string{"127.0.0.1:1", silent.Addr().String(), web.URL},
+		DialTimeout: 500 * time.Millisecond, Username: "u", PasswordFile: secretFile(t, password),
+	})
+	before := runtime.NumGoroutine()
+	for range 5 {
+		if err := r.Watch(t.Context(), func(registry.View) { t.Error("a view is published") }); err == nil {
+			t.Fatal("Watch returned no error")
+		}
+	}
+	for deadline := time.Now().Add(patience); runtime.NumGoroutine() > before; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			stacks := make([]byte, 1<<16)
+			t.Fatalf("goroutines are left: %d, %d before\n%s", runtime.NumGoroutine(), before, stacks[:runtime.Stack(stacks, true)])
+		}
+	}
 }
