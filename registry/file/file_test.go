@@ -27,6 +27,10 @@ func TestContract(t *testing.T) {
 		New: newDriver,
 		Cannot: map[registrytest.Case]string{
 			registrytest.PermissionLost: "the tests run as root too, from whom no directory can be kept; TestPermission shows the error",
+			registrytest.LeaderKilled:   "a directory has no leader",
+			registrytest.ServerPaused:   "a directory is the kernel's, nothing stands between that could stop",
+			registrytest.Partition:      "a directory is local; that of a network file system fails as the kernel says, which DownAndUp has",
+			registrytest.SlowAnswers:    "a directory is local",
 		},
 	})
 }
@@ -45,6 +49,11 @@ func newDriver(t *testing.T) (registry.Registry, registrytest.Driver) {
 	}
 	return file.New(file.Config{Path: dir}, slog.New(slog.DiscardHandler)), registrytest.Driver{
 		Put: put,
+		PutAll: func(t *testing.T, all []*registry.Service) {
+			for _, s := range all {
+				put(t, s)
+			}
+		},
 		Delete: func(t *testing.T, name registry.Name) {
 			if err := os.Remove(path(name)); err != nil {
 				t.Fatal(err)
@@ -61,6 +70,79 @@ func newDriver(t *testing.T) (registry.Registry, registrytest.Driver) {
 		},
 		Down: func(t *testing.T) { rename(t, dir, dir+".away") },
 		Up:   func(t *testing.T) { rename(t, dir+".away", dir) },
+		Faults: map[registrytest.Fault]registrytest.Injection{
+			// All files are removed with their directory, and written anew.
+			registrytest.ServerKilled: {
+				Begin: func(t *testing.T) { rename(t, dir, dir+".away") },
+				End: func(t *testing.T) {
+					mkdir(t, dir+".new")
+					spoil(t, dir+".away", dir+".new", func(b []byte) []byte { return b })
+					rename(t, dir+".new", dir)
+					if err := os.RemoveAll(dir + ".away"); err != nil {
+						t.Fatal(err)
+					}
+				},
+			},
+			// What was watched is not what stands there any more.
+			registrytest.HistoryLost: {
+				Begin: func(t *testing.T) {
+					mkdir(t, dir+".new")
+					spoil(t, dir, dir+".new", func(b []byte) []byte { return b })
+					rename(t, dir, dir+".old")
+					rename(t, dir+".new", dir)
+				},
+				End: func(t *testing.T) {
+					if err := os.RemoveAll(dir + ".old"); err != nil {
+						t.Fatal(err)
+					}
+				},
+				Writable: true, Blameless: true,
+			},
+			registrytest.Truncated: spoiled(dir, func(b []byte) []byte { return b[:len(b)-4] }), // in the middle of the last endpoint
+			registrytest.Garbage: spoiled(dir, func(b []byte) []byte {
+				b = bytes.Clone(b)
+				for i := 0; i < len(b); i += 16 {
+					b[i] ^= 0x80
+				}
+				return b
+			}),
+		},
+	}
+}
+
+// spoiled writes all files in place, damaged, as an editor or a full disk may leave them; and writes them again. A file
+// that is broken is a problem, no failure of the registry.
+func spoiled(dir string, damage func([]byte) []byte) registrytest.Injection {
+	good := dir + ".good"
+	return registrytest.Injection{
+		Begin: func(t *testing.T) {
+			mkdir(t, good)
+			spoil(t, dir, good, func(b []byte) []byte { return b })
+			spoil(t, good, dir, damage)
+		},
+		End: func(t *testing.T) {
+			spoil(t, good, dir, func(b []byte) []byte { return b })
+			if err := os.RemoveAll(good); err != nil {
+				t.Fatal(err)
+			}
+		},
+		Blameless: true,
+	}
+}
+
+// spoil copies the files of a directory to another, changed.
+func spoil(t *testing.T, from, to string, change func([]byte) []byte) {
+	t.Helper()
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		data, err := os.ReadFile(filepath.Join(from, e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(to, e.Name()), string(change(data)))
 	}
 }
 
