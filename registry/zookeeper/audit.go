@@ -1,10 +1,6 @@
 package zookeeper
 
-import (
-	"time"
-
-	"github.com/go-zookeeper/zk"
-)
+import "time"
 
 // The audit reads all nodes again, one after the other, without watches: ZooKeeper tells nobody that a permission
 // was taken away. It also finds what a watch failed to tell.
@@ -49,41 +45,5 @@ func (t *tree) sweep(now time.Time) {
 		if t.nodes[n.path] == n {
 			t.enqueue(n)
 		}
-	}
-}
-
-// read asks the server for a node.
-func (s *session) read(j job) answer {
-	a := answer{job: j}
-	n := j.node
-	switch {
-	case n.place == directory && j.watch:
-		a.children, a.stat, _, a.err = s.ChildrenW(n.path)
-		if a.err == zk.ErrNoNode && n.parent == nil {
-			s.awaitRoot(&a)
-		}
-	case n.place == directory:
-		a.children, a.stat, a.err = s.Children(n.path)
-	case n.place == instance && j.watch:
-		a.data, a.stat, _, a.err = s.GetW(n.path)
-	case n.place == instance:
-		a.data, a.stat, a.err = s.Get(n.path)
-	default:
-		var exists bool
-		if exists, a.stat, a.err = s.Exists(n.path); a.err == nil && !exists {
-			a.err = zk.ErrNoNode
-		}
-	}
-	return a
-}
-
-// awaitRoot sets a watch on the creation of the root, and lists it after all if it is there by now.
-func (s *session) awaitRoot(a *answer) {
-	exists, _, _, err := s.ExistsW(a.node.path)
-	switch {
-	case err != nil:
-		a.err = err
-	case exists:
-		a.children, a.stat, _, a.err = s.ChildrenW(a.node.path)
 	}
 }

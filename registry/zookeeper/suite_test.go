@@ -66,8 +66,8 @@ func TestSuiteEnsemble(t *testing.T) {
 	h := harness(t, addresses, curatorWriter{}, zk.WorldACL(zk.PermAll), func(t *testing.T, cfg *zookeeper.Config, d *driver) map[registrytest.Fault]registrytest.Injection {
 		var leader *testbed.ZooKeeper
 		return map[registrytest.Fault]registrytest.Injection{registrytest.LeaderKilled: {
-			Begin: func(*testing.T) {
-				leader = servers[slices.IndexFunc(servers, (*testbed.ZooKeeper).IsLeader)]
+			Begin: func(t *testing.T) {
+				leader = leaderOf(t, servers)
 				leader.Kill()
 			},
 			End:       func(*testing.T) { leader.Start(); leader.AwaitReady() },
@@ -78,6 +78,18 @@ func TestSuiteEnsemble(t *testing.T) {
 	h.run(t, without("a cluster is killed in parts; ", registrytest.HealthChange, registrytest.DownAndUp, registrytest.PermissionLost,
 		registrytest.ServerKilled, registrytest.ServerPaused, registrytest.Partition, registrytest.SlowAnswers,
 		registrytest.Truncated, registrytest.Garbage, registrytest.HistoryLost, registrytest.Large))
+}
+
+// leaderOf waits for the servers to have one.
+func leaderOf(t *testing.T, servers []*testbed.ZooKeeper) *testbed.ZooKeeper {
+	t.Helper()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if i := slices.IndexFunc(servers, (*testbed.ZooKeeper).IsLeader); i >= 0 {
+			return servers[i]
+		}
+	}
+	t.Fatal("the ensemble has no leader")
+	return nil
 }
 
 // TestSuiteTLS has the network fail under TLS, where damage is found by TLS itself.

@@ -62,21 +62,6 @@ type tree struct {
 	audit     audit
 }
 
-// job is a node to read. watch says whether a watch is set with it.
-type job struct {
-	node  *node
-	watch bool
-}
-
-// answer is what came of a job.
-type answer struct {
-	job
-	children []string
-	data     []byte
-	stat     *zk.Stat
-	err      error
-}
-
 func newTree(cfg *Config, l layout, s *session) *tree {
 	return &tree{
 		cfg: cfg, layout: l, session: s, assembly: registry.NewAssembly(), nodes: make(map[string]*node),
@@ -382,20 +367,3 @@ func (t *tree) reject(n *node, data []byte, err error) {
 }
 
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
-
-// readNodes asks the server for one node after the other, until ctx ends or the session does.
-func (t *tree) readNodes(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case j := <-t.jobs:
-			a := t.session.read(j)
-			select {
-			case <-ctx.Done():
-				return nil
-			case t.answers <- a:
-			}
-		}
-	}
-}
