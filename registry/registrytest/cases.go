@@ -1,7 +1,6 @@
 package registrytest
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -159,14 +158,9 @@ func (s *suite) emptyView() {
 }
 
 func (s *suite) firstView() {
-	web, api := s.service("web", 18080, 3), s.service("api", 18081, 1)
-	s.put(web)
-	s.put(api)
-	v := s.watch().first()
-	for _, want := range []*registry.Service{web, api} {
-		if err := has(want)(v); err != nil {
-			s.Errorf("first view is not complete: %v", err)
-		}
+	s.put(s.service("web", 18080, 3), s.service("api", 18081, 1))
+	if err := s.ledger.equals(s.watch().first()); err != nil {
+		s.Errorf("first view is not complete: %v", err)
 	}
 }
 
@@ -352,12 +346,19 @@ func (s *suite) noGoroutineLeft() {
 	s.put(s.service("web", 18080, 2))
 	for range 2 {
 		before := goroutines()
-		ctx, cancel := context.WithCancel(s.Context())
-		w := s.watchOnce(ctx)
+		w := s.newWatcher()
+		end := w.once(s.Context())
 		w.first()
-		cancel()
+		end()
 		w.ended()
-		if left := s.leftover(before); left != "" {
+		made := func() map[string]string {
+			now := goroutines()
+			for id := range before {
+				delete(now, id)
+			}
+			return now
+		}
+		if left := s.leftover(made); left != "" {
 			s.Fatalf("Watch returned and left goroutines behind:\n%s", left)
 		}
 		time.Sleep(100 * time.Millisecond) // a timer that was left behind would publish

@@ -1,142 +1,27 @@
 package registrytest_test
 
 import (
-	"context"
-	"errors"
-	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
-	"reflect"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/hostmesh/hostmesh/internal/watch"
 	"github.com/hostmesh/hostmesh/registry"
 	"github.com/hostmesh/hostmesh/registry/registrytest"
 )
 
-// memory is a registry whose truth is in this process. Its breakage makes it break one promise of Registry.
-type memory struct {
-	breakage string
-	mu       sync.Mutex
-	truth    watch.Value[truth]
-}
-
-type truth struct {
-	services     map[registry.Name]*registry.Service
-	down, denied bool
-}
-
-func (m *memory) Watch(ctx context.Context, publish func(registry.View)) error {
-	last := map[registry.Name]*registry.Service{}
-	for {
-		now, changed := m.truth.Get()
-		switch {
-		case m.breakage == "rides an outage out" && now.down:
-		case m.breakage == "empties on an outage" && now.down:
-			publish(registry.View{})
-			return errors.New("connection refused")
-		case now.down:
-			return errors.New("connection refused")
-		case m.breakage == "hides the permission" && now.denied:
-			return errors.New("403")
-		case m.breakage == "empties without permission" && now.denied:
-			publish(registry.View{})
-		case now.denied:
-			return registry.ErrPermission
-		default:
-			next := map[registry.Name]*registry.Service{}
-			v := registry.View{}
-			for _, name := range slices.SortedFunc(maps.Keys(now.services), registry.Name.Compare) {
-				s := m.see(now.services[name])
-				if old := last[name]; old != nil && reflect.DeepEqual(old, s) && m.breakage != "new pointers" {
-					s = old
-				} else if old != nil && m.breakage == "changes in place" {
-					*old = *s
-					s = old
-				}
-				next[name] = s
-				v.Services = append(v.Services, s)
-			}
-			if m.breakage == "unsorted" {
-				slices.Reverse(v.Services)
-			}
-			if m.breakage == "partial first" && len(last) == 0 && len(v.Services) > 1 {
-				publish(registry.View{Services: v.Services[:1]})
-			}
-			if m.breakage != "never removes" || len(next) >= len(last) {
-				publish(v)
-			}
-			if m.breakage == "late publish" {
-				defer time.AfterFunc(50*time.Millisecond, func() { publish(v) })
-			}
-			last = next
-		}
-		if m.breakage == "leaves a goroutine" {
-			go func() { <-changed; time.Sleep(time.Hour) }()
-			go func() { time.Sleep(time.Hour) }()
-		}
-		select {
-		case <-ctx.Done():
-			if m.breakage == "outlives its context" {
-				time.Sleep(time.Hour)
-			}
-			return ctx.Err()
-		case <-changed:
-		}
-	}
-}
-
-// see copies a service as this registry sees it.
-func (m *memory) see(s *registry.Service) *registry.Service {
-	c := *s
-	c.Endpoints = nil
-	for _, e := range s.Endpoints {
-		e := *e
-		switch m.breakage {
-		case "drops health":
-			e.Health = registry.Healthy
-		case "drops labels":
-			e.Labels = nil
-		case "drops weight":
-			e.Weight = 1
-		case "zero weight":
-			e.Weight = 0
-		case "drops port changes":
-			e.Ports = []registry.EndpointPort{{Number: 18080}}
-		}
-		c.Endpoints = append(c.Endpoints, &e)
-	}
-	if m.breakage == "drops protocol" {
-		c.Ports = []registry.Port{{}}
-	}
-	return &c
-}
-
-// update changes the truth.
-func (m *memory) update(change func(*truth)) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	now := m.truth.Load()
-	now.services = maps.Clone(now.services)
-	if now.services == nil {
-		now.services = map[registry.Name]*registry.Service{}
-	}
-	change(&now)
-	m.truth.Set(now)
-}
-
 func harness(breakage string) registrytest.Harness {
 	settle := 10 * time.Second
-	if breakage != "" {
-		settle = 300 * time.Millisecond
+	if breakage != "" && breakage != "recovers late" {
+		settle = 2 * time.Second
 	}
 	return registrytest.Harness{
-		Settle: settle,
+		Settle:   settle,
+		Services: 100,
+		Parallel: 2,
 		New: func(*testing.T) (registry.Registry, registrytest.Driver) {
 			m := &memory{breakage: breakage}
 			return m, registrytest.Driver{
@@ -160,13 +45,45 @@ func harness(breakage string) registrytest.Harness {
 						t.services[name] = &s
 					})
 				},
-				Down:  func(*testing.T) { m.update(func(t *truth) { t.down = true }) },
-				Up:    func(*testing.T) { m.update(func(t *truth) { t.down = false }) },
-				Deny:  func(*testing.T) { m.update(func(t *truth) { t.denied = true }) },
-				Allow: func(*testing.T) { m.update(func(t *truth) { t.denied = false }) },
+				PutAll: func(_ *testing.T, all []*registry.Service) {
+					m.update(func(t *truth) {
+						for _, s := range all {
+							t.services[s.Name] = s
+						}
+					})
+				},
+				Faults: m.faults(),
+				Down:   func(*testing.T) { m.update(func(t *truth) { t.down = true }) },
+				Up:     func(*testing.T) { m.update(func(t *truth) { t.down = false }) },
+				Deny:   func(*testing.T) { m.update(func(t *truth) { t.denied = true }) },
+				Allow:  func(*testing.T) { m.update(func(t *truth) { t.denied = false }) },
 			}
 		},
 	}
+}
+
+// injections are the faults of memory. Most must be noticed.
+func injections() map[registrytest.Fault]registrytest.Injection {
+	return map[registrytest.Fault]registrytest.Injection{
+		registrytest.ServerKilled: {},
+		registrytest.LeaderKilled: {Writable: true, Blameless: true},
+		registrytest.ServerPaused: {},
+		registrytest.Partition:    {Writable: true},
+		registrytest.SlowAnswers:  {Writable: true, Blameless: true},
+		registrytest.Truncated:    {Writable: true},
+		registrytest.Garbage:      {Writable: true},
+		registrytest.HistoryLost:  {Writable: true},
+	}
+}
+
+func (m *memory) faults() map[registrytest.Fault]registrytest.Injection {
+	faults := injections()
+	for f, i := range faults {
+		i.Begin = func(*testing.T) { m.update(func(t *truth) { t.fault = f }) }
+		i.End = func(*testing.T) { m.update(func(t *truth) { t.fault = "" }) }
+		faults[f] = i
+	}
+	return faults
 }
 
 const breakageVariable = "REGISTRYTEST_BREAKAGE"
@@ -186,6 +103,13 @@ func TestSoundRegistryPasses(t *testing.T) {
 		h.New = func(t *testing.T) (registry.Registry, registrytest.Driver) {
 			r, d := sound(t)
 			d.Down = nil
+			return r, d
+		}
+	case "no injection":
+		sound := harness("").New
+		h.New = func(t *testing.T) (registry.Registry, registrytest.Driver) {
+			r, d := sound(t)
+			delete(d.Faults, registrytest.Partition)
 			return r, d
 		}
 	}
@@ -221,15 +145,39 @@ func TestSuiteBites(t *testing.T) {
 		{"no reason", registrytest.Add, "gives no reason"},
 		{"no such case", "", "which is no case"},
 		{"no driver function", registrytest.DownAndUp, "has no Down and Up"},
+		{"lists problems", registrytest.FirstView, "1 problems are listed"},
+		{"drops an endpoint for a moment", registrytest.Partition, "lost what was there"},
+		{"turns all unhealthy", registrytest.ServerPaused, "is unhealthy"},
+		{"publishes a part after a fault", registrytest.ServerKilled, "lost what was there"},
+		{"never recovers", registrytest.Truncated, "not seen within"},
+		{"recovers late", registrytest.ServerKilled, "it was late before"},
+		{"rides a fault out", registrytest.Partition, "has not returned an error"},
+		{"loses what changed meanwhile", registrytest.SlowAnswers, "what was true when the fault ended: not seen within"},
+		{"goes back in time", registrytest.LeaderKilled, "removed"},
+		{"never removes after a fault", registrytest.HistoryLost, "what was true when the fault ended: not seen within"},
+		{"believes garbage", registrytest.Garbage, "was never there"},
+		{"leaves a goroutine at a failure", registrytest.ServerKilled, "left goroutines behind"},
+		{"partial first", registrytest.Large, "first view is not complete"},
+		{"flaps", registrytest.Churn, "lost what was there"},
+		{"sleeps through a burst", registrytest.Churn, "not seen within"},
+		{"new pointers", registrytest.Churn, "but its pointer did"},
+		{"hangs in a fault", registrytest.SlowAnswers, "after its context ended"},
+		{"drops an endpoint for a moment", registrytest.Chaos, "lost what was there"},
+		{"never recovers", registrytest.Chaos, "not seen within"},
+		{"empties without permission", registrytest.Chaos, "lost what was there"},
+		{"no injection", registrytest.Partition, "has no Faults[Partition]"},
 	} {
-		t.Run(c.breakage, func(t *testing.T) {
+		t.Run(c.breakage+" in "+string(c.failed), func(t *testing.T) {
 			t.Parallel()
 			run := "^TestSoundRegistryPasses$"
 			if c.failed != "" {
 				run += "/^" + string(c.failed) + "$"
 			}
-			child := exec.CommandContext(t.Context(), os.Args[0], "-test.run="+run)
+			child := exec.CommandContext(t.Context(), os.Args[0], "-test.run="+run, "-test.timeout=2m")
 			child.Env = append(os.Environ(), breakageVariable+"="+c.breakage)
+			if c.failed == registrytest.Chaos {
+				child.Env = append(child.Env, "HOSTMESH_SOAK=10s") // more than one storm
+			}
 			out, err := child.CombinedOutput()
 			if err == nil {
 				t.Fatalf("the suite passes a registry that is broken: %s\n%s", c.breakage, out)

@@ -30,6 +30,7 @@ type watcher struct {
 	arrived time.Time     // when view was published
 	reader  *reader
 	run     int                                 // counts the calls of Watch and their ends
+	parent  string                              // the goroutine that calls Watch
 	errs    []error                             // of Watch, in order
 	broken  []string                            // broken promises
 	prints  map[*registry.Service]uint64        // of what was published, to see that it stays
@@ -58,14 +59,14 @@ func (s *suite) watch() *watcher {
 	return w
 }
 
-// watchOnce calls Watch once.
-func (s *suite) watchOnce(ctx context.Context) *watcher {
-	w := s.newWatcher()
+// once calls Watch once, until it is told to end.
+func (w *watcher) once(ctx context.Context) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
 	go func() {
 		defer close(w.done)
 		_ = w.watchOnce(ctx) // it is in w.errs
 	}()
-	return w
+	return cancel
 }
 
 func (s *suite) newWatcher() *watcher {
@@ -86,7 +87,7 @@ func (w *watcher) watchOnce(ctx context.Context) error {
 	w.run++
 	run := w.run
 	w.current = nil
-	w.cancel = cancel
+	w.cancel, w.parent = cancel, own()
 	w.mu.Unlock()
 	var running sync.Mutex
 	err := w.registry.Watch(ctx, func(v registry.View) {
@@ -234,13 +235,16 @@ func (w *watcher) awaitFor(patience time.Duration, what string, ok func(registry
 	timeout := time.After(patience)
 	for {
 		w.mu.Lock()
-		v, views, wake, errs := w.view, w.views, w.wake, w.errs
+		v, views, wake, errs, broken := w.view, w.views, w.wake, w.errs, len(w.broken)
 		w.mu.Unlock()
 		why := fmt.Errorf("no view at all")
 		if views > 0 {
 			if why = ok(v); why == nil {
 				return v
 			}
+		}
+		if broken > 0 {
+			w.Fatalf("%s: not seen, and a promise is broken: %v", what, why)
 		}
 		select {
 		case <-wake:
@@ -276,6 +280,9 @@ func (w *watcher) ended() {
 	case <-w.done:
 	case <-time.After(w.h.Settle):
 		w.Errorf("Watch has not returned %v after its context ended", w.h.Settle)
+	}
+	if left := w.leftover(func() map[string]string { return children(w.parent) }); left != "" {
+		w.Errorf("Watch returned and left goroutines behind:\n%s", left)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -313,18 +320,44 @@ func goroutines() map[string]string {
 	return stacks
 }
 
-// leftover waits for the goroutines to end that are there now but not in before, and returns those that do not.
-func (s *suite) leftover(before map[string]string) string {
-	suspects := goroutines()
-	for id := range before {
-		delete(suspects, id)
+// own returns the ID of the calling goroutine, as goroutines has it.
+func own() string {
+	buf := make([]byte, 64)
+	id, _, _ := strings.Cut(string(buf[:runtime.Stack(buf, false)]), " [")
+	return id
+}
+
+// children returns those goroutines that a goroutine made, and theirs.
+func children(parent string) map[string]string {
+	all := goroutines()
+	family := map[string]bool{parent: true}
+	found := make(map[string]string)
+	for more := true; more; {
+		more = false
+		for id, stack := range all {
+			i := strings.LastIndex(stack, " in goroutine ")
+			if i < 0 || family[id] {
+				continue
+			}
+			creator, _, _ := strings.Cut(stack[i+len(" in "):], "\n")
+			if family[creator] {
+				family[id], found[id], more = true, stack, true
+			}
+		}
 	}
+	return found
+}
+
+// leftover waits for the goroutines to end that suspects returns now, and returns the stacks of those that do not.
+func (s *suite) leftover(suspects func() map[string]string) string {
+	first := suspects()
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		now := goroutines()
 		var left []string
-		for id := range suspects {
-			if stack, ok := now[id]; ok {
-				left = append(left, stack)
+		if len(first) > 0 {
+			for id, stack := range goroutines() {
+				if _, ok := first[id]; ok {
+					left = append(left, stack)
+				}
 			}
 		}
 		if len(left) == 0 {
