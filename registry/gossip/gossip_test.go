@@ -95,6 +95,8 @@ func (h *host) end(t *testing.T) {
 	}
 }
 
+const noServer = "there is no server: the ring is the registry, TestDeathLeaveAndReturn and TestRestart show what its parts do"
+
 func TestSuite(t *testing.T) {
 	registrytest.Run(t, registrytest.Harness{
 		New: func(t *testing.T) (registry.Registry, registrytest.Driver) {
@@ -120,6 +122,14 @@ func TestSuite(t *testing.T) {
 					all[s.Name] = instances(s)
 					tell(t)
 				},
+				PutAll: func(t *testing.T, services []*registry.Service) {
+					mu.Lock()
+					defer mu.Unlock()
+					for _, s := range services {
+						all[s.Name] = instances(s)
+					}
+					tell(t)
+				},
 				Delete: func(t *testing.T, name registry.Name) {
 					mu.Lock()
 					defer mu.Unlock()
@@ -138,9 +148,19 @@ func TestSuite(t *testing.T) {
 				},
 			}
 		},
-		Settle: 20 * time.Second,
+		Settle:   20 * time.Second,
+		Services: 300, // a host announces 4,096 instances at most
 		Cannot: map[registrytest.Case]string{
-			registrytest.DownAndUp:      "there is no server: the ring is the registry, TestDeath and TestRestart show what its parts do",
+			registrytest.DownAndUp:      noServer,
+			registrytest.ServerKilled:   noServer,
+			registrytest.LeaderKilled:   noServer,
+			registrytest.ServerPaused:   noServer,
+			registrytest.Partition:      "the ring parts in two; internal/gossip has TestPartition",
+			registrytest.SlowAnswers:    noServer,
+			registrytest.Truncated:      "messages come whole or not at all; internal/gossip has TestHostileMessages",
+			registrytest.Garbage:        "messages come whole or not at all; internal/gossip has TestHostileMessages",
+			registrytest.HistoryLost:    "an announcement is always the whole one, there is no history to lose",
+			registrytest.Chaos:          noServer,
 			registrytest.PermissionLost: "who has the key is in the ring, there is nothing in between",
 		},
 	})
