@@ -70,7 +70,7 @@ func newClient(cfg Config, target target) (*client, error) {
 }
 
 // grace is added to what Consul may take for an answer before we give the question up.
-const grace = 15 * time.Second
+const grace = 6 * time.Second
 
 // get asks and waits for the answer.
 func (c *client) get(ctx context.Context, q query) (answer, error) {

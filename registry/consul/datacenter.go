@@ -21,7 +21,7 @@ const (
 
 	// heartbeat is how long the list of services is waited for. Its answer also tells that the server is alive, has
 	// a leader and still lets us see everything, which no answer to the streamed queries does.
-	heartbeat = 5 * time.Second
+	heartbeat = 3 * time.Second
 
 	// firstReads bounds how many services are read at a time before they are followed: each asks the leader.
 	firstReads = 32

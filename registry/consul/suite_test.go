@@ -2,15 +2,19 @@ package consul_test
 
 import (
 	"fmt"
+	"hash/crc32"
 	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/consul/api"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/hostmesh/hostmesh/e2e/testbed"
 	"github.com/hostmesh/hostmesh/registry"
@@ -18,41 +22,72 @@ import (
 	"github.com/hostmesh/hostmesh/registry/registrytest"
 )
 
-// TestSuite runs the suite of all adapters: with a query for each service over HTTPS, and with the bounded re-reads
-// that plain HTTP asks for (eight connections are too few for a query each as soon as there is a service).
+// TestSuite runs the suite of all adapters: with a query for each service over HTTPS, with the bounded re-reads that
+// plain HTTP asks for (eight connections are too few for a query each as soon as there is a service), and on a cluster.
 func TestSuite(t *testing.T) {
-	for name, mode := range map[string]testbed.ConsulMode{"https": testbed.ConsulTLS, "http": testbed.ConsulACL} {
+	for name, mode := range map[string]testbed.ConsulMode{"https": testbed.ConsulTLS, "http": testbed.ConsulACL, "cluster": testbed.ConsulCluster} {
 		t.Run(name, func(t *testing.T) {
-			server := testbed.StartConsul(t, testbed.ConsulOptions{Mode: mode, ACL: true, Persist: true})[0]
-			number := 0
-			registrytest.Run(t, registrytest.Harness{
-				New: func(t *testing.T) (registry.Registry, registrytest.Driver) {
-					number++
-					token := newToken(t, server.Client(), fmt.Sprintf("suite-%d", number), minimalRules)
-					r, err := consul.New(consul.Config{
-						Address: server.Address, CAFile: server.Certs.CAFile, TokenFile: tokenFile(t, token.SecretID),
-						MaxConnections: map[string]int{"https": 0, "http": 8}[name], WaitTime: time.Second,
-					}, nil)
-					if err != nil {
-						t.Fatal(err)
-					}
-					d := &driver{client: server.Client(), put: make(map[string]map[string]bool)}
-					t.Cleanup(func() {
-						for service := range d.put {
-							d.delete(t, registry.Name{Name: service})
-						}
-					})
-					return r, registrytest.Driver{
-						Put: d.putService, Delete: d.delete, SetHealth: d.setHealth,
-						Down:  func(*testing.T) { server.Kill() },
-						Up:    func(*testing.T) { server.Start(); server.AwaitLeader() },
-						Deny:  func(t *testing.T) { setRules(t, server.Client(), token, `service_prefix "" { policy = "read" }`) },
-						Allow: func(t *testing.T) { setRules(t, server.Client(), token, minimalRules) },
-					}
-				},
-				Settle: 20 * time.Second,
-			})
+			cluster := testbed.StartConsul(t, testbed.ConsulOptions{Mode: mode, ACL: true, Persist: true})
+			s := &suite{cluster: cluster, connections: map[string]int{"http": 8}[name]}
+			h := registrytest.Harness{New: s.start, Settle: 20 * time.Second, Cannot: map[registrytest.Case]string{}, Parallel: 4}
+			if len(cluster) == 1 {
+				h.Cannot[registrytest.LeaderKilled] = "a single server is always its own leader; the cluster has it"
+			}
+			h.Services = 2000
+			if name != "https" {
+				h.Cannot[registrytest.Garbage] = "plain HTTP has no checksum: an address with a flipped bit is another address (TestNonsense has what can be seen)"
+				h.Services = 300 // as README.md says, thousands are for HTTPS
+			}
+			registrytest.Run(t, h)
 		})
+	}
+}
+
+// suite is one kind of Consul that the cases share.
+type suite struct {
+	cluster     []*testbed.Consul
+	connections int
+	cases       int
+}
+
+// start makes the Registry and the Driver of one case. The adapter reads the first server, over a link that can fail.
+func (s *suite) start(t *testing.T) (registry.Registry, registrytest.Driver) {
+	s.cases++
+	server := s.cluster[0]
+	scheme, address, _ := strings.Cut(server.Address, "://")
+	link := testbed.NewLink(t, address)
+	token := newToken(t, server.Client(), fmt.Sprintf("suite-%d", s.cases), minimalRules)
+	r, err := consul.New(consul.Config{
+		Address: scheme + "://" + link.Address, CAFile: server.Certs.CAFile, TokenFile: tokenFile(t, token.SecretID),
+		MaxConnections: s.connections, WaitTime: time.Second,
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &driver{client: server.Client(), put: make(map[string]map[string]bool)}
+	t.Cleanup(func() { d.clean(t) })
+	return r, registrytest.Driver{
+		Put: d.putService, PutAll: d.putAll, Delete: d.delete, SetHealth: d.setHealth,
+		Down:   func(*testing.T) { server.Kill() },
+		Up:     func(*testing.T) { server.Start(); s.ready(t) },
+		Deny:   func(t *testing.T) { setRules(t, server.Client(), token, `service_prefix "" { policy = "read" }`) },
+		Allow:  func(t *testing.T) { setRules(t, server.Client(), token, minimalRules) },
+		Faults: s.faults(t, link),
+	}
+}
+
+// ready waits until the first server answers for the whole cluster.
+func (s *suite) ready(t *testing.T) {
+	t.Helper()
+	s.cluster[0].AwaitLeader()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		_, _, err := s.cluster[0].Client().Catalog().Services(&api.QueryOptions{RequireConsistent: true})
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -94,17 +129,46 @@ func tokenFile(t *testing.T, token string) string {
 	return path
 }
 
-// driver registers what the suite asks for, each endpoint with a check, on one node.
+// driver registers what the suite asks for, each endpoint with a check, all of a service on one of a few nodes.
 type driver struct {
 	client *api.Client
-	put    map[string]map[string]bool // by service: the IDs that are registered
+
+	mu  sync.Mutex
+	put map[string]map[string]bool // by service: the IDs that are registered
 }
 
-const suiteNode = "suite-node"
+const suiteNodes = 32
 
+// nodeOf returns the number of the node on which a service is.
+func nodeOf(service string) int { return int(crc32.ChecksumIEEE([]byte(service)) % suiteNodes) }
+
+func nodeName(number int) string { return fmt.Sprintf("suite-node-%d", number) }
+
+// nodeOp makes sure that a node is there.
+func nodeOp(number int) *api.TxnOp {
+	return &api.TxnOp{Node: &api.NodeTxnOp{Verb: api.NodeSet, Node: api.Node{
+		ID: fmt.Sprintf("00000000-0000-4000-8000-%012d", number+1), Node: nodeName(number), Address: "127.20.0.1",
+	}}}
+}
+
+// putService changes the service in one transaction.
 func (d *driver) putService(t *testing.T, s *registry.Service) {
 	t.Helper()
-	ids := make(map[string]bool)
+	ops, ids := registration(s)
+	d.mu.Lock()
+	for id := range d.put[s.Name.Name] {
+		if !ids[id] {
+			ops = append(ops, deregistration(s.Name.Name, id))
+		}
+	}
+	d.put[s.Name.Name] = ids
+	d.mu.Unlock()
+	d.apply(t, s.Name.Name, ops)
+}
+
+// registration returns what makes the service, and the IDs of its instances.
+func registration(s *registry.Service) (ops api.TxnOps, ids map[string]bool) {
+	ids = make(map[string]bool)
 	for _, e := range s.Endpoints {
 		id := s.Name.Name + "-" + e.Addr.String()
 		ids[id] = true
@@ -113,54 +177,97 @@ func (d *driver) putService(t *testing.T, s *registry.Service) {
 			meta = make(map[string]string)
 		}
 		meta["protocol"] = string(s.Ports[0].Protocol)
-		d.register(t, &api.AgentService{
-			ID: id, Service: s.Name.Name, Address: e.Addr.String(), Port: int(e.Ports[0].Number), Meta: meta,
-			Weights: api.AgentWeights{Passing: int(e.Weight), Warning: 1},
-		}, api.HealthPassing)
+		ops = append(ops,
+			&api.TxnOp{Service: &api.ServiceTxnOp{Verb: api.ServiceSet, Node: nodeName(nodeOf(s.Name.Name)), Service: api.AgentService{
+				ID: id, Service: s.Name.Name, Address: e.Addr.String(), Port: int(e.Ports[0].Number), Meta: meta,
+				Weights: api.AgentWeights{Passing: int(e.Weight), Warning: 1},
+			}}},
+			checkOp(s.Name.Name, id, api.HealthPassing))
 	}
-	for id := range d.put[s.Name.Name] {
-		if !ids[id] {
-			d.deregister(t, id)
+	return ops, ids
+}
+
+func deregistration(service, id string) *api.TxnOp {
+	return &api.TxnOp{Service: &api.ServiceTxnOp{Verb: api.ServiceDelete, Node: nodeName(nodeOf(service)), Service: api.AgentService{ID: id, Service: service}}}
+}
+
+func checkOp(service, id, status string) *api.TxnOp {
+	return &api.TxnOp{Check: &api.CheckTxnOp{Verb: api.CheckSet, Check: api.HealthCheck{
+		Node: nodeName(nodeOf(service)), CheckID: "check:" + id, Name: "suite", Status: status, ServiceID: id, ServiceName: service,
+	}}}
+}
+
+// apply runs the operations about one service in as few transactions as Consul allows, with its node.
+func (d *driver) apply(t *testing.T, service string, ops api.TxnOps) {
+	t.Helper()
+	for part := range slices.Chunk(ops, 62) { // an instance and its check together
+		d.transact(t, append(api.TxnOps{nodeOp(nodeOf(service))}, part...))
+	}
+}
+
+// transact tries until there is a leader: right after an election writes may still fail. All of it may be repeated.
+func (d *driver) transact(t *testing.T, ops api.TxnOps) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		ok, response, _, err := d.client.Txn().Txn(ops, nil)
+		switch {
+		case err == nil && ok:
+			return
+		case err == nil:
+			t.Errorf("transaction refused: %v", response.Errors[0])
+			return
+		case time.Now().After(deadline):
+			t.Error(err)
+			return
 		}
 	}
-	d.put[s.Name.Name] = ids
 }
 
-func (d *driver) register(t *testing.T, s *api.AgentService, status string) {
+// putAll fills the catalog, several transactions at a time.
+func (d *driver) putAll(t *testing.T, services []*registry.Service) {
 	t.Helper()
-	_, err := d.client.Catalog().Register(&api.CatalogRegistration{
-		Node: suiteNode, Address: "127.20.0.1", Service: s,
-		Check: &api.AgentCheck{Node: suiteNode, CheckID: "check:" + s.ID, Name: "suite", Status: status, ServiceID: s.ID},
-	}, nil)
-	if err != nil {
-		t.Fatal(err)
+	var all api.TxnOps
+	for _, s := range services {
+		ops, ids := registration(s)
+		d.put[s.Name.Name] = ids
+		all = append(all, ops...)
 	}
-}
-
-func (d *driver) deregister(t *testing.T, id string) {
-	t.Helper()
-	if _, err := d.client.Catalog().Deregister(&api.CatalogDeregistration{Node: suiteNode, ServiceID: id}, nil); err != nil {
-		t.Fatal(err)
+	for number := range suiteNodes {
+		d.transact(t, api.TxnOps{nodeOp(number)})
 	}
+	var group errgroup.Group
+	group.SetLimit(4)
+	for part := range slices.Chunk(all, 62) { // an instance and its check together
+		group.Go(func() error { d.transact(t, part); return nil })
+	}
+	_ = group.Wait()
 }
 
 func (d *driver) delete(t *testing.T, name registry.Name) {
 	t.Helper()
-	for _, id := range slices.Sorted(maps.Keys(d.put[name.Name])) {
-		d.deregister(t, id)
+	d.mu.Lock()
+	var ops api.TxnOps
+	for id := range d.put[name.Name] {
+		ops = append(ops, deregistration(name.Name, id))
 	}
 	delete(d.put, name.Name)
+	d.mu.Unlock()
+	d.apply(t, name.Name, ops)
+}
+
+// clean leaves nothing of the case.
+func (d *driver) clean(t *testing.T) {
+	t.Helper()
+	for number := range suiteNodes {
+		if _, err := d.client.Catalog().Deregister(&api.CatalogDeregistration{Node: nodeName(number)}, nil); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 func (d *driver) setHealth(t *testing.T, name registry.Name, addr netip.Addr, health registry.Health) {
 	t.Helper()
 	status := map[registry.Health]string{registry.Healthy: api.HealthPassing, registry.Unhealthy: api.HealthCritical}[health]
 	id := name.Name + "-" + addr.String()
-	_, err := d.client.Catalog().Register(&api.CatalogRegistration{
-		Node: suiteNode, Address: "127.20.0.1", SkipNodeUpdate: true,
-		Check: &api.AgentCheck{Node: suiteNode, CheckID: "check:" + id, Name: "suite", Status: status, ServiceID: id},
-	}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d.apply(t, name.Name, api.TxnOps{checkOp(name.Name, id, status)})
 }

@@ -23,9 +23,10 @@ const (
 	maxBody      = 64 << 20 // of an answer; a service with 10,000 instances has about 10 MB
 	maxErrorBody = 1 << 10  // of an answer that is an error: it ends in a log line
 
-	dialTimeout = 4 * time.Second
-	pingAfter   = 5 * time.Second // of silence on an HTTP/2 connection
-	pingTimeout = 3 * time.Second
+	// A connection that was begun while the network or the server was away must not hold up the next one for long.
+	dialTimeout = 1500 * time.Millisecond // each for TCP and for TLS
+	pingAfter   = 3 * time.Second         // of silence on an HTTP/2 connection
+	pingTimeout = 2 * time.Second
 )
 
 // transport is an http.RoundTripper over connections that it counts. net/http's own pool would open one connection

@@ -20,7 +20,7 @@ const (
 	wideReads        = 16          // services read at a time
 	sweepEvery       = time.Minute // all services are read again at least so often
 	sweepAtMost      = time.Second // and after a change of the catalog at most so often,
-	sweepShare       = 5           // with at most one part in so many of the time spent on it
+	sweepShare       = 3           // with at most one part in so many of the time spent on it
 	checksPath       = "/v1/health/state/any"
 	notPassing       = "Status != passing"
 )
@@ -131,6 +131,7 @@ func (w *wide) dispatch(ctx context.Context, readers *errgroup.Group) error {
 
 // sweepAll reads all services after an unnamed change, and now and then without one.
 func (w *wide) sweepAll(ctx context.Context) error {
+	var usual time.Duration // that a sweep takes; one that a hanging server held up says little about the next
 	for {
 		timer := time.NewTimer(sweepEvery)
 		select {
@@ -151,7 +152,12 @@ func (w *wide) sweepAll(ctx context.Context) error {
 			return err
 		}
 		took := time.Since(began)
-		if err := sleep(ctx, max(sweepAtMost, sweepShare*took)-took); err != nil {
+		if usual == 0 || took < 2*usual {
+			usual = took
+		} else {
+			usual *= 2
+		}
+		if err := sleep(ctx, max(sweepAtMost, sweepShare*usual)-took); err != nil {
 			return err
 		}
 	}
