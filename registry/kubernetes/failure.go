@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -38,8 +39,8 @@ func explain(err error) error {
 		return fmt.Errorf("%w; use one of those names as server in the kubeconfig, or set tls-server-name of the cluster to it", err)
 	case errors.As(err, &invalid):
 		return fmt.Errorf("%w; renew the server's certificate, and look at this host's clock", err)
-	case errors.As(err, &plain):
-		return fmt.Errorf("%w; want the server of the kubeconfig to be that of an API server, which speaks TLS", err)
+	case errors.As(err, &plain), errors.Is(err, io.EOF):
+		return fmt.Errorf("%w; want an API server, which speaks TLS, at the address in the kubeconfig", err)
 	case errors.As(err, &dial) && dial.Op == "dial":
 		return fmt.Errorf("%w; is the server of the kubeconfig right, and can this host reach it?", err)
 	}

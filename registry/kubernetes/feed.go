@@ -20,8 +20,8 @@ import (
 const (
 	pageSize    = 500
 	pageTimeout = 30 * time.Second
-	watchTime   = 5 * time.Minute // the server ends a watch after that, or up to twice as long
-	initialTime = time.Minute     // for everything there is
+	watchTime   = 5 * time.Minute
+	initialTime = time.Minute // for everything there is
 	askTimeout  = 5 * time.Second
 	shortWatch  = time.Second // a watch that ends before, without a word, is a failure
 
@@ -35,6 +35,7 @@ type feed[T any] struct {
 	namespace string // "": all
 	selector  string
 	partial   bool           // only the metadata is asked for
+	watchTime time.Duration  // the server ends a watch after that, or up to twice as long
 	list      runtime.Object // an empty list of the kind
 
 	convert func(runtime.Object) (T, error)
@@ -164,7 +165,7 @@ func (f *feed[T]) readPage(ctx context.Context, options *meta.ListOptions) (runt
 func (f *feed[T]) watch(ctx context.Context, version *string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	seconds := int64(watchTime.Seconds() * (1 + rand.Float64()))
+	seconds := int64(f.watchTime.Seconds() * (1 + rand.Float64()))
 	options := &meta.ListOptions{Watch: true, AllowWatchBookmarks: true, TimeoutSeconds: &seconds, ResourceVersion: *version}
 	var all batch[T] // nil when everything is known
 	if *version == "" {

@@ -104,7 +104,7 @@ func (r *Registry) watch(ctx context.Context, c *client, publish func(registry.V
 func (r *Registry) services(c *client, s *store, namespace string) follower {
 	return &feed[*service]{
 		client: c, rest: c.core, resource: "services", namespace: namespace, selector: r.cfg.LabelSelector,
-		list: &core.ServiceList{}, convert: of(convertService), store: s, set: s.setService, drop: s.dropService,
+		watchTime: watchTime, list: &core.ServiceList{}, convert: of(convertService), store: s, set: s.setService, drop: s.dropService,
 	}
 }
 
@@ -113,14 +113,14 @@ func (r *Registry) services(c *client, s *store, namespace string) follower {
 func (r *Registry) slices(c *client, s *store, namespace string) follower {
 	return &feed[*slice]{
 		client: c, rest: c.discovery, resource: "endpointslices", namespace: namespace, selector: discovery.LabelServiceName,
-		list: &discovery.EndpointSliceList{}, convert: of(convertSlice), store: s, set: s.setSlice, drop: s.dropSlice,
+		watchTime: watchTime, list: &discovery.EndpointSliceList{}, convert: of(convertSlice), store: s, set: s.setSlice, drop: s.dropSlice,
 	}
 }
 
 func (r *Registry) nodes(c *client, s *store) follower {
 	return &feed[registry.Locality]{
 		client: c, rest: c.core, resource: "nodes", partial: true,
-		list: &meta.PartialObjectMetadataList{}, convert: of(convertNode), store: s, set: s.setNode, drop: s.dropNode,
+		watchTime: watchTime, list: &meta.PartialObjectMetadataList{}, convert: of(convertNode), store: s, set: s.setNode, drop: s.dropNode,
 	}
 }
 

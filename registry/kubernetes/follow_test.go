@@ -1,0 +1,163 @@
+package kubernetes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	core "k8s.io/api/core/v1"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	typed "k8s.io/client-go/kubernetes"
+
+	"github.com/hostmesh/hostmesh/e2e/testbed"
+	"github.com/hostmesh/hostmesh/registry"
+)
+
+// writer creates and deletes Services.
+func writer(t *testing.T, server *testbed.Kubernetes) (create, remove func(name string) (version string)) {
+	t.Helper()
+	client, err := typed.NewForConfig(server.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	services := client.CoreV1().Services(registry.DefaultNamespace)
+	create = func(name string) string {
+		t.Helper()
+		o := &core.Service{ObjectMeta: meta.ObjectMeta{Name: name}, Spec: core.ServiceSpec{ClusterIP: core.ClusterIPNone, Ports: []core.ServicePort{{Port: 80}}}}
+		made, err := services.Create(t.Context(), o, meta.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return made.ResourceVersion
+	}
+	remove = func(name string) string {
+		t.Helper()
+		if err := services.Delete(t.Context(), name, meta.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		return ""
+	}
+	return create, remove
+}
+
+func connected(t *testing.T, server *testbed.Kubernetes) *client {
+	t.Helper()
+	c, err := connect(t.Context(), Config{Kubeconfig: server.Kubeconfig(t, "", server.AdminToken)}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.transport.close)
+	return c
+}
+
+// awaitServices waits until the store holds exactly those Services of namespace default, but for the server's own.
+func awaitServices(t *testing.T, s *store, ended <-chan error, names ...string) {
+	t.Helper()
+	want := map[types.NamespacedName]bool{{Namespace: "default", Name: "kubernetes"}: true}
+	for _, name := range names {
+		want[types.NamespacedName{Namespace: "default", Name: name}] = true
+	}
+	timeout := time.After(20 * time.Second)
+	for {
+		s.mu.Lock()
+		odd := ""
+		for name := range want {
+			if s.services[name] == nil {
+				odd += fmt.Sprintf(" no %s", name)
+			}
+		}
+		for name := range s.services {
+			if !want[name] {
+				odd += fmt.Sprintf(" still %s", name)
+			}
+		}
+		s.mu.Unlock()
+		if odd == "" {
+			return
+		}
+		select {
+		case <-s.changed:
+		case err := <-ended:
+			t.Fatalf("ended with %v, while waiting:%s", err, odd)
+		case <-timeout:
+			t.Fatalf("still:%s", odd)
+		}
+	}
+}
+
+// TestGone goes on from a version that the server has forgotten: what was deleted meanwhile leaves, what is new comes,
+// and nothing vanishes in between.
+func TestGone(t *testing.T) {
+	server := testbed.StartKubernetes(t, testbed.KubernetesOptions{})
+	create, remove := writer(t, server)
+	create("stays")
+	version := create("goes")
+	remove("goes")
+	create("comes")
+	server.LoseHistory(t)
+	s := newStore()
+	f := (&Registry{}).services(connected(t, server), s, "").(*feed[*service])
+	known := batch[*service]{{Namespace: "default", Name: "stays"}: {}, {Namespace: "default", Name: "goes"}: {}}
+	f.replace(known)
+	if err := f.watch(t.Context(), &version); !errors.Is(err, errGone) {
+		t.Fatalf("got %v from version %s, want gone", err, version)
+	}
+	if len(s.services) != 2 {
+		t.Fatalf("got %d Services after 410 Gone, want what was known", len(s.services))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- f.follow(ctx, version) }()
+	awaitServices(t, s, ended, "stays", "comes")
+	create("later")
+	awaitServices(t, s, ended, "stays", "comes", "later")
+	cancel()
+	<-ended
+}
+
+// TestPages reads from a server that does not stream what there is, more than a page.
+func TestPages(t *testing.T) {
+	server := testbed.StartKubernetes(t, testbed.KubernetesOptions{Args: []string{"--feature-gates=WatchList=false"}})
+	create, remove := writer(t, server)
+	var names []string
+	for i := range pageSize + 20 {
+		names = append(names, fmt.Sprintf("s%d", i))
+		create(names[i])
+	}
+	s := newStore()
+	f := (&Registry{}).services(connected(t, server), s, "")
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- f.run(ctx) }()
+	awaitServices(t, s, ended, names...)
+	remove(names[0])
+	create("later")
+	awaitServices(t, s, ended, append(names[1:], "later")...)
+	cancel()
+	<-ended
+}
+
+// TestWatchEnds has the server end the watch: it goes on where it was.
+func TestWatchEnds(t *testing.T) {
+	server := testbed.StartKubernetes(t, testbed.KubernetesOptions{})
+	create, _ := writer(t, server)
+	s := newStore()
+	f := (&Registry{}).services(connected(t, server), s, "").(*feed[*service])
+	f.watchTime = 2 * time.Second
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- f.run(ctx) }()
+	var names []string
+	for i := range 12 {
+		names = append(names, fmt.Sprintf("s%d", i))
+		create(names[i])
+		awaitServices(t, s, ended, names...)
+		time.Sleep(500 * time.Millisecond)
+	}
+	cancel()
+	<-ended
+}
