@@ -95,10 +95,10 @@ func clusterConfig(cfg Config) (*rest.Config, error) {
 	}
 	file, err := clientcmd.LoadFromFile(cfg.Kubeconfig)
 	if err != nil {
-		return nil, fmt.Errorf("read kubeconfig: %w", err)
+		return nil, fmt.Errorf("read kubeconfig %s: %w", cfg.Kubeconfig, err)
 	}
 	if err := clientcmd.ResolveLocalPaths(file); err != nil {
-		return nil, fmt.Errorf("read kubeconfig: %w", err)
+		return nil, fmt.Errorf("read kubeconfig %s: %w", cfg.Kubeconfig, err)
 	}
 	name := cfg.Context
 	if name == "" {
