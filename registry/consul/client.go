@@ -117,7 +117,7 @@ func explain(ctx context.Context, err error) error {
 	var status api.StatusError
 	if errors.As(err, &status) {
 		if status.Code == http.StatusForbidden || status.Code == http.StatusUnauthorized {
-			return fmt.Errorf("%w: status %d: %.200q", registry.ErrPermission, status.Code, status.Body)
+			return fmt.Errorf("%w: status %d: %.200q; look at the token in tokenFile and at what its policies allow", registry.ErrPermission, status.Code, status.Body)
 		}
 		return fmt.Errorf("status %d: %.200q", status.Code, status.Body)
 	}

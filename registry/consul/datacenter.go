@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -42,6 +43,10 @@ type datacenter struct {
 	anon    bool              // we have no token and the policy is deny
 	probed  int               // counts the probes; of run alone
 	wide    *wide             // nil while each service is followed by a query of its own
+	listAt  uint64            // index of the last list; of run alone
+
+	mu   sync.Mutex
+	seen map[string]uint64 // guarded by mu; by service: the index at which instances of it were last seen
 }
 
 // follow is the life of the goroutine that follows one service.
@@ -53,7 +58,7 @@ type follow struct {
 func newDatacenter(name string, cfg Config, c *client, b *board, group *errgroup.Group, log *slog.Logger) *datacenter {
 	return &datacenter{
 		name: name, cfg: cfg, client: c, board: b, group: group, log: log,
-		first: make(chan struct{}, firstReads), follows: make(map[string]follow),
+		first: make(chan struct{}, firstReads), follows: make(map[string]follow), seen: make(map[string]uint64),
 	}
 }
 
@@ -122,6 +127,7 @@ func (d *datacenter) accept(ctx context.Context, a answer) error {
 	if err != nil {
 		return err
 	}
+	d.keepNewer(names, a.index)
 	d.anon = a.denyPolicy && d.client.transport.token == nil
 	if lost := missingFrom(names, d.names); lost || d.names == nil {
 		if err := d.verify(ctx, names); err != nil {
@@ -144,6 +150,37 @@ func (d *datacenter) accept(ctx context.Context, a answer) error {
 	}
 	d.followAll(ctx, names, odd)
 	return nil
+}
+
+// keepNewer adds to a list the services of which instances were seen at a later index: they are back by then, and the
+// next list has them. A server may lag behind the leader, whom second questions go to.
+func (d *datacenter) keepNewer(names map[string]bool, index uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if index < d.listAt {
+		clear(d.seen) // the index went backwards: what was seen is of another history
+	}
+	d.listAt = index
+	for name, at := range d.seen {
+		switch {
+		case names[name]:
+		case at > index && d.names[name]:
+			names[name] = true
+		default:
+			delete(d.seen, name)
+		}
+	}
+}
+
+// note remembers at which index a service was seen to have instances, or forgets it when it has none.
+func (d *datacenter) note(name string, p *part, index uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if p.instances > 0 {
+		d.seen[name] = index
+	} else {
+		delete(d.seen, name)
+	}
 }
 
 // missingFrom tells whether names lacks one of before.
@@ -298,10 +335,11 @@ func (d *datacenter) take(ctx context.Context, name string, a answer) error {
 		return err
 	}
 	if p.instances == 0 || p.lost(before) && (a.streamed || d.anon) {
-		if p, err = d.confirm(ctx, name, before); err != nil {
+		if p, a.index, err = d.confirm(ctx, name, before); err != nil {
 			return err
 		}
 	}
+	d.note(name, p, a.index)
 	d.board.set(d.name, p)
 	return nil
 }
@@ -312,33 +350,33 @@ func hidden(name string) error {
 
 // confirm reads a service from the leader. When that too has no instance, the list of services must not have it
 // either: one that is listed has instances, and then it is we who may not see them.
-func (d *datacenter) confirm(ctx context.Context, name string, before *part) (*part, error) {
+func (d *datacenter) confirm(ctx context.Context, name string, before *part) (*part, uint64, error) {
 	const attempts = 3 // as the service may come back between the two questions
 	for range attempts {
 		a, err := d.client.get(ctx, query{path: "/v1/health/service/" + name, datacenter: d.name})
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		if a.filtered {
-			return nil, hidden(name)
+			return nil, 0, hidden(name)
 		}
 		p, err := d.cfg.parse(name, a.body, before)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		if err := d.verify(ctx, map[string]bool{name: true}); err != nil || p.instances > 0 {
-			return p, err
+			return p, a.index, err
 		}
 		list, err := d.client.get(ctx, query{path: "/v1/catalog/services", datacenter: d.name})
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		names, err := decodeNames(list.body)
 		if err != nil || !names[name] {
-			return p, err
+			return p, a.index, err
 		}
 	}
-	return nil, fmt.Errorf("read %q: %w: it is listed, but none of its instances is shown", name, registry.ErrPermission)
+	return nil, 0, fmt.Errorf("read %q: %w: it is listed, but none of its instances is shown", name, registry.ErrPermission)
 }
 
 // limiter keeps a query whose answer changes all the time from spinning: so many answers a second, and as many at once.
