@@ -20,6 +20,7 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 type descriptions struct {
 	number, services, endpoints, conflicts                                      *prometheus.Desc
 	regUp, regState, regView, regServices, regEndpoints, regProblems, regErrors *prometheus.Desc
+	regDoubted, regReleased                                                     *prometheus.Desc
 	clients, nacks, dnsQueries, dnsTruncated                                    *prometheus.Desc
 }
 
@@ -34,7 +35,9 @@ func newDescriptions() descriptions {
 		regView:      describe("registry_last_view_timestamp_seconds", "When the registry's last view came, Unix time.", "registry"),
 		regServices:  describe("registry_services", "Services in the registry's last view.", "registry"),
 		regEndpoints: describe("registry_endpoints", "Endpoints in the registry's last view.", "registry"),
-		regProblems:  describe("registry_problems", "Entries of the registry that could not be read.", "registry"),
+		regProblems:  describe("registry_problems", "Entries of the registry that could not be read, by kind.", "registry", "kind"),
+		regDoubted:   describe("registry_doubted_endpoints", "Endpoints that are kept although the registry does not report them any more.", "registry"),
+		regReleased:  describe("registry_released_endpoints_total", "Endpoints that are doubted no more, by why.", "registry", "why"),
 		regErrors:    describe("registry_failures_total", "How often watching the registry failed.", "registry"),
 		clients:      describe("xds_clients", "xDS clients by kind and whether they are connected.", "kind", "connected"),
 		nacks:        describe("xds_nacks", "Types of resources that a connected client has refused last.", "type"),
@@ -137,7 +140,13 @@ func (c collector) collectRegistries(gauge gaugeFunc, out chan<- prometheus.Metr
 		}
 		gauge(c.regServices, float64(r.Services), r.Name)
 		gauge(c.regEndpoints, float64(r.Endpoints), r.Name)
-		gauge(c.regProblems, float64(len(r.Problems)), r.Name)
+		for kind, n := range r.ProblemKinds {
+			gauge(c.regProblems, float64(n), r.Name, kind)
+		}
+		gauge(c.regDoubted, float64(r.Doubted), r.Name)
+		for why, n := range r.Released {
+			out <- prometheus.MustNewConstMetric(c.regReleased, prometheus.CounterValue, float64(n), r.Name, why)
+		}
 		out <- prometheus.MustNewConstMetric(c.regErrors, prometheus.CounterValue, float64(r.Failures+r.RefusedViews), r.Name)
 	}
 }

@@ -32,13 +32,29 @@ func answers(now time.Time) map[string]any {
 				ID: "a", Addr: netip.MustParseAddr("192.0.2.1"), Ports: []registry.EndpointPort{{Name: "", Number: 8080}}, Weight: 1,
 				Health: registry.Healthy, Sources: []string{"dc1"}, Labels: map[string]string{"version": "1.10", "a": "yes"},
 			},
+		}, {
+			Service: registry.Name{Namespace: "default", Name: "web"},
+			Endpoint: &registry.Endpoint{
+				ID: "b", Addr: netip.MustParseAddr("192.0.2.2"), Ports: []registry.EndpointPort{{Number: 8080}}, Weight: 1, Sources: []string{"dc1"},
+				Doubt: &registry.Doubt{Since: now.Add(-30 * time.Second), Reason: "most left at once"},
+			},
+		}, {
+			Service: registry.Name{Namespace: "default", Name: "web"}, Standby: true,
+			Endpoint: &registry.Endpoint{ID: "c", Addr: netip.MustParseAddr("192.0.2.3"), Ports: []registry.EndpointPort{{Number: 8080}}, Weight: 1, Sources: []string{"old"}},
 		}}},
+		"/api/v1/conflicts": controlplane.Conflicts{Number: 7, Conflicts: []controlplane.ServiceConflict{{
+			Service: registry.Name{Namespace: "default", Name: "web"},
+			Conflict: registry.Conflict{
+				What: "label", Object: "v", Sides: []registry.Side{{Source: "dc1", Says: "1"}, {Source: "old", Says: "2"}}, Endpoints: []string{"a"}, More: 2, Text: "…",
+			},
+		}}},
+		"/api/v1/registries/dc1/accept": controlplane.Accepted{Registry: "dc1", Released: 2},
 		"/api/v1/proxies": controlplane.Proxies{Number: 7, Proxies: []xds.ClientStatus{{
 			NodeID: "h1", Kind: "proxy", Connected: now.Add(-90 * time.Second),
 			Types: []xds.TypeStatus{{Type: "CDS", Sent: 7, Acked: 7}, {Type: "EDS", Sent: 7, Acked: 5}, {Type: "LDS", Sent: 6, Nack: &xds.Nack{Reason: "no such filter", Number: 6, Time: now}}},
 		}}},
 		"/api/v1/registries": controlplane.Registries{Number: 7, Time: now, Registries: []registry.SourceStatus{
-			{Name: "dc1", Kind: "consul", State: registry.Stale, Error: "no leader", ErrorSince: now.Add(-2 * time.Minute), LastView: now.Add(-3 * time.Hour), FromSeal: true, Services: 1, Endpoints: 3},
+			{Name: "dc1", Kind: "consul", State: registry.Stale, Error: "no leader", ErrorSince: now.Add(-2 * time.Minute), LastView: now.Add(-3 * time.Hour), FromSeal: true, Services: 1, Endpoints: 3, Doubted: 2, DoubtedSince: now.Add(-30 * time.Second), DoubtReason: "most left at once"},
 			{Name: "static", Kind: "file", State: registry.Synced, LastView: now, Problems: []registry.Problem{{Object: "a.yaml:3", Reason: "got x, want y"}}},
 		}},
 	}
@@ -75,15 +91,21 @@ func TestGetTables(t *testing.T) {
 	for what, want := range map[string]string{
 		"services": "NAMESPACE  NAME  SERVING  PORTS    ADDRESS     SOURCES    CONFLICTS\n" +
 			"default    web   2/3      80/http  127.64.1.2  dc1,hosts  -\n",
-		"endpoints": "SERVICE      ADDRESS         HEALTH   WEIGHT  HOST  SOURCES  LABELS\n" +
-			"default/web  192.0.2.1:8080  healthy  1       -     dc1      a=yes,version=1.10\n",
+		"endpoints": "SERVICE      ADDRESS         HEALTH             WEIGHT  HOST  SOURCES  LABELS\n" +
+			"default/web  192.0.2.1:8080  healthy            1       -     dc1      a=yes,version=1.10\n" +
+			"default/web  192.0.2.2:8080  unknown (doubted)  1       -     dc1      -\n" +
+			"default/web  192.0.2.3:8080  unknown (standby)  1       -     old      -\n" +
+			"\ndoubted for 30s: dc1: most left at once\n  they are kept and served; mesh registry accept dc1 lets them go\n",
+		"conflicts": "SERVICE      CONFLICT  TAKEN   OTHERS  ENDPOINTS\n" +
+			"default/web  label v   dc1: 1  old: 2  3\n",
 		"proxies": "ID  KIND   STATE      SINCE  CDS      EDS            LDS      RDS\n" +
 			"h1  proxy  connected  1m30s  current  waits for ACK  REFUSED  -\n" +
 			"\nh1 refused LDS of 6, 0s ago: no such filter\n",
-		"registries": "NAME    KIND    STATE   SERVICES  ENDPOINTS  LAST VIEW       PROBLEMS\n" +
-			"dc1     consul  stale   1         3          3h00m (sealed)  -\n" +
-			"static  file    synced  0         0          0s              1\n" +
-			"\ndc1 is stale for 2m00s: no leader\n  its last view is kept and served\n\nstatic: a.yaml:3: got x, want y\n",
+		"registries": "NAME    KIND    STATE   SERVICES  ENDPOINTS  LAST VIEW       PROBLEMS  DOUBTED\n" +
+			"dc1     consul  stale   1         3          3h00m (sealed)  -         2\n" +
+			"static  file    synced  0         0          0s              1         -\n" +
+			"\ndc1 is stale for 2m00s: no leader\n  its last view is kept and served\n" +
+			"\ndc1: 2 endpoints that it does not report any more are kept, for 30s: most left at once\n  mesh registry accept dc1 lets them go\n\nstatic: a.yaml:3: got x, want y\n",
 	} {
 		t.Run(what, func(t *testing.T) {
 			got, err := mesh(t, what, "--server", server)
@@ -94,6 +116,22 @@ func TestGetTables(t *testing.T) {
 				t.Errorf("mesh get %s (-want +got):\n%s", what, diff)
 			}
 		})
+	}
+}
+
+func TestRegistryAccept(t *testing.T) {
+	server := serve(t)
+	var out bytes.Buffer
+	cmd := RegistryCommand()
+	cmd.SetArgs([]string{"accept", "dc1", "--server", server})
+	cmd.SetOut(&out)
+	if err := cmd.ExecuteContext(t.Context()); err != nil || out.String() != "2 endpoints of dc1 left\n" {
+		t.Errorf("%q, %v", out.String(), err)
+	}
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	cmd.SetArgs([]string{"accept", "dc2", "--server", server})
+	if err := cmd.ExecuteContext(t.Context()); err == nil {
+		t.Error("a registry that is not there is accepted")
 	}
 }
 

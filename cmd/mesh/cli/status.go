@@ -66,13 +66,13 @@ func (c *client) registries(cmd *cobra.Command) error {
 		return err
 	}
 	return c.show(data, func(w io.Writer) {
-		row(w, "NAME", "KIND", "STATE", "SERVICES", "ENDPOINTS", "LAST VIEW", "PROBLEMS")
+		row(w, "NAME", "KIND", "STATE", "SERVICES", "ENDPOINTS", "LAST VIEW", "PROBLEMS", "DOUBTED")
 		for _, r := range all.Registries {
 			view := age(all.Time, r.LastView)
 			if r.FromSeal {
 				view += " (sealed)"
 			}
-			row(w, r.Name, r.Kind, string(r.State), strconv.Itoa(r.Services), strconv.Itoa(r.Endpoints), view, count(len(r.Problems)))
+			row(w, r.Name, r.Kind, string(r.State), strconv.Itoa(r.Services), strconv.Itoa(r.Endpoints), view, count(len(r.Problems)), count(r.Doubted))
 		}
 		for _, r := range all.Registries {
 			explain(w, all.Time, r)
@@ -90,6 +90,10 @@ func explain(w io.Writer, now time.Time, r registry.SourceStatus) {
 		if r.Services > 0 {
 			fmt.Fprintf(w, "  its last view is kept and served\n")
 		}
+	}
+	if r.Doubted > 0 {
+		fmt.Fprintf(w, "\n%s: %d endpoints that it does not report any more are kept, for %s: %s\n  mesh registry accept %s lets them go\n",
+			r.Name, r.Doubted, age(now, r.DoubtedSince), printable(r.DoubtReason), r.Name)
 	}
 	for _, refused := range []string{r.SealRefused, r.SealError} {
 		if refused != "" {
