@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -40,7 +41,7 @@ type datacenter struct {
 	first   chan struct{} // counts the first reads under way
 	names   map[string]bool
 	follows map[string]follow // by service; of run alone
-	anon    bool              // we have no token and the policy is deny
+	anon    atomic.Bool       // we have no token and the policy is deny
 	probed  int               // counts the probes; of run alone
 	wide    *wide             // nil while each service is followed by a query of its own
 	listAt  uint64            // index of the last list; of run alone
@@ -97,7 +98,7 @@ func (d *datacenter) run(ctx context.Context) error {
 // the filtering then; and where only some services are named, as the list is rightly filtered then. In that case it
 // reads one of them, another each time.
 func (d *datacenter) probe(ctx context.Context) error {
-	if d.anon {
+	if d.anon.Load() {
 		return d.verify(ctx, d.names)
 	}
 	if len(d.cfg.Services) == 0 {
@@ -128,7 +129,7 @@ func (d *datacenter) accept(ctx context.Context, a answer) error {
 		return err
 	}
 	d.keepNewer(names, a.index)
-	d.anon = a.denyPolicy && d.client.transport.token == nil
+	d.anon.Store(a.denyPolicy && d.client.transport.token == nil)
 	if lost := missingFrom(names, d.names); lost || d.names == nil {
 		if err := d.verify(ctx, names); err != nil {
 			return err
@@ -233,7 +234,7 @@ func decodeNames(body []byte) (map[string]bool, error) {
 
 // verify asks whether we see everything where Consul would not tell by itself: without a token under a deny policy.
 func (d *datacenter) verify(ctx context.Context, names map[string]bool) error {
-	if !d.anon {
+	if !d.anon.Load() {
 		return nil
 	}
 	wanted := []access{{Resource: "node", Access: "read"}}
@@ -334,7 +335,7 @@ func (d *datacenter) take(ctx context.Context, name string, a answer) error {
 	if err != nil {
 		return err
 	}
-	if p.instances == 0 || p.lost(before) && (a.streamed || d.anon) {
+	if p.instances == 0 || p.lost(before) && (a.streamed || d.anon.Load()) {
 		if p, a.index, err = d.confirm(ctx, name, before); err != nil {
 			return err
 		}
