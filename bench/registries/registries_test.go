@@ -37,9 +37,9 @@ const (
 type server struct {
 	registry registry.Registry
 	section  string // of control.yaml
-	// change marks an endpoint of a service with a number; it returns when the server has taken it. It may be called
-	// from several goroutines for different services.
-	change func(ctx context.Context, service, mark int) error
+	// change marks an endpoint of each service with a number, in one transaction where the server has them; it returns
+	// when the server has taken it. It may be called from several goroutines for different services.
+	change func(ctx context.Context, marks map[int]int) error
 }
 
 // measure runs all three measurements and reports their figures.
@@ -49,7 +49,7 @@ func measure(b *testing.B, err error, s server) {
 		b.Fatal(err)
 	}
 	catalog, stop := firstView(b, s)
-	time.Sleep(3 * time.Second) // the first sync's work is over
+	time.Sleep(10 * time.Second) // the first sync's work is over
 	singleChanges(b, s, catalog)
 	stop()
 	churn(b, s)
@@ -98,7 +98,7 @@ func singleChanges(b *testing.B, s server, catalog *registry.Catalog) {
 	var took []time.Duration
 	for i := range changes {
 		service, mark := (i*7919)%services, 10_000+i
-		if err := s.change(context.Background(), service, mark); err != nil {
+		if err := s.change(context.Background(), map[int]int{service: mark}); err != nil {
 			b.Fatal(err)
 		}
 		began := time.Now()
@@ -154,7 +154,7 @@ func churn(b *testing.B, s server) {
 // generate sends changes at churnRate, each worker to services of its own, and notes the last mark of each.
 func generate(b *testing.B, s server, want []int, duration time.Duration) (sent int) {
 	b.Helper()
-	const workers = 16
+	const workers, batch = 10, 5
 	ctx, cancel := context.WithTimeout(context.Background(), duration)
 	defer cancel()
 	counts := make([]int, workers)
@@ -162,7 +162,7 @@ func generate(b *testing.B, s server, want []int, duration time.Duration) (sent 
 	for w := range workers {
 		group.Go(func() error {
 			random := rand.New(rand.NewPCG(uint64(w), 1))
-			tick := time.NewTicker(time.Second * workers / churnRate)
+			tick := time.NewTicker(time.Second * workers * batch / churnRate)
 			defer tick.Stop()
 			for {
 				select {
@@ -170,13 +170,17 @@ func generate(b *testing.B, s server, want []int, duration time.Duration) (sent 
 					return nil
 				case <-tick.C:
 				}
-				service := random.IntN(services/workers)*workers + w
-				mark := 20_000 + random.IntN(10_000)
-				if err := s.change(context.Background(), service, mark); err != nil {
+				marks := make(map[int]int, batch)
+				for len(marks) < batch {
+					marks[random.IntN(services/workers)*workers+w] = 20_000 + random.IntN(10_000)
+				}
+				if err := s.change(context.Background(), marks); err != nil {
 					return err
 				}
-				want[service] = mark
-				counts[w]++
+				for service, mark := range marks {
+					want[service] = mark
+				}
+				counts[w] += batch
 			}
 		})
 	}

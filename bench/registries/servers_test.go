@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/go-zookeeper/zk"
 	"github.com/hashicorp/consul/api"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	k8s "k8s.io/client-go/kubernetes"
 
@@ -30,9 +32,13 @@ func BenchmarkConsul(b *testing.B) {
 	measure(b, err, server{
 		registry: r,
 		section:  fmt.Sprintf("  - {name: dc1, consul: {address: %q, caFile: %q}}\n", s.Address, s.Certs.CAFile),
-		change: func(ctx context.Context, service, mark int) error {
-			ops := testbed.LoadedEndpoint(service, 0, endpoints)[:1]
-			ops[0].Service.Service.Meta = map[string]string{"version": fmt.Sprint(mark)}
+		change: func(ctx context.Context, marks map[int]int) error {
+			var ops api.TxnOps
+			for service, mark := range marks {
+				op := testbed.LoadedEndpoint(service, 0, endpoints)[0]
+				op.Service.Service.Meta = map[string]string{"version": fmt.Sprint(mark)}
+				ops = append(ops, op)
+			}
 			ok, resp, _, err := client.Txn().Txn(ops, (&api.QueryOptions{}).WithContext(ctx))
 			if err == nil && !ok {
 				err = errors.New(resp.Errors[0].What)
@@ -53,9 +59,12 @@ func BenchmarkEtcd(b *testing.B) {
 	measure(b, err, server{
 		registry: r,
 		section:  fmt.Sprintf("  - {name: core, etcd: {endpoints: [%q]}}\n", s.Address),
-		change: func(ctx context.Context, service, mark int) error {
-			key, value := testbed.LoadedEtcdEndpoint(prefix, service, 0, endpoints, fmt.Sprint(mark))
-			_, err := client.Put(ctx, key, value)
+		change: func(ctx context.Context, marks map[int]int) error {
+			var ops []clientv3.Op
+			for service, mark := range marks {
+				ops = append(ops, clientv3.OpPut(testbed.LoadedEtcdEndpoint(prefix, service, 0, endpoints, fmt.Sprint(mark))))
+			}
+			_, err := client.Txn(ctx).Then(ops...).Commit()
 			return err
 		},
 	})
@@ -72,9 +81,13 @@ func BenchmarkZooKeeper(b *testing.B) {
 	measure(b, err, server{
 		registry: r,
 		section:  fmt.Sprintf("  - {name: legacy, zookeeper: {servers: [%q]}}\n", s.Address),
-		change: func(_ context.Context, service, mark int) error {
-			node, data := testbed.LoadedZooKeeperEndpoint(root, service, 0, endpoints, fmt.Sprint(mark))
-			_, err := conn.Set(node, data, -1)
+		change: func(_ context.Context, marks map[int]int) error {
+			var ops []any
+			for service, mark := range marks {
+				node, data := testbed.LoadedZooKeeperEndpoint(root, service, 0, endpoints, fmt.Sprint(mark))
+				ops = append(ops, &zk.SetDataRequest{Path: node, Data: data, Version: -1})
+			}
+			_, err := conn.Multi(ops...)
 			return err
 		},
 	})
@@ -94,12 +107,16 @@ func BenchmarkKubernetes(b *testing.B) {
 	measure(b, err, server{
 		registry: r,
 		section:  fmt.Sprintf("  - {name: k8s, kubernetes: {kubeconfig: %q}}\n", kubeconfig),
-		change: func(ctx context.Context, service, mark int) error {
-			slice := testbed.LoadedEndpointSlice(registry.DefaultNamespace, service, endpoints)
-			port := int32(mark)
-			slice.Ports[0].Port = &port
-			_, err := client.DiscoveryV1().EndpointSlices(registry.DefaultNamespace).Update(ctx, slice, metav1.UpdateOptions{})
-			return err
+		change: func(ctx context.Context, marks map[int]int) error {
+			for service, mark := range marks {
+				slice := testbed.LoadedEndpointSlice(registry.DefaultNamespace, service, endpoints)
+				port := int32(mark)
+				slice.Ports[0].Port = &port
+				if _, err := client.DiscoveryV1().EndpointSlices(registry.DefaultNamespace).Update(ctx, slice, metav1.UpdateOptions{}); err != nil {
+					return err
+				}
+			}
+			return nil
 		},
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hostmesh/hostmesh/registry"
 )
@@ -18,12 +19,14 @@ type board struct {
 	mu    sync.Mutex
 	dcs   map[string]*dcParts // guarded by mu
 	dirty map[string]bool     // guarded by mu: labels whose parts are not the published ones any more
+	names map[string][]string // guarded by mu: Consul's names of a label, in any datacenter
 
 	ready chan struct{} // closed by run when every part was there for the first time
 
 	// Of run alone:
-	published map[string]merged // by label
-	labels    []string          // of published, sorted
+	published map[string]merged   // by label
+	services  []*registry.Service // of published, sorted by name
+	troubled  map[string]struct{} // labels of published with problems
 }
 
 type dcParts struct {
@@ -43,7 +46,8 @@ type merged struct {
 func newBoard(namespace string, datacenters []string) *board {
 	b := &board{
 		namespace: namespace, changed: make(chan struct{}, 1), ready: make(chan struct{}),
-		dcs: make(map[string]*dcParts), dirty: make(map[string]bool), published: make(map[string]merged),
+		dcs: make(map[string]*dcParts), dirty: make(map[string]bool), names: make(map[string][]string),
+		published: make(map[string]merged), troubled: make(map[string]struct{}),
 	}
 	for _, dc := range datacenters {
 		b.dcs[dc] = &dcParts{parts: make(map[string]*part), alive: make(map[string]context.Context)}
@@ -61,15 +65,33 @@ func (b *board) list(dc string, names map[string]context.Context, odd []registry
 		if names[name] == nil {
 			b.dirty[registry.Label(name)] = true
 			delete(d.parts, name)
+			b.forget(name)
 		}
 	}
 	for name := range names {
 		if _, ok := d.parts[name]; !ok {
 			d.parts[name] = nil
+			if label := registry.Label(name); !slices.Contains(b.names[label], name) {
+				b.names[label] = append(b.names[label], name)
+			}
 		}
 	}
 	b.mu.Unlock()
 	b.notify()
+}
+
+// forget drops a name that no datacenter has any more. b.mu is held.
+func (b *board) forget(name string) {
+	for _, d := range b.dcs {
+		if _, ok := d.parts[name]; ok {
+			return
+		}
+	}
+	label := registry.Label(name)
+	b.names[label] = slices.DeleteFunc(b.names[label], func(have string) bool { return have == name })
+	if len(b.names[label]) == 0 {
+		delete(b.names, label)
+	}
 }
 
 // get returns the part as it stands, nil when there is none yet.
@@ -79,8 +101,8 @@ func (b *board) get(dc, name string) *part {
 	return b.dcs[dc].parts[name]
 }
 
-// names returns the datacenter's services.
-func (b *board) names(dc string) []string {
+// listed returns the datacenter's services.
+func (b *board) listed(dc string) []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Collect(maps.Keys(b.dcs[dc].parts))
@@ -133,6 +155,9 @@ func (b *board) notify() {
 	}
 }
 
+// leastPause is the least time between two views: what changes meanwhile is in one.
+const leastPause = 20 * time.Millisecond
+
 // run publishes a view after each change, from this goroutine. The receiver must not change the view's slices.
 func (b *board) run(ctx context.Context, publish func(registry.View)) error {
 	var last registry.View
@@ -155,6 +180,10 @@ func (b *board) run(ctx context.Context, publish func(registry.View)) error {
 			close(b.ready)
 		}
 		first, last = false, view
+		select {
+		case <-ctx.Done():
+		case <-time.After(leastPause):
+		}
 	}
 }
 
@@ -163,25 +192,21 @@ func (b *board) run(ctx context.Context, publish func(registry.View)) error {
 func (b *board) collect(all bool) (groups map[string][]*part, odd []registry.Problem, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	groups = make(map[string][]*part)
+	if all && !b.complete() {
+		return nil, nil, false
+	}
+	groups = make(map[string][]*part, len(b.dirty))
 	for label := range b.dirty {
 		groups[label] = nil
 	}
 	for _, dc := range slices.Sorted(maps.Keys(b.dcs)) {
 		d := b.dcs[dc]
-		if all && !d.listed {
-			return nil, nil, false
-		}
 		odd = append(odd, d.odd...)
-		for _, p := range d.parts {
-			if p == nil {
-				if all {
-					return nil, nil, false
+		for label := range b.dirty {
+			for _, name := range b.names[label] {
+				if p := d.parts[name]; p != nil {
+					groups[label] = append(groups[label], p)
 				}
-				continue
-			}
-			if b.dirty[p.label] {
-				groups[p.label] = append(groups[p.label], p)
 			}
 		}
 	}
@@ -189,11 +214,28 @@ func (b *board) collect(all bool) (groups map[string][]*part, odd []registry.Pro
 	return groups, odd, true
 }
 
+// complete tells whether every part of every datacenter is there. b.mu is held.
+func (b *board) complete() bool {
+	for _, d := range b.dcs {
+		if !d.listed {
+			return false
+		}
+		for _, p := range d.parts {
+			if p == nil {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // view makes the next view from the groups that changed. What is made from the same parts as before is the same service.
 func (b *board) view(groups map[string][]*part, odd []registry.Problem) registry.View {
 	for label, parts := range groups {
+		before := b.published[label]
 		if len(parts) == 0 {
 			delete(b.published, label)
+			b.replace(label, merged{})
 			continue
 		}
 		// The service that is spelled like its label comes first, then by spelling; datacenters stay in order.
@@ -206,22 +248,33 @@ func (b *board) view(groups map[string][]*part, odd []registry.Problem) registry
 			}
 			return strings.Compare(x.name, y.name)
 		})
-		if before := b.published[label]; !slices.Equal(before.from, parts) {
-			b.published[label] = b.merge(label, parts, before)
+		if !slices.Equal(before.from, parts) {
+			next := b.merge(label, parts, before)
+			b.published[label] = next
+			b.replace(label, next)
 		}
 	}
-	if len(b.labels) != len(b.published) || slices.ContainsFunc(b.labels, func(l string) bool { return b.published[l].from == nil }) {
-		b.labels = slices.Sorted(maps.Keys(b.published))
-	}
-	view := registry.View{Services: make([]*registry.Service, 0, len(b.labels)), Problems: odd}
-	for _, label := range b.labels {
-		m := b.published[label]
-		if m.service != nil {
-			view.Services = append(view.Services, m.service)
-		}
-		view.Problems = append(view.Problems, m.problems...)
+	view := registry.View{Services: slices.Clone(b.services), Problems: odd}
+	for _, label := range slices.Sorted(maps.Keys(b.troubled)) {
+		view.Problems = append(view.Problems, b.published[label].problems...)
 	}
 	return view
+}
+
+// replace puts what a label became in its place among the services and those with problems.
+func (b *board) replace(label string, next merged) {
+	i, found := slices.BinarySearchFunc(b.services, label, func(s *registry.Service, label string) int { return strings.Compare(s.Name.Name, label) })
+	switch {
+	case found && next.service != nil:
+		b.services[i] = next.service
+	case found:
+		b.services = slices.Delete(b.services, i, i+1)
+	case next.service != nil:
+		b.services = slices.Insert(b.services, i, next.service)
+	}
+	if delete(b.troubled, label); len(next.problems) > 0 {
+		b.troubled[label] = struct{}{}
+	}
 }
 
 // merge makes one service of parts that have one label: of the first spelling, from all datacenters.

@@ -145,7 +145,7 @@ func (w *wide) sweepAll(ctx context.Context) error {
 		began := time.Now()
 		readers, readCtx := errgroup.WithContext(ctx)
 		readers.SetLimit(wideReads)
-		for _, name := range w.d.board.names(w.d.name) {
+		for _, name := range w.d.board.listed(w.d.name) {
 			readers.Go(func() error { return w.readService(readCtx, name) })
 		}
 		if err := readers.Wait(); err != nil {
