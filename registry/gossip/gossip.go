@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -143,13 +144,31 @@ func (h *hosts) follow(ctx context.Context, node *ring.Node, ended chan error, p
 			node.Forget(id)
 		}
 		view := services.update(judged.hosts)
+		view.Hosts = hostsOf(judged.hosts)
 		view.Problems = problems(all, judged, status)
-		if !said || services.changed || !reflect.DeepEqual(view.Problems, last.Problems) {
+		if !said || services.changed || !reflect.DeepEqual(view.Hosts, last.Hosts) || !reflect.DeepEqual(view.Problems, last.Problems) {
 			publish(view)
 			last, said = view, true
 		}
 		timer.Reset(min(review, max(judged.next.Sub(now), time.Millisecond)))
 	}
+}
+
+// hostsOf makes the hosts of a view of those that are seen, which are sorted by id: each with the addresses that it announces.
+func hostsOf(seen []judged) []registry.Host {
+	all := make([]registry.Host, len(seen))
+	for i, j := range seen {
+		all[i] = registry.Host{ID: j.host.ID, Dead: j.dead}
+		if j.host.Body == nil {
+			continue
+		}
+		for _, addr := range j.host.Body.Addresses {
+			all[i].Addrs = append(all[i].Addrs, addr.Unmap())
+		}
+		slices.SortFunc(all[i].Addrs, netip.Addr.Compare)
+		all[i].Addrs = slices.Compact(all[i].Addrs)
+	}
+	return all
 }
 
 // problems tells what keeps the view from being the whole truth.

@@ -63,7 +63,9 @@ func startHost(t *testing.T, id string, control netip.AddrPort, a ring.Announcem
 
 func (h *host) announce(t *testing.T, a ring.Announcement) {
 	t.Helper()
-	a.Addresses = []netip.Addr{netip.MustParseAddr("127.0.0.1")}
+	if a.Addresses == nil {
+		a.Addresses = []netip.Addr{netip.MustParseAddr("127.0.0.1")}
+	}
 	if err := h.node.Announce(a); err != nil {
 		t.Fatal(err)
 	}
@@ -328,6 +330,76 @@ func TestDeathLeaveAndReturn(t *testing.T) {
 	t.Logf("the dead host was removed after %v", took.Round(time.Millisecond))
 }
 
+// hostsText is the hosts of a view with their addresses, a dead one with a "†".
+func hostsText(v registry.View) string {
+	var b strings.Builder
+	for _, h := range v.Hosts {
+		b.WriteString(h.ID)
+		if h.Dead {
+			b.WriteString("†")
+		}
+		fmt.Fprintf(&b, "%v ", h.Addrs)
+	}
+	return strings.TrimSpace(b.String())
+}
+
+// TestViewHasTheHosts wants each host with the addresses that it announces, and dead while it is.
+func TestViewHasTheHosts(t *testing.T) {
+	t.Parallel()
+	at := freePort(t)
+	w := watch(t, Config{Config: ring.Config{Bind: at}, HostID: "control", Reap: 4 * time.Second})
+	on := func(addrs ...string) ring.Announcement {
+		a := ring.Announcement{Addresses: []netip.Addr{}}
+		for _, addr := range addrs {
+			a.Addresses = append(a.Addresses, netip.MustParseAddr(addr))
+		}
+		return a
+	}
+	await := func(want string) {
+		t.Helper()
+		for deadline := time.After(20 * time.Second); ; {
+			w.mu.Lock()
+			got := ""
+			if len(w.views) > 0 {
+				got = hostsText(w.views[len(w.views)-1])
+			}
+			w.mu.Unlock()
+			if got == want {
+				return
+			}
+			select {
+			case <-w.wake:
+			case <-time.After(20 * time.Millisecond):
+			case <-deadline:
+				t.Fatalf("the view's hosts are %q, want %q", got, want)
+			}
+		}
+	}
+	startHost(t, "a", at, on("10.0.0.9", "10.0.0.1", "fd00::1", "10.0.0.9"))
+	b := startHost(t, "b", at, on("10.0.0.2"))
+	c := startHost(t, "c", at, on())
+	startHost(t, "d", at, on("10.0.0.4"))
+	await("a[10.0.0.1 10.0.0.9 fd00::1] b[10.0.0.2] c[] d[10.0.0.4]")
+	b.announce(t, on("10.0.0.3"))
+	await("a[10.0.0.1 10.0.0.9 fd00::1] b[10.0.0.3] c[] d[10.0.0.4]")
+	b.kill(t)
+	await("a[10.0.0.1 10.0.0.9 fd00::1] b†[10.0.0.3] c[] d[10.0.0.4]")
+	again := startHost(t, "b", at, on("10.0.0.3"))
+	await("a[10.0.0.1 10.0.0.9 fd00::1] b[10.0.0.3] c[] d[10.0.0.4]")
+	c.leave(t) // that is no death
+	await("a[10.0.0.1 10.0.0.9 fd00::1] b[10.0.0.3] d[10.0.0.4]")
+	again.kill(t)
+	await("a[10.0.0.1 10.0.0.9 fd00::1] b†[10.0.0.3] d[10.0.0.4]")
+	await("a[10.0.0.1 10.0.0.9 fd00::1] d[10.0.0.4]") // forgotten after Reap
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, v := range w.views {
+		if strings.Contains(hostsText(v), "c†") {
+			t.Error("a host that left in order was called dead")
+		}
+	}
+}
+
 func TestDoubt(t *testing.T) {
 	t.Parallel()
 	at := freePort(t)
@@ -341,6 +413,11 @@ func TestDoubt(t *testing.T) {
 		h.kill(t)
 	}
 	w.await(t, "a=healthy b=healthy c=healthy d=healthy !hosts")
+	w.mu.Lock()
+	if got := hostsText(w.views[len(w.views)-1]); strings.Contains(got, "†") {
+		t.Errorf("hosts %q, want none dead in doubt", got)
+	}
+	w.mu.Unlock()
 	startHost(t, "a", at, web("a", ring.Healthy))
 	startHost(t, "b", at, web("b", ring.Healthy))
 	// One of four is no third: its death is believed now.

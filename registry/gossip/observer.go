@@ -26,6 +26,7 @@ const (
 type judged struct {
 	host   ring.Host
 	effect effect
+	dead   bool // it is known to be away: its death is not doubted
 }
 
 // judgement is what an observer makes of the ring.
@@ -64,6 +65,7 @@ func (o *observer) judge(all []ring.Host, now time.Time) judgement {
 			what.effect, until = draining, h.Since.Add(linger)
 		case ring.Dead:
 			until = h.Since.Add(o.reap)
+			what.dead = !o.doubted[h.ID]
 			if !o.doubted[h.ID] || !now.Before(until) {
 				what.effect = unhealthy
 			}
