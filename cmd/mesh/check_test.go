@@ -90,3 +90,70 @@ func TestRegistryFlags(t *testing.T) {
 		t.Error("no file and no registry: no error")
 	}
 }
+
+func TestCheckTellsTheLineOfARule(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "control.yaml")
+	text := `registries:
+  - name: a
+    file: {path: /x}
+    mapping:
+      namespace: Bad_NS
+      rename:
+        com.acme.Api: A/B/c
+      ports:
+        "team-*":
+          protocol: quic
+    guard:
+      share: 0
+      time: 0s
+  - name: b
+    file: {path: /y}
+    mapping: {namespace: x, namespaces: {"*": y}}
+merge:
+  services:
+    orders: union
+    default/orders: {prefer: [a]}
+    shop/x:
+      prefer:
+        - a
+        - b
+        - a
+    shop/y:
+      weights:
+        nobody: 1
+guard:
+  proofs: 0
+`
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, stderr, err := runMesh(t, "check", path)
+	if err == nil {
+		t.Error("there is no error")
+	}
+	for _, want := range []string{
+		`:5: registries[0].mapping.namespace: got "Bad_NS", want a namespace`,
+		`:7: registries[0].mapping.rename["com.acme.Api"]: got "A/B/c", want name or namespace/name`,
+		`:10: registries[0].mapping.ports["team-*"].protocol: got "quic", want tcp`,
+		`:12: registries[0].guard.share: got 0, want a share above 0`,
+		`:13: registries[0].guard.time: got 0s, want more than 0`,
+		`:16: registries[1].mapping.namespace: got "x", want it or namespaces["*"], not both`,
+		`:19: merge.services.orders: got a second rule for default/orders, want one; default/orders is the same`,
+		`:25: merge.services.shop/x.prefer[2]: got "a", want each source once`,
+		`:28: merge.services.shop/y.weights.nobody: got "nobody", want one of a, b`,
+		`:30: guard.proofs: got 0, want the number of proxies`,
+	} {
+		if !strings.Contains(stderr, path+want) {
+			t.Errorf("%q is not in\n%s", want, stderr)
+		}
+	}
+}
+
+func TestRulesMayNameTheHostsThatAreTheOnlyRegistry(t *testing.T) {
+	if _, err := decodeControlFile("control.yaml", []byte("merge: {default: {prefer: [hosts]}}\n")); err != nil {
+		t.Error(err)
+	}
+	if _, err := decodeControlFile("control.yaml", []byte("merge: {default: {prefer: [dc1]}}\n")); err == nil {
+		t.Error("a rule names a registry that there is not, and that is taken")
+	}
+}

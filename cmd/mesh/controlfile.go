@@ -76,19 +76,14 @@ func (f *controlFile) Check(report func(path, got, want string)) {
 		if n := len(r.kinds()); n != 1 {
 			report(path, fmt.Sprintf("%d kinds of registry", n), "exactly one of "+registryKinds)
 		}
-		r.Mapping.mapping().Check(func(at, got, want string) {
-			if strings.HasPrefix(at, "include") || strings.HasPrefix(at, "exclude") {
-				at = "filter." + at
-			}
-			report(path+".mapping."+at, got, want)
-		})
+		r.Mapping.check(func(at, got, want string) { report(path+".mapping."+at, got, want) })
 	}
-	f.Merge.rules().Check(f.sourceNames(), func(at, got, want string) { report("merge."+at, got, want) })
+	f.Merge.check(f.sourceNames(), func(at, got, want string) { report("merge."+at, got, want) })
 }
 
 func (f *controlFile) sourceNames() []string {
 	var names []string
-	for _, r := range f.Registries {
+	for _, r := range f.sections() {
 		names = append(names, r.Name)
 	}
 	return names

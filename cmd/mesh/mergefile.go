@@ -2,8 +2,11 @@ package main
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
+	"github.com/hostmesh/hostmesh/internal/yamlpos"
 	"github.com/hostmesh/hostmesh/registry"
 )
 
@@ -39,6 +42,32 @@ func (m mergeSection) rules() registry.Rules {
 		rules.Services[serviceName(name)] = rule.rule()
 	}
 	return rules
+}
+
+// check reports what makes no sense, by its path in the file. A service that is written in two ways has one rule, and
+// nobody knows which.
+func (m mergeSection) check(sources []string, report func(path, got, want string)) {
+	written := make(map[registry.Name]string, len(m.Services))
+	for _, key := range slices.Sorted(maps.Keys(m.Services)) {
+		name := serviceName(key)
+		if other, twice := written[name]; twice {
+			report(yamlpos.Key("services", key), "a second rule for "+name.String(), fmt.Sprintf("one; %s is the same service", other))
+			continue
+		}
+		written[name] = key
+	}
+	m.rules().Check(sources, func(at, got, want string) {
+		for name, key := range written {
+			if rest, found := strings.CutPrefix(at, fmt.Sprintf("services[%s]", name)); found {
+				at = yamlpos.Key("services", key) + rest
+				break
+			}
+		}
+		if rule, source, found := strings.Cut(at, ".weights["); found {
+			at = yamlpos.Key(rule+".weights", strings.TrimSuffix(source, "]"))
+		}
+		report(at, got, want)
+	})
 }
 
 // serviceName reads "namespace/name", or a name in the default namespace.

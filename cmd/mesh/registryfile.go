@@ -5,9 +5,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/hostmesh/hostmesh/internal/yamlpos"
 	"github.com/hostmesh/hostmesh/registry"
 	"github.com/hostmesh/hostmesh/registry/consul"
 	"github.com/hostmesh/hostmesh/registry/dns"
@@ -95,23 +97,47 @@ func (m mappingSection) mapping() registry.Mapping {
 	return mapping
 }
 
-// guardSection is registry.Guard as it is written; what is not set is the file's own guard, then the default.
-type guardSection struct {
-	Off    *bool         `yaml:"off"`
-	Share  float64       `yaml:"share"`
-	Window time.Duration `yaml:"window"`
-	Hold   time.Duration `yaml:"hold"`
-	Time   time.Duration `yaml:"time"`
-	Proofs int           `yaml:"proofs"`
+// check reports what makes no sense, by its path in the file.
+func (m mappingSection) check(report func(path, got, want string)) {
+	m.mapping().Check(func(at, got, want string) {
+		switch field, rest, _ := strings.Cut(at, "["); {
+		case field == "include" || field == "exclude":
+			at = "filter." + at
+		case at == "namespaces[*]" && m.Namespaces["*"] == "":
+			at = "namespace"
+		default: // what follows the key, ".protocol", has no bracket
+			end := strings.LastIndex(rest, "]")
+			at = yamlpos.Key(field, rest[:end]) + rest[end+1:]
+		}
+		report(at, got, want)
+	})
+	if m.Namespace != "" && m.Namespaces["*"] != "" {
+		report("namespace", fmt.Sprintf("%q", m.Namespace), `it or namespaces["*"], not both`)
+	}
 }
 
-// Check implements the hook of internal/yamlpos.
+// guardSection is registry.Guard as it is written; what is not set is the file's own guard, then the default.
+type guardSection struct {
+	Off    *bool          `yaml:"off"`
+	Share  *float64       `yaml:"share"`
+	Window *time.Duration `yaml:"window"`
+	Hold   *time.Duration `yaml:"hold"`
+	Time   *time.Duration `yaml:"time"`
+	Proofs *int           `yaml:"proofs"`
+}
+
+// Check implements the hook of internal/yamlpos. A zero would be taken for the default, which nobody means who writes it.
 func (g guardSection) Check(report func(path, got, want string)) {
-	if g.Share < 0 || g.Share > 1 {
-		report("share", fmt.Sprint(g.Share), "a share from 0 to 1, such as 0.3")
+	if g.Share != nil && !(*g.Share > 0 && *g.Share <= 1) {
+		report("share", fmt.Sprint(*g.Share), "a share above 0, up to 1, such as 0.3")
 	}
-	if g.Proofs < -1 {
-		report("proofs", fmt.Sprint(g.Proofs), "the number of proxies whose word counts, or -1 for none")
+	for path, d := range map[string]*time.Duration{"window": g.Window, "hold": g.Hold, "time": g.Time} {
+		if d != nil && *d <= 0 {
+			report(path, d.String(), "more than 0; off: true takes every word at once")
+		}
+	}
+	if g.Proofs != nil && *g.Proofs < 1 && *g.Proofs != -1 {
+		report("proofs", fmt.Sprint(*g.Proofs), "the number of proxies whose word counts, or -1 for none")
 	}
 }
 
@@ -120,21 +146,32 @@ func (g *guardSection) guard(file guardSection) registry.Guard {
 	if g != nil {
 		own = *g
 	}
-	off := cmp.Or(own.Off, file.Off)
 	return registry.Guard{
-		Off: off != nil && *off, Share: cmp.Or(own.Share, file.Share), Window: cmp.Or(own.Window, file.Window), Hold: cmp.Or(own.Hold, file.Hold),
-		Time: cmp.Or(own.Time, file.Time), Proofs: cmp.Or(own.Proofs, file.Proofs),
+		Off: either(own.Off, file.Off), Share: either(own.Share, file.Share), Window: either(own.Window, file.Window),
+		Hold: either(own.Hold, file.Hold), Time: either(own.Time, file.Time), Proofs: either(own.Proofs, file.Proofs),
 	}
 }
 
-// sources makes what the catalog runs. Without any registry, the hosts' own gossip is the registry.
-func (f controlFile) sources(log *slog.Logger) []registry.Source {
-	sections := f.Registries
-	if len(sections) == 0 {
-		sections = []registrySection{{Name: "hosts", Gossip: &gossip.Config{}}}
+// either returns the first that is set, or zero.
+func either[T any](own, file *T) (v T) {
+	if set := cmp.Or(own, file); set != nil {
+		v = *set
 	}
+	return v
+}
+
+// sections are the registries. Without any, the hosts' own gossip is the registry.
+func (f controlFile) sections() []registrySection {
+	if len(f.Registries) == 0 {
+		return []registrySection{{Name: "hosts", Gossip: &gossip.Config{}}}
+	}
+	return f.Registries
+}
+
+// sources makes what the catalog runs.
+func (f controlFile) sources(log *slog.Logger) []registry.Source {
 	var sources []registry.Source
-	for i, section := range sections {
+	for i, section := range f.sections() {
 		kind := section.kinds()[0]
 		sources = append(sources, registry.Source{
 			Name: section.Name, Kind: kind.name, Mapping: section.Mapping.mapping(), Guard: section.Guard.guard(f.Guard),

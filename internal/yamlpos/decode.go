@@ -48,13 +48,18 @@ func (at place) field(name string, line int) place {
 }
 
 func (at place) key(key string, line int) place {
-	if plainKey(key) {
-		return at.field(key, line)
-	}
 	at.depth++
 	at.line = line
-	at.path += "[" + strconv.Quote(key) + "]"
+	at.path = Key(at.path, key)
 	return at
+}
+
+// Key returns the path of a map's entry, for a Check that reports it: `labels.zone`, or `labels["a.b"]`.
+func Key(path, key string) string {
+	if plainKey(key) {
+		return join(path, key)
+	}
+	return path + "[" + strconv.Quote(key) + "]"
 }
 
 func (at place) index(i, line int) place {
