@@ -101,12 +101,13 @@ func (b *Builder) service(s *registry.Service) branches {
 			add(own, e.Addr)
 		}
 	}
+	heaviest := heaviest(serving)
 	for _, p := range s.Ports {
 		srv := make([]dnsserver.SRV, 0, len(serving))
 		for _, e := range serving {
 			if number := e.Port(p.Name); number != 0 {
 				srv = append(srv, dnsserver.SRV{
-					Weight: uint16(min(e.Weight, math.MaxUint16)), Port: number, Target: targets[e.Addr], Addr: e.Addr,
+					Weight: weight(e.Weight, heaviest), Port: number, Target: targets[e.Addr], Addr: e.Addr,
 				})
 			}
 		}
@@ -146,6 +147,22 @@ func serving(all []*registry.Endpoint) []*registry.Endpoint {
 		return all
 	}
 	return some
+}
+
+func heaviest(all []*registry.Endpoint) (most uint32) {
+	for _, e := range all {
+		most = max(most, e.Weight)
+	}
+	return most
+}
+
+// weight returns a weight as SRV can tell it, in 16 bits. Where the heaviest of a service is more than that, all are told
+// in proportion, so that the shares stay; 0 would be next to never (RFC 2782).
+func weight(own, heaviest uint32) uint16 {
+	if heaviest <= math.MaxUint16 {
+		return uint16(own)
+	}
+	return uint16(max((uint64(own)*math.MaxUint16+uint64(heaviest)/2)/uint64(heaviest), 1))
 }
 
 // Label returns the label of the endpoints at an address. Different addresses have different labels.

@@ -96,7 +96,7 @@ func TestDig(t *testing.T) {
 	server := serve(t, snapshot())
 	soa := "ns.mesh.internal. hostmaster.mesh.internal. 4242 30 10 604800 1"
 	v6 := "2001-0db8-0000-0000-0000-0000-0000-0001.web.default.mesh.internal."
-	webSRV := "0 1 8080 192-0-2-1.web.default.mesh.internal.\n0 65535 8081 192-0-2-1.web.default.mesh.internal.\n0 7 8080 " + v6
+	webSRV := "0 1 8080 192-0-2-1.web.default.mesh.internal.\n0 5 8080 " + v6 + "\n0 65535 8081 192-0-2-1.web.default.mesh.internal."
 	for _, c := range []struct{ name, args, want string }{
 		{"A", "web.default.mesh.internal A", "192.0.2.1"},
 		{"A, short name", "web.mesh.internal A", "192.0.2.1"},
@@ -198,6 +198,27 @@ func TestUnchangedServicesAreReused(t *testing.T) {
 }
 
 // TestNamesThatMeet has a service, a namespace and the name server go by the same name.
+// Weights that need more than the 16 bits of SRV are told in proportion, so that shares stay.
+func TestWeightsKeepTheirShares(t *testing.T) {
+	server := serve(t, &registry.Snapshot{Number: 1, Services: []*registry.Service{{
+		Name: registry.Name{Namespace: "default", Name: "web"}, Ports: []registry.Port{{Number: 80}},
+		Endpoints: []*registry.Endpoint{
+			endpoint("192.0.2.1", 9<<20, registry.Healthy, at("", 8080)), endpoint("192.0.2.2", 1<<20, registry.Healthy, at("", 8080)),
+			endpoint("192.0.2.3", 1, registry.Healthy, at("", 8080)),
+		},
+	}}})
+	got := strings.Split(strings.TrimSpace(dig(t, server, "web.mesh.internal", "SRV", "+short")), "\n")
+	slices.Sort(got)
+	want := []string{
+		"0 1 8080 192-0-2-3.web.default.mesh.internal.",
+		"0 65535 8080 192-0-2-1.web.default.mesh.internal.",
+		"0 7282 8080 192-0-2-2.web.default.mesh.internal.",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestNamesThatMeet(t *testing.T) {
 	service := func(namespace, name, addr string) *registry.Service {
 		return &registry.Service{
