@@ -2,6 +2,8 @@ package registry
 
 import (
 	"encoding/json"
+	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -59,5 +61,32 @@ func BenchmarkEncodeView(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.SetBytes(int64(len(payload)))
+	}
+}
+
+// BenchmarkGuardReplaced is one service all of whose 10,000 endpoints are replaced by others, after they were doubted.
+func BenchmarkGuardReplaced(b *testing.B) {
+	const n = 10_000
+	service := func(net byte) []*Service {
+		s := &Service{Name: Name{DefaultNamespace, "big"}, Ports: []Port{{Protocol: HTTP}}}
+		for i := range n {
+			s.Endpoints = append(s.Endpoints, &Endpoint{
+				ID: fmt.Sprintf("%d-%05d", net, i), Addr: netip.AddrFrom4([4]byte{10, net, byte(i >> 8), byte(i)}),
+				Ports: []EndpointPort{{Number: 8080}}, Weight: 1,
+			})
+		}
+		return []*Service{s}
+	}
+	blue, green := service(1), service(2)
+	now := time.Now()
+	for b.Loop() {
+		g := newGuard(Guard{})
+		g.take(now, blue, true)
+		if kept := g.take(now.Add(time.Minute), nil, true); len(kept[0].Endpoints) != n {
+			b.Fatalf("%d are kept, want all", len(kept[0].Endpoints))
+		}
+		if served := g.take(now.Add(61*time.Second), green, true); len(served[0].Endpoints) != n || len(g.kept) != 0 {
+			b.Fatalf("%d are served, %d kept", len(served[0].Endpoints), len(g.kept))
+		}
 	}
 }

@@ -265,6 +265,7 @@ func (g *guard) welcome(now time.Time, old, new *Service, lost *serviceLosses) {
 // replace has the young endpoints that serve answer for losses: first for those kept, the oldest first.
 func (g *guard) replace(now time.Time, name Name, new *Service, lost *serviceLosses) {
 	young := g.young[name]
+	var answered []*loss // those to answer for, in order
 	for _, id := range slices.Sorted(maps.Keys(young)) {
 		e := new.endpoint(id)
 		if e == nil || !e.Health.Serving() {
@@ -277,8 +278,12 @@ func (g *guard) replace(now time.Time, name Name, new *Service, lost *serviceLos
 			delete(young, id)
 			continue
 		}
-		if l := lost.first(); l != nil {
-			g.strike(l, byReplacement)
+		if answered == nil {
+			answered = lost.inOrder()
+		}
+		if len(answered) > 0 {
+			g.strike(answered[0], byReplacement)
+			answered = answered[1:]
 			delete(young, id)
 		}
 	}
@@ -287,21 +292,17 @@ func (g *guard) replace(now time.Time, name Name, new *Service, lost *serviceLos
 	}
 }
 
-// first returns the loss that a new endpoint answers for: of those kept, else of all, the oldest.
-func (s *serviceLosses) first() *loss {
+// inOrder returns the losses in the order in which new endpoints answer for them: first those kept, the oldest first.
+func (s *serviceLosses) inOrder() []*loss {
 	if s == nil {
 		return nil
 	}
-	var first *loss
-	for _, l := range s.byID {
-		if first == nil || cmp.Or(
-			-cmp.Compare(min(l.state, held), min(first.state, held)), // kept or not
-			l.since.Compare(first.since), cmp.Compare(l.endpoint.ID, first.endpoint.ID),
-		) < 0 {
-			first = l
-		}
-	}
-	return first
+	return slices.SortedFunc(maps.Values(s.byID), func(a, b *loss) int {
+		return cmp.Or(
+			-cmp.Compare(min(a.state, held), min(b.state, held)), // kept or not
+			a.since.Compare(b.since), cmp.Compare(a.endpoint.ID, b.endpoint.ID),
+		)
+	})
 }
 
 // more reports whether n of all are two or more, and more than Share.
