@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -38,6 +39,9 @@ type Options struct {
 	RetryMin, RetryMax time.Duration
 	// Rules say how the sources' views make one service; a rule that names no source of the Catalog is refused.
 	Rules Rules
+	// Connect says whether a TCP connection can be made, within ctx: the check of what others report at the address of a
+	// host that died, see Unreachable. Default: it is made, by net.Dialer, and closed.
+	Connect func(ctx context.Context, at netip.AddrPort) error
 	// Log gets what happens to sources. Default: nothing is logged.
 	Log *slog.Logger
 }
@@ -53,6 +57,7 @@ type Catalog struct {
 	sealNow  chan struct{}         // one slot: a view is to be sealed
 	doubts   watch.Value[struct{}] // set when what is doubted changes
 
+	checker *checker
 	merger  *merger  // belongs to Run (and NewCatalog before it)
 	numbers *numbers // belongs to Run
 
@@ -100,11 +105,13 @@ func NewCatalog(sources []Source, options Options) (*Catalog, error) {
 		c.sources = append(c.sources, source)
 	}
 	c.merger = newMerger(names, options.Rules)
+	c.checker = newChecker(c)
 	for i, s := range c.sources {
 		s.load()
 		c.merger.setHosts(i, s.view.Hosts)
 		c.merger.set(i, s.view.Services)
 	}
+	c.checker.takeHosts(c.merger.at)
 	services, _ := c.merger.merge()
 	c.snapshot = watch.New(&Snapshot{Number: c.numbers.next(), Services: services})
 	c.settle(false)
@@ -182,6 +189,7 @@ func (c *Catalog) Run(ctx context.Context) error {
 	for _, s := range c.sources {
 		watching.Go(func() { s.run(ctx) })
 	}
+	watching.Go(func() { c.checker.run(ctx) })
 	stopSealing := make(chan struct{})
 	if c.options.StateDir != "" {
 		sealing.Go(func() { c.sealViews(stopSealing) })
@@ -226,11 +234,19 @@ func (c *Catalog) mergeOnce() bool {
 	if rules := c.takeRules(); rules != nil {
 		c.merger.setRules(*rules)
 	}
+	moved := false
 	for i, s := range c.sources {
 		if view, fresh := s.take(); fresh {
-			c.merger.setHosts(i, view.Hosts)
+			moved = c.merger.setHosts(i, view.Hosts) || moved
 			c.merger.set(i, view.Services)
 		}
+	}
+	if moved {
+		c.checker.takeHosts(c.merger.at)
+		defer notify(c.checker.wake)
+	}
+	if verdicts, fresh := c.checker.verdicts(); fresh {
+		c.merger.setVitals(verdicts)
 	}
 	services, changed := c.merger.merge()
 	if !changed {

@@ -21,9 +21,13 @@ func (e *Endpoint) equal(o *Endpoint) bool {
 		slices.Equal(e.Ports, o.Ports) &&
 		maps.Equal(e.Labels, o.Labels) &&
 		slices.Equal(e.Sources, o.Sources) &&
-		e.Doubt.equal(o.Doubt)
+		e.Doubt.equal(o.Doubt) && e.Unreachable.equal(o.Unreachable)
 }
 
 func (d *Doubt) equal(o *Doubt) bool {
 	return d == o || d != nil && o != nil && d.Since.Equal(o.Since) && d.Reason == o.Reason
+}
+
+func (u *Unreachable) equal(o *Unreachable) bool {
+	return u == o || u != nil && o != nil && u.Since.Equal(o.Since) && u.Host == o.Host && u.Reason == o.Reason
 }

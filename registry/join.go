@@ -72,6 +72,7 @@ func (u *union) join(claims []claim) []joined {
 		e.Sources = u.sourcesOf(group)
 		slices.SortStableFunc(group, func(a, b report) int { return cmp.Compare(a.precedence, b.precedence) })
 		u.fill(e, group)
+		u.examine(e)
 		all = append(all, joined{e, group})
 	}
 	slices.SortFunc(all, func(a, b joined) int { return strings.Compare(a.ID, b.ID) })

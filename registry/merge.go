@@ -14,6 +14,7 @@ type merger struct {
 	views   [][]*Service // by source
 	hosts   [][]Host     // by source
 	at      map[netip.Addr]atHost
+	vitals  map[netip.AddrPort]*Unreachable // see setVitals
 	dirty   map[Name]struct{}
 	merged  []*Service
 	alone   [][]string // by source: Endpoint.Sources of what it alone reports, shared by all of that
@@ -157,7 +158,7 @@ func (m *merger) service(name Name, old *Service) *Service {
 	}
 	rule := m.rules.of(name)
 	rule.sort(claims)
-	u := &union{service: &Service{Name: name}, rule: rule}
+	u := &union{service: &Service{Name: name}, rule: rule, vitals: m.vitals}
 	claims = u.alignPorts(claims)
 	u.describe(claims)
 	if len(claims) == 1 && len(rule.Weights) == 0 && distinct(claims[0].service.Endpoints) {

@@ -17,11 +17,11 @@ type atHost struct {
 // same reports whether an endpoint at the address is told the same.
 func (h atHost) same(o atHost) bool { return h.id == o.id && slices.Equal(h.claims, o.claims) }
 
-// setHosts replaces the hosts of a source. Only services with an endpoint at an address that has another host now will
-// be merged again.
-func (m *merger) setHosts(source int, next []Host) {
+// setHosts replaces the hosts of a source, and reports whether they differ. Only services with an endpoint at an address
+// that has another host now will be merged again.
+func (m *merger) setHosts(source int, next []Host) bool {
 	if slices.EqualFunc(m.hosts[source], next, Host.equal) {
-		return
+		return false
 	}
 	m.hosts[source] = next
 	prev := m.at
@@ -37,6 +37,12 @@ func (m *merger) setHosts(source int, next []Host) {
 			moved[addr] = struct{}{}
 		}
 	}
+	m.touch(moved)
+	return true
+}
+
+// touch has services with an endpoint at one of these addresses merged again.
+func (m *merger) touch(moved map[netip.Addr]struct{}) {
 	if len(moved) == 0 {
 		return
 	}
@@ -49,16 +55,18 @@ func (m *merger) setHosts(source int, next []Host) {
 }
 
 // hostsByAddress says which host has an address: one that lives before one that is dead; it is none when there are two.
+// A loopback address does not pass from a dead host to another: each has its own.
 func (m *merger) hostsByAddress() map[netip.Addr]atHost {
 	at := make(map[netip.Addr]atHost)
 	for i, hosts := range m.hosts {
 		for _, h := range hosts {
 			for _, addr := range h.Addrs {
 				have, ok := at[addr]
+				passes := !addr.IsLoopback()
 				switch {
-				case !ok || have.dead && !h.Dead:
+				case !ok || have.dead && !h.Dead && passes:
 					at[addr] = atHost{id: h.ID, source: m.sources[i], dead: h.Dead}
-				case h.Dead && !have.dead || have.id == h.ID && have.claims == nil:
+				case h.Dead && !have.dead && passes || have.id == h.ID && have.claims == nil:
 				case len(have.claims) < mostIDs:
 					if have.claims == nil {
 						have.claims = []Side{{have.source, have.id}}

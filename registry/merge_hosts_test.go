@@ -37,6 +37,7 @@ func TestMergePlacesEndpointsOnHosts(t *testing.T) {
 		{"one address on two hosts", [][]Host{{hostAt("h1", "10.0.0.1"), hostAt("h2", "10.0.0.1")}}, endpoint("w", "10.0.0.1:80"), "", []Side{{"b", "h1"}, {"b", "h2"}}},
 		{"one address on hosts of two sources", [][]Host{{hostAt("h1", "10.0.0.1")}, {hostAt("h2", "10.0.0.1")}}, endpoint("w", "10.0.0.1:80"), "", []Side{{"b", "h1"}, {"c", "h2"}}},
 		{"the one that lives has it", [][]Host{{deadHost(hostAt("h1", "10.0.0.1")), hostAt("h2", "10.0.0.1"), deadHost(hostAt("h3", "10.0.0.1"))}}, endpoint("w", "10.0.0.1:80"), "h2", nil},
+		{"a loopback address is each one's own", [][]Host{{deadHost(hostAt("h1", "127.0.0.1")), hostAt("h2", "127.0.0.1")}}, endpoint("w", "127.0.0.1:80"), "", []Side{{"b", "h1"}, {"b", "h2"}}},
 		{"a dead one keeps what nobody else has", [][]Host{{deadHost(hostAt("h1", "10.0.0.1"))}}, endpoint("w", "10.0.0.1:80"), "h1", nil},
 		{"two dead ones", [][]Host{{deadHost(hostAt("h1", "10.0.0.1")), deadHost(hostAt("h2", "10.0.0.1"))}}, endpoint("w", "10.0.0.1:80"), "", []Side{{"b", "h1"}, {"b", "h2"}}},
 	} {
@@ -61,8 +62,8 @@ func TestMergePlacesEndpointsOnHosts(t *testing.T) {
 			}
 			var want []Conflict
 			if c.conflict != nil {
-				text := "host of 10.0.0.1: " + c.conflict[0].Source + ` says "h1", ` + c.conflict[1].Source + ` says "h2"; none is taken (w)`
-				want = []Conflict{{What: "host", Object: "10.0.0.1", Sides: c.conflict, Endpoints: []string{"w"}, Text: text}}
+				text := "host of " + c.endpoint.Addr.String() + ": " + c.conflict[0].Source + ` says "h1", ` + c.conflict[1].Source + ` says "h2"; none is taken (w)`
+				want = []Conflict{{What: "host", Object: c.endpoint.Addr.String(), Sides: c.conflict, Endpoints: []string{"w"}, Text: text}}
 			}
 			if d := cmp.Diff(want, s.Conflicts); d != "" {
 				t.Errorf("conflicts (-want +got):\n%s", d)

@@ -325,6 +325,9 @@ func TestEqualLooksAtEveryField(t *testing.T) {
 		case *Doubt:
 			v.Set(reflect.ValueOf(&Doubt{Reason: "x"}))
 			return
+		case *Unreachable:
+			v.Set(reflect.ValueOf(&Unreachable{Reason: "x"}))
+			return
 		}
 		switch v.Kind() {
 		case reflect.String:

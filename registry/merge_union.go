@@ -2,6 +2,7 @@ package registry
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 )
 
@@ -11,6 +12,7 @@ type union struct {
 	service *Service
 	rule    Rule
 	notes   notes
+	vitals  map[netip.AddrPort]*Unreachable
 	sources []string // the last Endpoint.Sources: shared by the endpoints that follow with the same
 	scratch []string
 }
@@ -129,6 +131,7 @@ func (u *union) take(endpoints []*Endpoint, sources []string) {
 	for i, e := range endpoints {
 		block[i] = *e
 		block[i].Sources = sources
+		u.examine(&block[i])
 		u.service.Endpoints[i] = &block[i]
 	}
 }

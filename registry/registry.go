@@ -41,8 +41,8 @@ type View struct {
 type Host struct {
 	ID    string       `json:"id"`
 	Addrs []netip.Addr `json:"addrs"` // each as an Endpoint.Addr has to be
-	// Dead: it is known to be away. It has its addresses until a host that lives has them; what it runs is judged by who
-	// reports that.
+	// Dead: it is known to be away. It has its addresses until a host that lives has them; what others report there is
+	// judged by a connect check, see Unreachable.
 	Dead bool `json:"dead,omitempty"`
 }
 
@@ -118,6 +118,8 @@ type Endpoint struct {
 	Health   Health            `json:"health"`
 	Sources  []string          `json:"sources,omitempty"` // registries that report it, in configured order; set by the Catalog
 	Doubt    *Doubt            `json:"doubt,omitempty"`   // every registry that reported it does not any more; set by the Catalog
+	// Unreachable is why Health is worse than what the registries say; set by the Catalog.
+	Unreachable *Unreachable `json:"unreachable,omitempty"`
 }
 
 // EndpointPort says where an instance listens for a port of its service.

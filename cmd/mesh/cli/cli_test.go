@@ -41,6 +41,12 @@ func answers(now time.Time) map[string]any {
 		}, {
 			Service: registry.Name{Namespace: "default", Name: "web"}, Standby: true,
 			Endpoint: &registry.Endpoint{ID: "c", Addr: netip.MustParseAddr("192.0.2.3"), Ports: []registry.EndpointPort{{Number: 8080}}, Weight: 1, Sources: []string{"old"}},
+		}, {
+			Service: registry.Name{Namespace: "default", Name: "web"},
+			Endpoint: &registry.Endpoint{
+				ID: "d", Addr: netip.MustParseAddr("192.0.2.4"), Ports: []registry.EndpointPort{{Number: 8080}}, Weight: 1, Sources: []string{"dc1"}, Host: "h4",
+				Health: registry.Unhealthy, Unreachable: &registry.Unreachable{Since: now.Add(-5 * time.Second), Host: "h4", Reason: "connection refused"},
+			},
 		}}},
 		"/api/v1/conflicts": controlplane.Conflicts{Number: 7, Conflicts: []controlplane.ServiceConflict{{
 			Service: registry.Name{Namespace: "default", Name: "web"},
@@ -91,11 +97,13 @@ func TestGetTables(t *testing.T) {
 	for what, want := range map[string]string{
 		"services": "NAMESPACE  NAME  SERVING  PORTS    ADDRESS     SOURCES    CONFLICTS\n" +
 			"default    web   2/3      80/http  127.64.1.2  dc1,hosts  -\n",
-		"endpoints": "SERVICE      ADDRESS         HEALTH             WEIGHT  HOST  SOURCES  LABELS\n" +
-			"default/web  192.0.2.1:8080  healthy            1       -     dc1      a=yes,version=1.10\n" +
-			"default/web  192.0.2.2:8080  unknown (doubted)  1       -     dc1      -\n" +
-			"default/web  192.0.2.3:8080  unknown (standby)  1       -     old      -\n" +
-			"\ndoubted for 30s: dc1: most left at once\n  they are kept and served; mesh registry accept dc1 lets them go\n",
+		"endpoints": "SERVICE      ADDRESS         HEALTH                   WEIGHT  HOST  SOURCES  LABELS\n" +
+			"default/web  192.0.2.1:8080  healthy                  1       -     dc1      a=yes,version=1.10\n" +
+			"default/web  192.0.2.2:8080  unknown (doubted)        1       -     dc1      -\n" +
+			"default/web  192.0.2.3:8080  unknown (standby)        1       -     old      -\n" +
+			"default/web  192.0.2.4:8080  unhealthy (unreachable)  1       h4    dc1      -\n" +
+			"\ndoubted for 30s: dc1: most left at once\n  they are kept and served; mesh registry accept dc1 lets them go\n" +
+			"\nunreachable for 5s: host h4 died: connection refused\n  they are served again when the host lives, or takes connections there\n",
 		"conflicts": "SERVICE      CONFLICT  TAKEN   OTHERS  ENDPOINTS\n" +
 			"default/web  label v   dc1: 1  old: 2  3\n",
 		"proxies": "ID  KIND   STATE      SINCE  CDS      EDS            LDS      RDS\n" +

@@ -91,6 +91,7 @@ func (c *client) endpoints(cmd *cobra.Command, service string) error {
 				strings.Join(e.Sources, ","), labels(e.Labels))
 		}
 		explainDoubts(w, time.Now(), all.Endpoints)
+		explainUnreachable(w, time.Now(), all.Endpoints)
 	})
 }
 
@@ -99,6 +100,8 @@ func state(e controlplane.ServiceEndpoint) string {
 	switch {
 	case e.Standby:
 		return e.Health.String() + " (standby)"
+	case e.Unreachable != nil:
+		return e.Health.String() + " (unreachable)"
 	case e.Doubt != nil:
 		return e.Health.String() + " (doubted)"
 	}
@@ -120,6 +123,21 @@ func explainDoubts(w io.Writer, now time.Time, endpoints []controlplane.ServiceE
 		said[d] = true
 		fmt.Fprintf(w, "\ndoubted for %s: %s: %s\n  they are kept and served; mesh registry accept %s lets them go\n",
 			age(now, e.Doubt.Since), printable(d.sources), printable(d.reason), printable(d.sources))
+	}
+}
+
+// explainUnreachable says, below the table, which hosts died with endpoints that their registries would have served, each
+// host once.
+func explainUnreachable(w io.Writer, now time.Time, endpoints []controlplane.ServiceEndpoint) {
+	said := map[string]bool{}
+	for _, e := range endpoints {
+		u := e.Unreachable
+		if u == nil || said[u.Host] {
+			continue
+		}
+		said[u.Host] = true
+		fmt.Fprintf(w, "\nunreachable for %s: host %s died: %s\n  they are served again when the host lives, or takes connections there\n",
+			age(now, u.Since), printable(u.Host), printable(u.Reason))
 	}
 }
 
