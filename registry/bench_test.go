@@ -90,3 +90,16 @@ func BenchmarkGuardReplaced(b *testing.B) {
 		}
 	}
 }
+
+// TestSealingWaitsByItsCost holds sealing to a twentieth of the time: a view of 100,000 endpoints is 16 MB.
+func TestSealingWaitsByItsCost(t *testing.T) {
+	c, err := NewCatalog(nil, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for took, want := range map[time.Duration]time.Duration{0: 5 * time.Second, 200 * time.Millisecond: 5 * time.Second, time.Second: 19 * time.Second, time.Hour: time.Minute} {
+		if got := c.sealDelay(took); got != want {
+			t.Errorf("after a sealing of %v the next waits %v, want %v", took, got, want)
+		}
+	}
+}

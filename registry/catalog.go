@@ -30,7 +30,8 @@ type Options struct {
 	StateDir string
 	// Interval is the least time between two Snapshots; the first change after quiet goes out at once. Default 50 ms.
 	Interval time.Duration
-	// SealEvery is the least time between two sealings. Default 5 s.
+	// SealEvery is the least time between two sealings; it is more where one takes long, so that sealing is a twentieth of
+	// the time at most. Default 5 s.
 	SealEvery time.Duration
 	// Grace is how long after the start of Run readiness waits for a source that has not spoken. Default 10 s.
 	Grace time.Duration
@@ -259,6 +260,7 @@ func (c *Catalog) mergeOnce() bool {
 // sealViews seals what changed, at most every SealEvery, and once more on stop. What was never sealed is at once: a
 // crash should find something.
 func (c *Catalog) sealViews(stop <-chan struct{}) {
+	took := time.Duration(0) // by the last sealing
 	for stopped := false; !stopped; {
 		select {
 		case <-stop:
@@ -267,24 +269,27 @@ func (c *Catalog) sealViews(stop <-chan struct{}) {
 			select {
 			case <-stop:
 				stopped = true
-			case <-time.After(c.sealDelay()):
+			case <-time.After(c.sealDelay(took)):
 			}
 		}
+		began := time.Now()
 		for _, s := range c.sources {
 			if err := s.seal(); err != nil && !stopped {
 				notify(c.sealNow) // again after SealEvery
 			}
 		}
+		took = time.Since(began)
 	}
 }
 
-func (c *Catalog) sealDelay() time.Duration {
+// sealDelay says how long to wait with a sealing when the last one took so long.
+func (c *Catalog) sealDelay(took time.Duration) time.Duration {
 	for _, s := range c.sources {
 		if s.neverSealed() {
 			return 0
 		}
 	}
-	return c.options.SealEvery
+	return max(c.options.SealEvery, min(19*took, time.Minute)) // a disk that hung is no reason to wait long
 }
 
 // Ready reports whether every source has published a view since the start, or its grace has ended. The reason names
