@@ -102,7 +102,7 @@ func TestGetTables(t *testing.T) {
 			"default/web  192.0.2.2:8080  unknown (doubted)        1       -     dc1      -\n" +
 			"default/web  192.0.2.3:8080  unknown (standby)        1       -     old      -\n" +
 			"default/web  192.0.2.4:8080  unhealthy (unreachable)  1       h4    dc1      -\n" +
-			"\ndoubted for 30s: dc1: most left at once\n  they are kept and served; mesh registry accept dc1 lets them go\n" +
+			"\n1 doubted for 30s: dc1: most left at once\n  they are kept and served; mesh registry accept dc1 lets them go\n" +
 			"\nunreachable for 5s: host h4 died: connection refused\n  they are served again when the host lives, or takes connections there\n",
 		"conflicts": "SERVICE      CONFLICT  TAKEN   OTHERS  ENDPOINTS\n" +
 			"default/web  label v   dc1: 1  old: 2  3\n",
@@ -186,5 +186,35 @@ func TestGetErrorsSayWhatToDo(t *testing.T) {
 				t.Errorf("got %v, want an error with %q", err, c.want)
 			}
 		})
+	}
+}
+
+func TestManyReasonsOfDoubtAreShort(t *testing.T) {
+	now := time.Now()
+	var all []controlplane.ServiceEndpoint
+	doubted := func(n int, reason string, sources ...string) {
+		for range n {
+			all = append(all, controlplane.ServiceEndpoint{Endpoint: &registry.Endpoint{
+				Sources: sources, Doubt: &registry.Doubt{Since: now.Add(time.Duration(len(all)-60) * time.Second), Reason: reason},
+			}})
+		}
+	}
+	doubted(1, "one", "dc1")
+	doubted(2, "two", "dc1")
+	doubted(3, "three", "dc1")
+	doubted(4, "four", "dc1")
+	doubted(1, "five", "dc1")
+	doubted(1, "both", "dc1", "dc2")
+	var out strings.Builder
+	explainDoubts(&out, now, all)
+	want := `
+11 doubted for 1m00s: dc1: four; three; two; and 2 more reasons
+  they are kept and served; mesh registry accept dc1 lets them go
+
+1 doubted for 49s: dc1,dc2: both
+  they are kept and served; mesh registry accept dc1, and accept dc2 lets them go
+`
+	if out.String() != want {
+		t.Errorf("got %s\nwant %s", out.String(), want)
 	}
 }

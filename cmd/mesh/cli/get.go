@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -108,21 +109,43 @@ func state(e controlplane.ServiceEndpoint) string {
 	return e.Health.String()
 }
 
-// explainDoubts says, below the table, why endpoints are kept that their registries do not report, each reason once.
+// explainDoubts says, below the table, why endpoints are kept that their registries do not report: for each registry how
+// many, since when, and the reasons that most of them have. A loss that went on for a while has many reasons.
 func explainDoubts(w io.Writer, now time.Time, endpoints []controlplane.ServiceEndpoint) {
-	type doubt struct{ sources, reason string }
-	said := map[doubt]bool{}
+	const most = 3
+	type doubts struct {
+		since   time.Time
+		count   int
+		reasons map[string]int
+	}
+	bySources := map[string]*doubts{}
 	for _, e := range endpoints {
 		if e.Doubt == nil {
 			continue
 		}
-		d := doubt{strings.Join(e.Sources, ","), e.Doubt.Reason}
-		if said[d] {
-			continue
+		sources := strings.Join(e.Sources, ",")
+		d := bySources[sources]
+		if d == nil {
+			d = &doubts{since: e.Doubt.Since, reasons: map[string]int{}}
+			bySources[sources] = d
 		}
-		said[d] = true
-		fmt.Fprintf(w, "\ndoubted for %s: %s: %s\n  they are kept and served; mesh registry accept %s lets them go\n",
-			age(now, e.Doubt.Since), printable(d.sources), printable(d.reason), printable(d.sources))
+		if e.Doubt.Since.Before(d.since) {
+			d.since = e.Doubt.Since
+		}
+		d.count++
+		d.reasons[e.Doubt.Reason]++
+	}
+	for _, sources := range slices.Sorted(maps.Keys(bySources)) {
+		d := bySources[sources]
+		reasons := slices.SortedFunc(maps.Keys(d.reasons), func(a, b string) int {
+			return cmp.Or(cmp.Compare(d.reasons[b], d.reasons[a]), cmp.Compare(a, b))
+		})
+		why := printable(strings.Join(reasons[:min(most, len(reasons))], "; "))
+		if more := len(reasons) - most; more > 0 {
+			why += fmt.Sprintf("; and %d more reasons", more)
+		}
+		fmt.Fprintf(w, "\n%d doubted for %s: %s: %s\n  they are kept and served; mesh registry accept %s lets them go\n",
+			d.count, age(now, d.since), printable(sources), why, printable(strings.ReplaceAll(sources, ",", ", and accept ")))
 	}
 }
 
@@ -157,7 +180,11 @@ func (c *client) conflicts(cmd *cobra.Command, service string) error {
 			if len(sides) == 0 {
 				sides = []string{conflict.Text}
 			}
-			row(w, conflict.Service.String(), strings.TrimSpace(conflict.What+" "+conflict.Object), sides[0], strings.Join(sides[1:], ", "),
+			taken, others := sides[0], sides[1:]
+			if slices.Contains([]string{"host", "no number", "unnamed port"}, conflict.What) { // of these none is
+				taken, others = "", sides
+			}
+			row(w, conflict.Service.String(), strings.TrimSpace(conflict.What+" "+conflict.Object), taken, strings.Join(others, ", "),
 				count(len(conflict.Endpoints)+conflict.More))
 		}
 	})
@@ -171,6 +198,9 @@ func ofService(path, service string) string {
 }
 
 func addresses(e *registry.Endpoint) string {
+	if len(e.Ports) == 0 {
+		return e.Addr.String()
+	}
 	var all []string
 	for _, p := range e.Ports {
 		all = append(all, netip.AddrPortFrom(e.Addr, p.Number).String())
