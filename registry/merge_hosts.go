@@ -62,7 +62,7 @@ func (m *merger) hostsByAddress() map[netip.Addr]atHost {
 		for _, h := range hosts {
 			for _, addr := range h.Addrs {
 				have, ok := at[addr]
-				passes := !addr.IsLoopback()
+				passes := !addr.IsLoopback() || have.id == h.ID
 				switch {
 				case !ok || have.dead && !h.Dead && passes:
 					at[addr] = atHost{id: h.ID, source: m.sources[i], dead: h.Dead}

@@ -58,17 +58,21 @@ func (v *vitals) takeHosts(at map[netip.Addr]atHost) {
 		case !ok:
 			s.forgotten = true
 			v.suspects[addr] = s
-		case !h.dead || h.claims != nil:
+		case !h.gone(addr):
 			delete(v.suspects, addr)
 		}
 	}
 	for addr, h := range at {
-		if h.dead && h.claims == nil {
+		if h.gone(addr) {
 			v.suspects[addr] = suspect{host: h.id}
 		}
 	}
 	v.keep(func(place netip.AddrPort) bool { _, ok := v.suspects[place.Addr()]; return ok })
 }
+
+// gone reports whether no host that lives has addr, and one that is dead does. A loopback address of several is no
+// matter: each has its own, and it leads to none of them from here.
+func (h atHost) gone(addr netip.Addr) bool { return h.dead && (h.claims == nil || !addr.IsLoopback()) }
 
 // takeServices takes in the merged services, and so what is to be checked: all endpoints at suspect addresses that their
 // registries would have served. One that a registry calls unhealthy is checked too if another reports it: its host's

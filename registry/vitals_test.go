@@ -227,9 +227,37 @@ func TestVitals(t *testing.T) {
 				w.want("x=unknown y=unknown…")
 			},
 		},
-		{"one address on two dead hosts is nobody's", plain, nil, Rule{}, func(w *ward) {
+		{"one address on two dead hosts, and then on one that lives", plain, nil, Rule{}, func(w *ward) {
 			w.hosts(deadHost(h1), deadHost(hostAt("h3", "10.0.0.1")))
+			w.check("10.0.0.1:80", errRefused)
+			w.check("10.0.0.1:80", errRefused)
+			w.want("x=unhealthy† y=healthy")
+			w.hosts(deadHost(h1), hostAt("h3", "10.0.0.1"))
+			w.want("x=unknown y=healthy")
+		}},
+		{"a loopback address is each host's own", web(tcpPorts(""), endpoint("x", "127.0.0.1:80")), nil, Rule{}, func(w *ward) {
+			dead := deadHost(hostAt("h1", "127.0.0.1"))
+			w.hosts(dead)
+			w.check("127.0.0.1:80", errRefused)
+			w.check("127.0.0.1:80", errRefused)
+			w.want("x=unhealthy†")
+			w.hosts(dead, hostAt("h2", "127.0.0.1"))
+			w.want("x=unknown")
+			w.hosts(dead, deadHost(hostAt("h2", "127.0.0.1")))
 			w.checked()
+		}},
+		{"a result that comes too late", plain, nil, Rule{}, func(w *ward) {
+			at := netip.MustParseAddrPort("10.0.0.1:80")
+			w.hosts(deadHost(h1))
+			w.check("10.0.0.1:80", errRefused)
+			late := w.vitals.places[at]
+			late.begin(time.Time{})
+			w.hosts(h1)
+			w.hosts(deadHost(h1))
+			if w.vitals.take(time.Time{}, at, late, errRefused) {
+				w.t.Error("it makes a verdict")
+			}
+			w.want("x=unknown y=healthy")
 		}},
 		{"the registry's own word on the host does not matter", web(tcpPorts(""), endpoint("x", "10.0.0.1:80", func(e *Endpoint) { e.Host = "node-7" })), nil, Rule{}, func(w *ward) {
 			w.hosts(deadHost(h1))
