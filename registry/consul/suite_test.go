@@ -33,10 +33,9 @@ func TestSuite(t *testing.T) {
 			if len(cluster) == 1 {
 				h.Cannot[registrytest.LeaderKilled] = "a single server is always its own leader; the cluster has it"
 			}
-			h.Services = 2000
 			if name != "https" {
 				h.Cannot[registrytest.Garbage] = "plain HTTP has no checksum: an address with a flipped bit is another address (TestNonsense has what can be seen)"
-				h.Services = 300 // as README.md says, thousands are for HTTPS
+				h.Services = 100 // as README.md says, thousands are for HTTPS
 			}
 			registrytest.Run(t, h)
 		})

@@ -2,4 +2,5 @@
 
 package registrytest
 
-const largeServices = 10_000
+// LargeServices is how many services the case Large has where the Harness does not say.
+const LargeServices = 10_000

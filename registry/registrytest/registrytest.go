@@ -167,7 +167,7 @@ var cases = [...]struct {
 // goroutines are counted. A case in h.Cannot is listed with its reason instead.
 func Run(t *testing.T, h Harness) {
 	h.Settle = cmp.Or(h.Settle, 10*time.Second)
-	h.Services = cmp.Or(h.Services, largeServices)
+	h.Services = cmp.Or(h.Services, LargeServices)
 	if !h.Prefix.IsValid() {
 		h.Prefix = netip.MustParsePrefix("127.20.0.0/16")
 	}
