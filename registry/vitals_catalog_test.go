@@ -154,6 +154,8 @@ func TestConnectCheckDecidesAtADeadHost(t *testing.T) {
 		n.checks = map[netip.AddrPort]int{}
 		n.mu.Unlock()
 		time.Sleep(time.Minute)
+		n.mu.Lock()
+		defer n.mu.Unlock()
 		for at := range n.checks {
 			if at.Addr() != netip.MustParseAddr("10.0.0.2") {
 				t.Errorf("%s is checked, its host lives", at)
