@@ -25,10 +25,12 @@ func TestFaultFourRegistriesZooKeeperNamespaceDig(t *testing.T) {
 	s.inConsul(t, "orders", "consul", consulOnly)
 	s.inZooKeeper(t, "orders", "shared", shared)
 	s.inZooKeeper(t, "orders", "zk", zkOnly)
-	s.inConsul(t, "search", "s1", demoAt(t, "search", "v1", "10.77.0.1"))
-	s.inEtcd(t, "billing", "b1", demoAt(t, "billing", "v1", "10.77.0.1"))
-	s.inZooKeeper(t, "audit", "a1", demoAt(t, "audit", "v1", "10.77.0.1"))
-	s.inKubernetes(t, "stock", demoAt(t, "stock", "v1", "10.77.0.1"), demoAt(t, "stock", "v2", "10.77.0.2"))
+	search, billing, audit := demoAt(t, "search", "v1", "10.77.0.1"), demoAt(t, "billing", "v1", "10.77.0.1"), demoAt(t, "audit", "v1", "10.77.0.1")
+	stock := []netip.AddrPort{demoAt(t, "stock", "v1", "10.77.0.1"), demoAt(t, "stock", "v2", "10.77.0.2")}
+	s.inConsul(t, "search", "s1", search)
+	s.inEtcd(t, "billing", "b1", billing)
+	s.inZooKeeper(t, "audit", "a1", audit)
+	s.inKubernetes(t, "stock", stock...)
 
 	p := newParts(t, s.registries(t))
 	p.startPair(t)
@@ -38,11 +40,9 @@ func TestFaultFourRegistriesZooKeeperNamespaceDig(t *testing.T) {
 			_, err := fetch(p.outbound, service+".mesh.internal", "/")
 			return err
 		})
-		host, port, _ := strings.Cut(p.dns, ":")
-		out, err := runQuiet("dig", "@"+host, "-p", port, "+short", service+".mesh.internal")
-		if err != nil || !strings.Contains(out, ".") {
-			t.Errorf("dig %s: %q, %v", service, out, err)
-		}
+	}
+	for service, want := range map[string][]netip.AddrPort{"orders": {shared, consulOnly, zkOnly}, "search": {search}, "billing": {billing}, "audit": {audit}, "stock": stock} {
+		digs(t, p, service, want)
 	}
 	sources(t, p, map[netip.AddrPort][]string{shared: {"dc1", "legacy"}, consulOnly: {"dc1"}, zkOnly: {"legacy"}})
 	table := p.mesh(t, "get", "endpoints", "default/orders")
@@ -88,6 +88,36 @@ func TestFaultFourRegistriesZooKeeperNamespaceDig(t *testing.T) {
 	}
 	if out := p.mesh(t, "get", "conflicts"); !strings.Contains(out, "SERVICE") {
 		t.Errorf("mesh get conflicts: %s", out)
+	}
+}
+
+// digs asks dig for a service's SRV records, and for the addresses of their targets: they are the endpoints.
+func digs(t *testing.T, p parts, service string, want []netip.AddrPort) {
+	t.Helper()
+	host, port, _ := strings.Cut(p.dns, ":")
+	dig := func(args ...string) []string {
+		out, err := runQuiet(append([]string{"dig", "@" + host, "-p", port, "+short"}, args...)...)
+		if err != nil {
+			t.Errorf("dig %v: %v", args, err)
+		}
+		return strings.Fields(out)
+	}
+	var got, wanted []string
+	for srv := range slices.Chunk(dig("SRV", service+".default.mesh.internal"), 4) {
+		if len(srv) != 4 {
+			t.Fatalf("dig SRV %s: %v", service, srv)
+		}
+		for _, addr := range dig("A", srv[3]) {
+			got = append(got, addr+":"+srv[2])
+		}
+	}
+	for _, at := range want {
+		wanted = append(wanted, at.String())
+	}
+	slices.Sort(got)
+	slices.Sort(wanted)
+	if !slices.Equal(got, wanted) {
+		t.Errorf("dig SRV %s leads to %v, want %v", service, got, wanted)
 	}
 }
 

@@ -80,6 +80,9 @@ func controlConfig(path string, registries []string, named bool) (controlFile, e
 
 // runControl runs the control plane until ctx ends. again reads the configuration once more, at a SIGHUP.
 func runControl(ctx context.Context, config controlFile, again func() (controlFile, error), log *slog.Logger) error {
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGHUP) // before anything takes time: without it a SIGHUP ends the process
+	defer signal.Stop(asked)
 	if err := os.MkdirAll(config.State, 0o700); err != nil {
 		return fmt.Errorf("make the state directory: %w (choose another with state: or --state)", err)
 	}
@@ -97,19 +100,16 @@ func runControl(ctx context.Context, config controlFile, again func() (controlFi
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return catalog.Run(ctx) })
 	group.Go(func() error { return server.Run(ctx) })
-	group.Go(func() error { return reload(ctx, config, again, catalog, log) })
+	group.Go(func() error { return reload(ctx, asked, config, again, catalog, log) })
 	if err := group.Wait(); !errors.Is(err, context.Canceled) {
 		return err
 	}
 	return nil // asked to stop
 }
 
-// reload reads the configuration again at each SIGHUP and takes what can be taken while running, the merge rules. A file
+// reload reads the configuration again each time it is asked to, and takes what can be taken while running, the merge rules. A file
 // with a mistake changes nothing.
-func reload(ctx context.Context, running controlFile, again func() (controlFile, error), catalog *registry.Catalog, log *slog.Logger) error {
-	asked := make(chan os.Signal, 1)
-	signal.Notify(asked, syscall.SIGHUP)
-	defer signal.Stop(asked)
+func reload(ctx context.Context, asked <-chan os.Signal, running controlFile, again func() (controlFile, error), catalog *registry.Catalog, log *slog.Logger) error {
 	for {
 		select {
 		case <-ctx.Done():
