@@ -12,21 +12,22 @@ import (
 // marked with a Doubt, until the source has repeated its word, an operator accepts it, or proxies prove it. The zero
 // Guard has the defaults.
 //
-// An endpoint is lost when it was serving and is no longer reported. It is not lost when it was unhealthy or draining
-// (it had no traffic), when it only moved (its ID or its address and port is still reported), or when it is replaced:
-// each endpoint that begins to serve in the same service, up to Window before or any time after, and is still there,
-// answers for one lost. So deploys that start before or after they stop, and single deregistrations, pass at once.
+// An endpoint is lost when it was used and is no longer reported. Used is what serves, what did until it became unhealthy
+// within Window, and all that is unhealthy in a service where nothing serves, for callers have no better there. An
+// endpoint is not lost when it was draining, or unhealthy otherwise (it had no traffic), when it only moved (its ID or
+// its address and port is still reported), or when it is replaced: each endpoint that begins to serve in the same
+// service, up to Window before or any time after, and is still there, answers for one lost. So deploys that start before
+// or after they stop, and single deregistrations, pass at once.
 //
 // Losses are sudden, and doubted, when within Window
 //   - more than Share of the endpoints of a service are lost, two or more, or
 //   - more than Share of the endpoints of the source are lost, two or more, or
-//   - more than Share of the services of the source lose their last serving endpoint, two or more.
+//   - more than Share of the services of the source lose all that serves, or all that is used, two or more.
 //
 // Those of Window that have left by then come back. A single loss that is more than Share of its service (one of three,
 // or the only one) is first held back, unmarked, until no service has had another such loss for Hold (or for 8 Holds in
 // all), so that nothing leaves while many removals come in one by one. What is then not sudden leaves, except where two
-// or more services lost their last serving endpoint in that time: those are doubted until Window has passed, and leave
-// if it was not sudden.
+// or more services lost all in that time: that is doubted until Window has passed, and leaves if it was not sudden.
 //
 // The first view of a Watch, after a start or a failure, is compared with what was served, as if all had left at once.
 // If it has Problems, everything that it lacks is doubted whatever the share: what could not be read may be just that.

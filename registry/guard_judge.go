@@ -33,7 +33,7 @@ func (g *guard) judgeService(now time.Time, fresh []*loss) {
 			since = earlier(since, l.since)
 		}
 	}
-	n, all := len(recent), lost.serving+len(recent)
+	n, all := len(recent), lost.rest+len(recent)
 	switch {
 	case g.more(n, all):
 		reason := fmt.Sprintf("%d of %d endpoints of the service left within %v", n, all, within(now, since))
@@ -41,7 +41,7 @@ func (g *guard) judgeService(now time.Time, fresh []*loss) {
 			g.doubt(now, l, reason)
 		}
 		g.burst(now)
-	case n == 1 && g.large(1, all):
+	case n == 1 && g.large(1, all) && (fresh[0].endpoint.Health.Serving() || lost.rest == 0):
 		g.hold(now, fresh[0])
 	}
 }
@@ -58,13 +58,13 @@ func (g *guard) judgeSource(now time.Time, fresh [][]*loss) {
 		}
 		return // every service that is emptied is one of them
 	}
-	if !slices.ContainsFunc(fresh, func(lost []*loss) bool { return g.losses[lost[0].service.Name].serving == 0 }) {
+	if !slices.ContainsFunc(fresh, func(lost []*loss) bool { return g.losses[lost[0].service.Name].rest == 0 }) {
 		return
 	}
-	since := now
+	since, all := now, g.services
 	var empty []*serviceLosses
 	for _, lost := range g.losses {
-		if lost.serving > 0 {
+		if lost.rest > 0 {
 			continue
 		}
 		any := false
@@ -75,9 +75,12 @@ func (g *guard) judgeSource(now time.Time, fresh [][]*loss) {
 		}
 		if any {
 			empty = append(empty, lost)
+			if lost.used == 0 {
+				all++
+			}
 		}
 	}
-	if n, all := len(empty), g.services+len(empty); g.more(n, all) {
+	if n := len(empty); g.more(n, all) {
 		reason := fmt.Sprintf("%d of %d services of the registry lost their last endpoint within %v", n, all, within(now, since))
 		for _, lost := range empty {
 			for _, l := range lost.byID {
@@ -215,7 +218,7 @@ func (g *guard) endBurst(now time.Time) {
 	for l := range g.kept {
 		switch {
 		case l.state != held:
-		case g.losses[l.service.Name].serving == 0:
+		case g.losses[l.service.Name].rest == 0:
 			empty = append(empty, l)
 			first, last = earlier(first, l.since), later(last, l.since)
 		case l.recent:
@@ -271,21 +274,25 @@ func (g *guard) expire(now time.Time) {
 		return
 	}
 	g.sweep = time.Time{}
-	for name, young := range g.young {
-		maps.DeleteFunc(young, func(_ string, served time.Time) bool {
-			return !served.IsZero() && now.Sub(served) > g.rules.Window
-		})
-		for _, served := range young {
-			if !served.IsZero() {
+	g.forget(now, g.young)
+	g.forget(now, g.sick)
+	if len(g.recent) > 0 {
+		g.sweepLater(now)
+	}
+}
+
+// forget takes out of times, by service and endpoint, what is longer ago than Window.
+func (g *guard) forget(now time.Time, times map[Name]map[string]time.Time) {
+	for name, byID := range times {
+		maps.DeleteFunc(byID, func(_ string, at time.Time) bool { return !at.IsZero() && now.Sub(at) > g.rules.Window })
+		for _, at := range byID {
+			if !at.IsZero() {
 				g.sweepLater(now)
 			}
 		}
-		if len(young) == 0 {
-			delete(g.young, name)
+		if len(byID) == 0 {
+			delete(times, name)
 		}
-	}
-	if len(g.recent) > 0 {
-		g.sweepLater(now)
 	}
 }
 

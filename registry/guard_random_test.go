@@ -15,6 +15,16 @@ type naive struct {
 	truth map[Name]map[string]*Endpoint
 	gone  map[Name]map[string]time.Time // what was serving and is not reported, since when
 	fresh map[Name]bool                 // what has lost something in the last view: only that makes a doubt
+
+	failed map[Name]map[string]time.Time // when what served became unhealthy, last
+	served map[Name]map[string]bool      // of gone: it was serving when it left
+}
+
+func newNaive(rules Guard) *naive {
+	return &naive{
+		rules: rules, gone: make(map[Name]map[string]time.Time),
+		failed: make(map[Name]map[string]time.Time), served: make(map[Name]map[string]bool),
+	}
 }
 
 // sudden returns what the rules keep: losses of the window in a service, or in the source, that are too many.
@@ -30,11 +40,11 @@ func (n *naive) sudden(now time.Time) (keep [][2]string) {
 		}
 	}
 	for _, endpoints := range n.truth {
-		serving += naiveServing(endpoints)
+		serving += naiveUsed(endpoints)
 	}
 	whole := len(n.fresh) > 0 && all >= 2 && float64(all) > n.rules.Share*float64(all+serving)+1e-9
 	for name, ids := range recent {
-		if whole || n.fresh[name] && len(ids) >= 2 && float64(len(ids)) > n.rules.Share*float64(len(ids)+naiveServing(n.truth[name]))+1e-9 {
+		if whole || n.fresh[name] && len(ids) >= 2 && float64(len(ids)) > n.rules.Share*float64(len(ids)+n.rest(name))+1e-9 {
 			for _, id := range ids {
 				keep = append(keep, [2]string{name.Name, id})
 			}
@@ -52,6 +62,44 @@ func naiveServing(endpoints map[string]*Endpoint) (n int) {
 	return n
 }
 
+// naiveUsed counts what gets requests: what serves, else what is unhealthy.
+func naiveUsed(endpoints map[string]*Endpoint) int {
+	unhealthy := 0
+	for _, e := range endpoints {
+		if e.Health == Unhealthy {
+			unhealthy++
+		}
+	}
+	if n := naiveServing(endpoints); n > 0 {
+		return n
+	}
+	return unhealthy
+}
+
+// rest is what a service still has of what it lost: unhealthy ones do not stand for those that served.
+func (n *naive) rest(name Name) int {
+	if naiveServing(n.truth[name]) == 0 {
+		for id := range n.gone[name] {
+			if n.served[name][id] {
+				return 0
+			}
+		}
+	}
+	return naiveUsed(n.truth[name])
+}
+
+// lost reports whether an endpoint that is not reported any more got requests.
+func (n *naive) lost(now time.Time, name Name, e *Endpoint) bool {
+	switch {
+	case e.Health.Serving():
+		return true
+	case e.Health != Unhealthy:
+		return false
+	}
+	failed, ok := n.failed[name][e.ID]
+	return naiveServing(n.truth[name]) == 0 || ok && now.Sub(failed) < n.rules.Window
+}
+
 // take notes what the next view lacks and has again.
 func (n *naive) take(now time.Time, services []*Service) {
 	next := make(map[Name]map[string]*Endpoint)
@@ -65,16 +113,27 @@ func (n *naive) take(now time.Time, services []*Service) {
 	n.fresh = make(map[Name]bool)
 	for name, endpoints := range n.truth {
 		for id, e := range endpoints {
-			if next[name][id] == nil && e.Health.Serving() {
-				if n.gone[name] == nil {
-					n.gone[name] = make(map[string]time.Time)
-				}
-				n.gone[name][id] = now
+			switch later := next[name][id]; {
+			case later == nil && n.lost(now, name, e):
+				put(n.gone, name, id, now)
+				put(n.served, name, id, e.Health.Serving())
 				n.fresh[name] = true
+			case later != nil && e.Health.Serving() && later.Health == Unhealthy:
+				put(n.failed, name, id, now)
+			}
+			if later := next[name][id]; later == nil || later.Health.Serving() {
+				delete(n.failed[name], id)
 			}
 		}
 	}
 	n.truth = next
+}
+
+func put[V any](in map[Name]map[string]V, name Name, id string, v V) {
+	if in[name] == nil {
+		in[name] = make(map[string]V)
+	}
+	in[name][id] = v
 }
 
 // forget takes out what the guard remembers no more; all that is left may come back without being new.
@@ -102,7 +161,7 @@ func TestGuardAgainstANaiveModel(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		rules := Guard{Share: []float64{0.1, 0.3, 0.5, 0.9}[r.IntN(4)], Window: 10 * time.Second, Time: time.Minute}
 		g := newGuard(rules)
-		model := &naive{rules: g.rules, gone: make(map[Name]map[string]time.Time)}
+		model := newNaive(g.rules)
 		all := randomServices(r, 1+r.IntN(8), 6)
 		now := time.Unix(1_000_000, 0)
 		served := g.take(now, all, true)
@@ -155,7 +214,7 @@ func TestGuardAgainstANaiveModel(t *testing.T) {
 				served = g.tick(now)
 			}
 		}
-		if !samePointers(served, truth) || len(g.losses)+len(g.kept)+len(g.at)+len(g.recent)+len(g.overlay)+g.sudden != 0 {
+		if !samePointers(served, truth) || len(g.losses)+len(g.kept)+len(g.at)+len(g.recent)+len(g.overlay)+len(g.sick)+g.sudden != 0 {
 			t.Fatalf("seed %d: after a long time something is kept or remembered: %+v", seed, g.losses)
 		}
 	}
@@ -179,7 +238,7 @@ func checkServed(t *testing.T, what string, served, truth, before []*Service, ke
 				continue
 			}
 			extra++
-			if !e.Health.Serving() {
+			if e.Health == Draining {
 				t.Errorf("%s: %s/%s is kept, though it was %s", what, s.Name, e.ID, e.Health)
 			}
 		}
@@ -221,9 +280,10 @@ func randomServices(r *rand.Rand, n, most int) (all []*Service) {
 	return all
 }
 
-// mutate removes what serves, changes health, and puts back what is gone.
+// mutate removes endpoints, changes health, and puts back what is gone.
 func mutate(r *rand.Rand, truth, all []*Service, gone map[Name]map[string]time.Time) (next []*Service) {
-	remove, restore, health := r.Float64()*r.Float64(), r.Float64()*r.Float64(), r.Float64()*0.2
+	remove, restore, health := r.Float64()*r.Float64(), r.Float64()*r.Float64(), 0.2*r.Float64()
+	outage := r.IntN(10) == 0 // of health checks
 	for _, full := range all {
 		i, ok := slices.BinarySearchFunc(truth, full.Name, compareName)
 		s := &Service{Name: full.Name, Ports: full.Ports}
@@ -237,8 +297,12 @@ func mutate(r *rand.Rand, truth, all []*Service, gone map[Name]map[string]time.T
 			switch {
 			case now == nil && !gone[full.Name][e.ID].IsZero() && r.Float64() < restore:
 				now = e
-			case now != nil && now.Health.Serving() && r.Float64() < remove:
+			case now != nil && r.Float64() < remove:
 				now = nil
+			case now != nil && outage:
+				c := *now
+				c.Health = Unhealthy
+				now = &c
 			case now != nil && r.Float64() < health:
 				c := *now
 				c.Health = Health(r.IntN(4))

@@ -134,15 +134,11 @@ func (g *guard) load(services []*Service) []*Service {
 		}
 		if lost != nil {
 			g.overlay[s.Name] = s
-			for _, e := range said {
-				if e.Health.Serving() {
-					lost.serving++
-				}
-			}
+			lost.count(&Service{Endpoints: said})
 		}
 	}
 	for _, s := range g.truth {
-		n := countServing(s)
+		n := countUsed(s)
 		g.endpoints += n
 		g.services += min(n, 1)
 	}

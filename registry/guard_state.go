@@ -15,8 +15,8 @@ type guard struct {
 
 	truth     []*Service // what the source says
 	known     bool       // it has said something, in this process or a sealed one
-	endpoints int        // in truth, that serve
-	services  int        // in truth, with an endpoint that serves
+	endpoints int        // in truth, that are used
+	services  int        // in truth, with an endpoint that is used
 
 	word time.Time // since when it has said what it says, without a failure; zero while there is no Watch with a view
 
@@ -24,6 +24,7 @@ type guard struct {
 	cleared time.Time // when that began
 
 	young  map[Name]map[string]time.Time // by endpoint ID: when it began to serve, zero before; it answers for no loss yet
+	sick   map[Name]map[string]time.Time // by endpoint ID: when it became unhealthy, within Window; it served before
 	losses map[Name]*serviceLosses
 	recent []*loss // those within Window by time; some are struck
 	sudden int     // of recent, not struck
@@ -33,7 +34,7 @@ type guard struct {
 	burstBegan, burstLast time.Time // of losses that are held
 	due                   time.Time // when something kept may leave; zero: nothing does by time
 	moved                 bool      // due is not right any more
-	sweep                 time.Time // when young and recent are to be looked through; zero: they are empty
+	sweep                 time.Time // when young, sick and recent are to be looked through; zero: they are empty
 
 	overlay map[Name]*Service // what is served in place of truth
 	dirty   map[Name]struct{} // where overlay is to be made again
@@ -43,8 +44,9 @@ type guard struct {
 
 // serviceLosses is what one service has lost.
 type serviceLosses struct {
-	byID    map[string]*loss
-	serving int // endpoints that the source reports and that serve
+	byID map[string]*loss
+	used int // endpoints that the source reports and that are used
+	rest int // used as what was lost was: 0 when those that serve are lost and unhealthy ones remain
 }
 
 type lossState uint8
@@ -55,7 +57,7 @@ const (
 	doubted                  // served, with a Doubt
 )
 
-// loss is one endpoint that was serving and is not reported any more.
+// loss is one endpoint that was used, or was until just now, and is not reported any more.
 type loss struct {
 	service  *Service  // as it was, without endpoints
 	endpoint *Endpoint // as it was; with its Doubt when doubted
@@ -82,8 +84,9 @@ const (
 func newGuard(rules Guard) guard {
 	return guard{
 		rules: rules.withDefaults(),
-		young: make(map[Name]map[string]time.Time), losses: make(map[Name]*serviceLosses),
-		kept: make(map[*loss]struct{}), at: make(map[place][]*loss),
+		young: make(map[Name]map[string]time.Time), sick: make(map[Name]map[string]time.Time),
+		losses: make(map[Name]*serviceLosses),
+		kept:   make(map[*loss]struct{}), at: make(map[place][]*loss),
 		overlay: make(map[Name]*Service), dirty: make(map[Name]struct{}),
 		began: make(map[string]int), ended: make(map[string]int),
 	}
@@ -177,14 +180,14 @@ func walk(a, b []*Service, visit func(a, b *Service)) {
 
 // change takes what the source says of one service; nil is nothing. It returns what the service has lost by that.
 func (g *guard) change(now time.Time, old, new *Service) (fresh []*loss) {
-	before, serving := countServing(old), countServing(new)
-	g.endpoints += serving - before
-	g.services += min(serving, 1) - min(before, 1)
+	before, used := countUsed(old), countUsed(new)
+	g.endpoints += used - before
+	g.services += min(used, 1) - min(before, 1)
 	name := nameOf(old, new)
 	lost := g.losses[name]
 	fresh = g.lose(now, old, new, &lost)
 	if lost != nil {
-		lost.serving = serving
+		lost.count(new)
 		g.dirty[name] = struct{}{}
 	}
 	g.welcome(now, old, new, lost)
@@ -192,19 +195,26 @@ func (g *guard) change(now time.Time, old, new *Service) (fresh []*loss) {
 	return slices.DeleteFunc(fresh, func(l *loss) bool { return lost.byID[l.endpoint.ID] != l })
 }
 
-// lose notes the endpoints of old that were serving and are not in new.
+// lose notes the endpoints of old that were used and are not in new.
 func (g *guard) lose(now time.Time, old, new *Service, lost **serviceLosses) (fresh []*loss) {
 	if old == nil {
 		return nil
 	}
+	someServed := countServing(old) > 0
 	var shape *Service
 	for _, e := range old.Endpoints {
-		if new.endpoint(e.ID) != nil {
+		if still := new.endpoint(e.ID); still != nil {
+			g.sicken(now, old.Name, e, still)
 			continue
 		}
+		failed, wasServing := g.sick[old.Name][e.ID]
 		delete(g.young[old.Name], e.ID)
-		if !e.Health.Serving() {
-			continue
+		delete(g.sick[old.Name], e.ID)
+		switch {
+		case e.Health.Serving():
+		case e.Health == Unhealthy && (!someServed || wasServing && now.Sub(failed) < g.rules.Window):
+		default:
+			continue // it had no traffic
 		}
 		if shape == nil {
 			shape = &Service{Name: old.Name, Original: old.Original, Ports: old.Ports, Labels: old.Labels, Conflicts: old.Conflicts}
@@ -221,6 +231,35 @@ func (g *guard) lose(now time.Time, old, new *Service, lost **serviceLosses) (fr
 		fresh = append(fresh, l)
 	}
 	return fresh
+}
+
+// sicken notes when an endpoint that served becomes unhealthy: an outage of health checks is often followed by removals.
+func (g *guard) sicken(now time.Time, name Name, old, new *Endpoint) {
+	switch {
+	case new.Health.Serving():
+		delete(g.sick[name], new.ID)
+	case old.Health.Serving() && new.Health == Unhealthy:
+		if g.sick[name] == nil {
+			g.sick[name] = make(map[string]time.Time)
+		}
+		g.sick[name][new.ID] = now
+		g.sweepLater(now)
+	}
+}
+
+// count counts what the source still reports.
+func (s *serviceLosses) count(reported *Service) {
+	s.used = countUsed(reported)
+	s.rest = s.used
+	if countServing(reported) > 0 {
+		return
+	}
+	for _, l := range s.byID {
+		if l.endpoint.Health.Serving() {
+			s.rest = 0
+			return
+		}
+	}
 }
 
 // welcome strikes what is reported again, under its ID or at its place, and notes what is really new.
@@ -321,6 +360,21 @@ func (s *Service) endpoint(id string) *Endpoint {
 		return nil
 	}
 	return s.Endpoints[i]
+}
+
+// countUsed counts the endpoints that get requests: those that serve or, where none does, the unhealthy ones, which
+// callers then use for want of better.
+func countUsed(s *Service) int {
+	if s == nil {
+		return 0
+	}
+	unhealthy := 0
+	for _, e := range s.Endpoints {
+		if e.Health == Unhealthy {
+			unhealthy++
+		}
+	}
+	return cmp.Or(countServing(s), unhealthy)
 }
 
 func countServing(s *Service) (n int) {

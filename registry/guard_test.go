@@ -136,6 +136,7 @@ func TestGuardLetsCleanRemovalsPass(t *testing.T) {
 				if strings.HasPrefix(c.name, "all that") {
 					g.base = changed(changed(g.base, registry.Unhealthy, "s000-1", "s000-2"), registry.Draining, "s000-3", "s000-4")
 					g.publish(g.base)
+					time.Sleep(time.Minute)
 				}
 				g.publish(c.next(g.base))
 				if c.at > 0 {
@@ -253,6 +254,55 @@ func TestGuardBringsBackWhatLeftEarlierInTheWindow(t *testing.T) {
 		if s := g.catalog.Sources()[0]; s.Released["reported again"] != 3 {
 			t.Errorf("released %v", s.Released)
 		}
+	})
+}
+
+// Health checks fail, and what reaps unhealthy instances follows: callers still use them, for they have no better ones.
+func TestGuardKeepsWhatIsUnhealthyWhereNothingServes(t *testing.T) {
+	for name, after := range map[string]time.Duration{"just now": 50 * time.Millisecond, "for an hour": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := startGuarded(t, registry.Guard{}, 4, services(10)...)
+				var all []string
+				for _, s := range g.base.Services {
+					for _, e := range s.Endpoints {
+						all = append(all, e.ID)
+					}
+				}
+				g.base = changed(g.base, registry.Unhealthy, all...)
+				g.publish(g.base)
+				time.Sleep(after)
+				g.publish(without(g.base, "s001-2"))
+				g.want(t, "one of four", 39, 0)
+				time.Sleep(time.Second)
+				g.publish(registry.View{})
+				g.want(t, "all", 40, 40)
+				if s := g.catalog.Sources()[0]; s.DoubtReason != "40 of 40 endpoints of the registry left within 2s" {
+					t.Errorf("because %q", s.DoubtReason)
+				}
+			})
+		})
+	}
+	t.Run("but not among others that serve", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			g := startGuarded(t, registry.Guard{}, 4, services(10)...)
+			g.base = changed(g.base, registry.Unhealthy, "s001-0", "s001-1", "s001-2", "s002-0")
+			g.publish(g.base)
+			time.Sleep(time.Second)
+			g.publish(without(g.base, "s002-0"))
+			g.want(t, "one that served until now", 39, 0)
+			g.publish(without(g.base, "s002-0", "s001-0", "s001-1", "s001-2"))
+			g.want(t, "three that did, within the window", 39, 3)
+			if n, err := g.catalog.Accept("dc1"); n != 3 || err != nil {
+				t.Errorf("Accept: %d, %v", n, err)
+			}
+			g.base = changed(without(g.base, "s001", "s002"), registry.Unhealthy, "s003-0", "s003-1", "s003-2")
+			g.publish(g.base)
+			time.Sleep(11 * time.Second)
+			n := g.catalog.Sources()[0].Endpoints
+			g.publish(without(g.base, "s003-0", "s003-1", "s003-2"))
+			g.want(t, "three that did long ago", n-3, g.catalog.Sources()[0].Doubted)
+		})
 	})
 }
 
