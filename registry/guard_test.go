@@ -466,4 +466,20 @@ func TestAnotherMappingIsNoLoss(t *testing.T) {
 		s.publish(registry.View{})
 		(&guarded{catalog: c}).want(t, "under the same mapping", 2, 2)
 	})
+	run(registry.Mapping{
+		Namespaces: map[string]string{"*": "shop"}, Labels: map[string]string{"dc": "1"},
+		Ports: map[string]registry.PortMapping{"*": {Number: 81}},
+	}, func(c *registry.Catalog, s script) {
+		s.publish(registry.View{})
+		(&guarded{catalog: c}).want(t, "with other ports and labels", 2, 2)
+		s.publish(view(2, "api"))
+		(&guarded{catalog: c}).want(t, "reported again", 2, 0)
+		if s := current(c).Services[0]; s.Ports[0].Number != 81 || s.Endpoints[0].Labels["dc"] != "1" {
+			t.Errorf("got %+v, want what the mapping says", s)
+		}
+	})
+	run(registry.Mapping{Namespaces: map[string]string{"*": "shop"}, Exclude: []string{"nothing"}}, func(c *registry.Catalog, s script) {
+		s.publish(registry.View{})
+		(&guarded{catalog: c}).want(t, "chosen otherwise", 0, 0)
+	})
 }

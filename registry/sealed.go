@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
@@ -29,7 +28,7 @@ type sealedView struct {
 	Source   string     `json:"source"`
 	Kind     string     `json:"kind"`
 	Time     time.Time  `json:"time"`              // when the view was published
-	Mapping  string     `json:"mapping,omitempty"` // says which Mapping made it; "" for none
+	Mapping  string     `json:"mapping,omitempty"` // the naming of the Mapping that made it
 	Services []*Service `json:"services"`
 	Hosts    []Host     `json:"hosts,omitempty"`
 	Problems []Problem  `json:"problems,omitempty"`
@@ -50,10 +49,14 @@ func decodeView(payload []byte) (sealedView, error) {
 	return v, nil
 }
 
-// digest tells mappings apart; it is "" for the zero one.
-func (m Mapping) digest() string {
-	text, err := json.Marshal(m)
-	if zero, _ := json.Marshal(Mapping{}); err != nil || bytes.Equal(text, zero) {
+// naming tells mappings apart by what they take over and under which names; it is "" for one that changes no name. What
+// only changes ports and labels is none of it: endpoints are compared by name and ID.
+func (m Mapping) naming() string {
+	text, err := json.Marshal(struct {
+		Include, Exclude   []string          `json:",omitempty"`
+		Rename, Namespaces map[string]string `json:",omitempty"`
+	}{m.Include, m.Exclude, m.Rename, m.Namespaces})
+	if err != nil || string(text) == "{}" {
 		return ""
 	}
 	sum := sha256.Sum256(text)
@@ -99,7 +102,7 @@ func (s *source) load() {
 	default:
 		s.view = View{Services: s.guard.load(v.Services), Hosts: v.Hosts, Problems: v.Problems}
 		s.endpoints = countEndpoints(v.Services)
-		s.remapped = v.Mapping != s.Mapping.digest()
+		s.remapped = v.Mapping != s.Mapping.naming()
 		s.viewed, s.fromSeal, s.sealed = v.Time, true, true
 		s.catalog.log.Info("serving the sealed view", "registry", s.Name, "services", len(v.Services), "of", v.Time)
 	}
@@ -134,7 +137,7 @@ func (s *source) seal() error {
 		s.mu.Unlock()
 		return nil
 	}
-	v := sealedView{Source: s.Name, Kind: s.Kind, Time: s.viewed, Mapping: s.Mapping.digest(), Services: s.view.Services, Hosts: s.view.Hosts, Problems: s.view.Problems}
+	v := sealedView{Source: s.Name, Kind: s.Kind, Time: s.viewed, Mapping: s.Mapping.naming(), Services: s.view.Services, Hosts: s.view.Hosts, Problems: s.view.Problems}
 	s.unsealed = false
 	s.mu.Unlock()
 

@@ -24,7 +24,7 @@ type source struct {
 	raw         []*Service // as the registry published it last
 	view        View       // the last good one, mapped, with what the guard keeps: what is served
 	mapper      *mapper
-	remapped    bool // view is sealed, and was mapped otherwise
+	remapped    bool // view is sealed, and its services were chosen or named otherwise
 	guard       watchful
 	endpoints   int       // in view
 	viewed      time.Time // when view was published; zero: there is none
@@ -136,6 +136,7 @@ func (s *source) publish(call uint64, v View) {
 	v = s.mapper.apply(v)
 	if s.remapped { // names that are missing now were never the registry's word
 		s.remapped, s.guard.guard = false, newGuard(s.Guard)
+		s.catalog.log.Warn("the mapping gives other names than before: nothing of the sealed view is kept for what the registry lacks now", "registry", s.Name)
 		s.catalog.doubts.Set(struct{}{})
 	}
 	if !slices.EqualFunc(s.view.Hosts, v.Hosts, Host.equal) {
