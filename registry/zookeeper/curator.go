@@ -40,7 +40,7 @@ func (curator) decode(at []string, data []byte) (*registry.Entry, error) {
 		return nil, err
 	}
 	if s.Address == nil {
-		return nil, errors.New("got no address, want a Curator ServiceInstance")
+		return nil, wrong(kindAddress, "got no address, want a Curator ServiceInstance")
 	}
 	f := found{
 		service: at[0], id: at[1], host: *s.Address, labels: payloadLabels(s.Payload),

@@ -53,7 +53,7 @@ func (dubbo) decode(at []string, _ []byte) (*registry.Entry, error) {
 	params := u.Query()
 	port, err := strconv.ParseUint(u.Port(), 10, 16)
 	if err != nil || port == 0 {
-		return nil, fmt.Errorf("got port %.40q, want 1 to 65535", u.Port())
+		return nil, wrong(kindPort, "got port %.40q, want 1 to 65535", u.Port())
 	}
 	id := u.Host
 	labels := make(map[string]string)

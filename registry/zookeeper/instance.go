@@ -60,7 +60,7 @@ const (
 func (f *found) entry() (*registry.Entry, error) {
 	addr, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(f.host, "["), "]"))
 	if err != nil {
-		return nil, fmt.Errorf("got address %.100q, want an IP address: %s", f.host, f.advice)
+		return nil, wrong(kindAddress, "got address %.100q, want an IP address: %s", f.host, f.advice)
 	}
 	e := &registry.Entry{Service: f.service, Endpoint: &registry.Endpoint{
 		ID: f.id, Addr: addr.Unmap(), Weight: 1, Health: f.health,
@@ -80,7 +80,7 @@ func (f *found) entry() (*registry.Entry, error) {
 
 func (f *found) addPorts(e *registry.Entry, protocol registry.Protocol) error {
 	if len(f.ports) > maxPorts {
-		return fmt.Errorf("got %d ports, want %d at most", len(f.ports), maxPorts)
+		return wrong(kindPort, "got %d ports, want %d at most", len(f.ports), maxPorts)
 	}
 	slices.SortFunc(f.ports, func(x, y foundPort) int { return strings.Compare(x.name, y.name) })
 	for _, p := range f.ports {
@@ -88,9 +88,9 @@ func (f *found) addPorts(e *registry.Entry, protocol registry.Protocol) error {
 		case p.number == 0:
 			continue
 		case p.number < 0 || p.number > math.MaxUint16:
-			return fmt.Errorf("got port %d, want 1 to 65535", p.number)
+			return wrong(kindPort, "got port %d, want 1 to 65535", p.number)
 		case len(p.name) > maxPortName:
-			return fmt.Errorf("got a port's name of %d bytes, want %d at most", len(p.name), maxPortName)
+			return wrong(kindPort, "got a port's name of %d bytes, want %d at most", len(p.name), maxPortName)
 		}
 		e.Ports = append(e.Ports, registry.Port{Name: p.name, Protocol: cmp.Or(p.protocol, protocol)})
 		e.Endpoint.Ports = append(e.Endpoint.Ports, registry.EndpointPort{Name: p.name, Number: uint16(p.number)})
@@ -106,7 +106,7 @@ func (f *found) setWeight(e *registry.Endpoint, text string) error {
 	weight, err := strconv.ParseFloat(text, 64)
 	switch {
 	case err != nil || weight < 0 || math.IsNaN(weight):
-		return fmt.Errorf("got weight %.100q, want a number of 0 or more; it is not used", text)
+		return wrong(kindWeight, "got weight %.100q, want a number of 0 or more; it is not used", text)
 	case weight == 0 && e.Health == registry.Unknown:
 		e.Health = registry.Draining
 	}
@@ -119,7 +119,7 @@ func protocolNamed(text string) (registry.Protocol, error) {
 	case "", registry.TCP, registry.UDP, registry.HTTP, registry.HTTP2, registry.GRPC, registry.TLS:
 		return p, nil
 	}
-	return "", fmt.Errorf("got protocol %.100q, want tcp, udp, http, http2, grpc or tls; it is not used", text)
+	return "", wrong(kindProtocol, "got protocol %.100q, want tcp, udp, http, http2, grpc or tls; it is not used", text)
 }
 
 // bounded returns the labels that are not too many nor too long, the first ones by name.
@@ -133,7 +133,7 @@ func bounded(labels map[string]string) (map[string]string, error) {
 		}
 	}
 	if left -= len(labels); left > 0 {
-		return labels, fmt.Errorf("%d labels are left out: want %d at most, names of %d bytes and values of %d bytes at most",
+		return labels, wrong(kindLabel, "%d labels are left out: want %d at most, names of %d bytes and values of %d bytes at most",
 			left, maxLabels, maxLabelKey, maxLabelValue)
 	}
 	return labels, nil

@@ -105,7 +105,7 @@ func serviceAt(at []string) (name string, labels map[string]string, err error) {
 		}
 	}
 	if len(parts) == 0 {
-		return "", nil, fmt.Errorf("no service's name on the way to it: choose a root above it")
+		return "", nil, wrong(kindName, "no service's name on the way to it: choose a root above it")
 	}
 	return strings.Join(parts, "/"), labels, nil
 }

@@ -50,7 +50,7 @@ func (nerve) decode(at []string, data []byte) (*registry.Entry, error) {
 		return nil, err
 	}
 	if r.Host == nil || r.Port == 0 {
-		return nil, errors.New("got no host or no port, want both")
+		return nil, wrong(kindAddress, "got no host or no port, want both")
 	}
 	for key, value := range scalars(r.Labels) {
 		labels[key] = value

@@ -3,7 +3,9 @@ package zookeeper_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -95,9 +97,7 @@ func TestMistakesAreTold(t *testing.T) {
 	server := testbed.StartZooKeeper(t, testbed.ZooKeeperOptions{Mode: testbed.ZooKeeperTLS})[0]
 	conn := server.Client()
 	world := zk.WorldACL(zk.PermAll)
-	plant(t, conn, world, "/curator/web/1", good, "/nerve/web/services/i_0000000001", `{"host":"10.0.0.1","port":80}`,
-		"/flat/web/i_0000000001", `{"host":"10.0.0.1","port":80}`, "/sets/web/member_0000000001", `{"serviceEndpoint":{"host":"10.0.0.1","port":80}}`,
-		"/dubbo/com.acme.Orders/providers/dubbo%3A%2F%2F10.0.0.1%3A1%2Fx", "")
+	plant(t, conn, world, "/curator/web/1", good)
 	if err := conn.AddAuth("digest", []byte("apps:apps-password")); err != nil {
 		t.Fatal(err)
 	}
@@ -136,11 +136,6 @@ func TestMistakesAreTold(t *testing.T) {
 		"a wrong password": {plain, func(c *zookeeper.Config) {
 			c.Root, c.Username, c.PasswordFile = "/closed", "mesh", passwordFile(t, "guess")
 		}, "see that passwordFile is right", true},
-		"nerve as curator":     {plain, func(c *zookeeper.Config) { c.Root = "/flat" }, "looks like layout nerve", false},
-		"serverset as nerve":   {plain, func(c *zookeeper.Config) { c.Root, c.Layout = "/sets", "nerve" }, "looks like layout serverset", false},
-		"serverset as curator": {plain, func(c *zookeeper.Config) { c.Root = "/sets" }, "looks like layout serverset", false},
-		"dubbo as curator":     {plain, func(c *zookeeper.Config) { c.Root = "/dubbo" }, "looks like layout dubbo", false},
-		"curator as nerve":     {plain, func(c *zookeeper.Config) { c.Root, c.Layout = "/curator", "nerve" }, "looks like layout curator", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := test.base
@@ -195,15 +190,141 @@ func TestMinimalPermission(t *testing.T) {
 	}
 }
 
+// Each layout is told from each tree that another one wrote, also when the tree is written after Watch began.
+func TestWrongLayoutIsTold(t *testing.T) {
+	conn := testbed.StartZooKeeper(t, testbed.ZooKeeperOptions{})
+	server, client := conn[0], conn[0].Client()
+	trees := []struct{ name, layout, below, data string }{
+		{"curator", "curator", "orders/o1", `{"name":"orders","id":"o1","address":"10.0.0.1","port":80,"payload":null}`},
+		{"smartstack", "nerve", "orders/services/i_0000000001", `{"host":"10.0.0.1","port":80}`},
+		{"nerve", "nerve", "orders/i_0000000001", `{"host":"10.0.0.1","port":80}`},
+		{"encoded", "nerve", "orders/base64_40_eyJob3N0IjoiMTI3LjAuMC4xIiwicG9ydCI6MX0=_0000000001", ""},
+		{"serverset", "serverset", "orders/member_0000000001", `{"serviceEndpoint":{"host":"10.0.0.1","port":80},"status":"ALIVE"}`},
+		{"aurora", "serverset", "role/prod/orders/member_0000000001", `{"serviceEndpoint":{"host":"10.0.0.1","port":80},"status":"ALIVE"}`},
+		{"dubbo", "dubbo", "com.acme.Orders/providers/dubbo%3A%2F%2F10.0.0.1%3A20880%2Fcom.acme.Orders", ""},
+	}
+	for _, tree := range trees {
+		for _, layout := range []string{"curator", "nerve", "serverset", "dubbo"} {
+			if layout == tree.layout {
+				continue
+			}
+			for _, late := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s as %s late=%t", tree.name, layout, late), func(t *testing.T) {
+					root := fmt.Sprintf("/%s-%s-%t", tree.name, layout, late)
+					cfg := zookeeper.Config{Servers: []string{server.Address}, Layout: layout, Root: root}
+					world := zk.WorldACL(zk.PermAll)
+					var w *watching
+					if late {
+						plant(t, client, world, root, "")
+						w = watch(t, cfg)
+						w.await(t, "the empty root", func(v registry.View) bool { return len(v.Services) == 0 })
+						plant(t, client, world, root+"/"+tree.below, tree.data)
+					} else {
+						plant(t, client, world, root+"/"+tree.below, tree.data)
+						w = watch(t, cfg)
+					}
+					if err := w.failure(t); err == nil || !strings.Contains(err.Error(), "looks like layout "+tree.layout+": see layout") {
+						t.Errorf("got %v, want that it looks like layout %s", err, tree.layout)
+					}
+				})
+			}
+		}
+	}
+}
+
+// A root that is not there is told; the Catalog has its services soon after the first registration, and keeps them when
+// the root is deleted whole and made again.
+func TestRootComesLater(t *testing.T) {
+	server := testbed.StartZooKeeper(t, testbed.ZooKeeperOptions{})[0]
+	conn := server.Client()
+	r, err := zookeeper.New(zookeeper.Config{Servers: []string{server.Address}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	catalog := run(t, r)
+	eventually(t, "the missing root is told", func() bool {
+		return strings.Contains(catalog.Sources()[0].Error, "/services: there is no such node")
+	})
+	plant(t, conn, zk.WorldACL(zk.PermAll), "/services/web/1", good)
+	began := time.Now()
+	eventually(t, "the service", func() bool { s, _ := catalog.Current(); return len(s.Services) == 1 })
+	t.Logf("the service is there %s after it was registered", time.Since(began))
+}
+
+// One address that provides two versions of an interface is one endpoint of the Catalog, and a conflict tells of it.
+func TestDubboVersions(t *testing.T) {
+	server := testbed.StartZooKeeper(t, testbed.ZooKeeperOptions{})[0]
+	const provider = "/dubbo/com.acme.Orders/providers/dubbo%3A%2F%2F10.0.0.1%3A20880%2Fcom.acme.Orders%3Fversion%3D"
+	plant(t, server.Client(), zk.WorldACL(zk.PermAll), provider+"1.0", "", provider+"2.0", "")
+	r, err := zookeeper.New(zookeeper.Config{Servers: []string{server.Address}, Layout: "dubbo"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	catalog := run(t, r)
+	eventually(t, "the service", func() bool { s, _ := catalog.Current(); return len(s.Services) == 1 })
+	snapshot, _ := catalog.Current()
+	s := snapshot.Services[0]
+	if len(s.Endpoints) != 1 || s.Endpoints[0].Labels["version"] != "1.0" {
+		t.Errorf("got endpoints %+v, want one of version 1.0", s.Endpoints)
+	}
+	if !slices.ContainsFunc(s.Conflicts, func(c registry.Conflict) bool { return strings.Contains(c.Text, "version=2.0") }) {
+		t.Errorf("got conflicts %v, want one that names version 2.0", s.Conflicts)
+	}
+	t.Logf("conflicts: %v", s.Conflicts)
+}
+
+// run has a Catalog run a registry until the test ends.
+func run(t *testing.T, r registry.Registry) *registry.Catalog {
+	t.Helper()
+	catalog, err := registry.NewCatalog([]registry.Source{{Name: "zk", Kind: "zookeeper", Registry: r}}, registry.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = catalog.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	return catalog
+}
+
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal(what + ": not seen")
+		}
+	}
+}
+
+// Nodes that are too large together come one by one, and one that is too large hides no other.
+func TestLargeNodes(t *testing.T) {
+	server := testbed.StartZooKeeper(t, testbed.ZooKeeperOptions{})[0]
+	conn := server.Client()
+	junk := strings.Repeat("x", 1_000_000)
+	for i := range 40 {
+		plant(t, conn, zk.WorldACL(zk.PermAll), fmt.Sprintf("/services/web/%d", i), junk, fmt.Sprintf("/services/web/good-%d", i), good)
+	}
+	v := watch(t, zookeeper.Config{Servers: []string{server.Address}}).await(t, "a view", func(registry.View) bool { return true })
+	if len(v.Services) != 1 || len(v.Services[0].Endpoints) != 40 || len(v.Problems) != 40 || v.Problems[0].Kind != "size" {
+		t.Errorf("got %d services and %d problems, want one of 40 endpoints, and 40 of kind size", len(v.Services), len(v.Problems))
+	}
+}
+
 // A node that cannot be read is told and skipped, its siblings stay, and so does its last good word. Who goes with its
 // session goes from the view; who comes back is there again.
 func TestTree(t *testing.T) {
 	server := testbed.StartZooKeeper(t, testbed.ZooKeeperOptions{})[0]
+	for name, address := range map[string]string{"new server": server.Address, "old server": oldServer(t, server.Address)} {
+		t.Run(name, func(t *testing.T) { testTree(t, server, address) })
+	}
+}
+
+func testTree(t *testing.T, server *testbed.ZooKeeper, address string) {
 	conn := server.Client()
 	world := zk.WorldACL(zk.PermAll)
 	plant(t, conn, world, "/services/web/1", good, "/services/web/bad", "junk", "/services/web/named", `{"address":"web-1.example.com","port":80}`,
 		"/services/web/null", "")
-	w := watch(t, zookeeper.Config{Servers: []string{server.Address}, Namespace: "shop"})
+	w := watch(t, zookeeper.Config{Servers: []string{address}, Namespace: "shop"})
 	endpoints := func(n, problems int) func(registry.View) bool {
 		return func(v registry.View) bool {
 			have := 0
@@ -219,6 +340,13 @@ func TestTree(t *testing.T) {
 	}
 	if p := v.Problems[0]; p.Object != "/services/web/bad" || !strings.Contains(p.Reason, `got "junk"`) {
 		t.Errorf("got problem %+v", p)
+	}
+	kinds := ""
+	for _, p := range v.Problems {
+		kinds += p.Kind + " "
+	}
+	if kinds != "syntax address syntax " {
+		t.Errorf("got problems of kinds %s", kinds)
 	}
 	set := func(path, data string) {
 		t.Helper()
@@ -254,4 +382,9 @@ func TestTree(t *testing.T) {
 	w.await(t, "an empty tree", endpoints(0, 0))
 	plant(t, conn, world, "/services/api/1", good)
 	w.await(t, "the tree again", endpoints(1, 0))
+	for _, p := range []string{"/services/api/1", "/services/api", "/services"} {
+		if err := conn.Delete(p, -1); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

@@ -2,7 +2,6 @@ package zookeeper
 
 import (
 	"errors"
-	"fmt"
 	"maps"
 	"net"
 	"slices"
@@ -40,7 +39,7 @@ func (serverset) decode(at []string, data []byte) (*registry.Entry, error) {
 		return nil, err
 	}
 	if m.ServiceEndpoint == nil || m.ServiceEndpoint.Host == "" {
-		return nil, errors.New("got no serviceEndpoint with a host, want a ServerSet's member")
+		return nil, wrong(kindAddress, "got no serviceEndpoint with a host, want a ServerSet's member")
 	}
 	if m.Shard != "" {
 		labels["shard"] = string(m.Shard)
@@ -56,7 +55,7 @@ func (serverset) decode(at []string, data []byte) (*registry.Entry, error) {
 		switch e := m.AdditionalEndpoints[name]; {
 		case name == "":
 		case e.Host != main.Host:
-			elsewhere = fmt.Errorf("additional endpoint %.63q is at %.100q and not at %.100q, it is not used", name, e.Host, main.Host)
+			elsewhere = wrong(kindAddress, "additional endpoint %.63q is at %.100q and not at %.100q, it is not used", name, e.Host, main.Host)
 		default:
 			f.ports = append(f.ports, foundPort{name: name, number: int(e.Port)})
 		}
@@ -77,5 +76,5 @@ func memberHealth(status string) (registry.Health, error) {
 	case "DEAD", "STARTING", "STOPPED":
 		return registry.Unhealthy, nil
 	}
-	return registry.Unhealthy, fmt.Errorf("got status %.100q, want ALIVE; nothing is sent there", status)
+	return registry.Unhealthy, wrong(kindStatus, "got status %.100q, want ALIVE; nothing is sent there", status)
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-zookeeper/zk"
@@ -23,9 +24,10 @@ type session struct {
 	wire   *wire
 	events <-chan zk.Event // closed when the library has ended; what it holds is also given to the callback
 	wake   chan struct{}   // holds one element while changed is not empty
+	old    atomic.Bool     // the server does not know what is in bulk.go
 
 	mu      sync.Mutex
-	changed []string // guarded by mu: paths that a watch told of, at most one for each watch
+	changed []zk.Event // guarded by mu: what a watch told of, once each
 }
 
 // open makes a session with one of the servers.
@@ -64,7 +66,7 @@ func (s *session) note(e zk.Event) {
 		return
 	}
 	s.mu.Lock()
-	s.changed = append(s.changed, e.Path)
+	s.changed = append(s.changed, e)
 	s.mu.Unlock()
 	select {
 	case s.wake <- struct{}{}:
@@ -72,16 +74,16 @@ func (s *session) note(e zk.Event) {
 	}
 }
 
-// take returns the paths that watches told of since it was called last.
-func (s *session) take() []string {
+// take returns what watches told of since it was called last.
+func (s *session) take() []zk.Event {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	paths := s.changed
+	events := s.changed
 	s.changed = nil
-	return paths
+	return events
 }
 
-// begin gives the credentials, and brings the server to where its leader is: a follower may lag behind what the
+// begin gives the credentials, sets the watch on all, and brings the server to where its leader is: a follower may lag behind what the
 // session before this one has seen.
 func (s *session) begin(credentials []byte, root string) error {
 	if credentials != nil {
@@ -92,8 +94,13 @@ func (s *session) begin(credentials []byte, root string) error {
 			return s.explain("authenticate", err)
 		}
 	}
-	_, err := s.Sync(root)
-	return s.explain("sync", err)
+	if _, err := s.Sync(root); err != nil {
+		return s.explain("sync", err)
+	}
+	if s.old.Load() {
+		return nil // each node gets a watch when it is read
+	}
+	return s.watchAll(root)
 }
 
 // explain names what failed; when the session has ended that is why.
@@ -101,7 +108,7 @@ func (s *session) explain(what string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case ended(err):
+	case ended(err) || err == s.wire.cause():
 		if cause := s.wire.cause(); cause != nil {
 			return cause
 		}

@@ -105,13 +105,17 @@ func TestSuiteTLS(t *testing.T) {
 		registrytest.ServerKilled, registrytest.LeaderKilled, registrytest.ServerPaused, registrytest.Large))
 }
 
-// TestSuiteLayouts runs the cases that a layout can make a difference to.
+// TestSuiteLayouts runs the cases that a layout can make a difference to, and those of Curator's with an old server.
 func TestSuiteLayouts(t *testing.T) {
 	server := testbed.StartZooKeeper(t, testbed.ZooKeeperOptions{})[0]
-	for _, w := range []writer{nerveWriter{}, nerveWriter{encoded: true}, serversetWriter{}, dubboWriter{}} {
-		t.Run(fmt.Sprintf("%T%+v", w, w), func(t *testing.T) {
+	for _, w := range []writer{nerveWriter{}, nerveWriter{encoded: true}, serversetWriter{}, dubboWriter{}, curatorWriter{}} {
+		name, address := fmt.Sprintf("%T%+v", w, w), server.Address
+		if _, ok := w.(curatorWriter); ok {
+			name, address = "old server", oldServer(t, server.Address)
+		}
+		t.Run(name, func(t *testing.T) {
 			h := harness(t, []string{server.Address}, w, minimalACL(), func(t *testing.T, cfg *zookeeper.Config, d *driver) map[registrytest.Fault]registrytest.Injection {
-				link := testbed.NewLink(t, server.Address)
+				link := testbed.NewLink(t, address)
 				cfg.Servers = []string{link.Address}
 				cfg.Username, cfg.PasswordFile = "mesh", passwordFile(t, "mesh-password")
 				return networkFaults(link)
@@ -119,6 +123,11 @@ func TestSuiteLayouts(t *testing.T) {
 			h.deniable = true
 			cannot := without("", registrytest.HealthChange, registrytest.DownAndUp, registrytest.ServerKilled, registrytest.LeaderKilled,
 				registrytest.ServerPaused, registrytest.SlowAnswers, registrytest.HistoryLost, registrytest.Large)
+			if address == server.Address { // the network's faults do not know of layouts
+				for _, c := range []registrytest.Case{registrytest.Partition, registrytest.Truncated, registrytest.Garbage} {
+					cannot[c] = otherRun
+				}
+			}
 			if _, ok := w.(serversetWriter); ok {
 				for _, c := range []registrytest.Case{registrytest.Labels, registrytest.Weight, registrytest.Protocol} {
 					cannot[c] = "a ServerSet's member says nothing of that kind"

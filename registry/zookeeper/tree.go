@@ -15,7 +15,10 @@ import (
 )
 
 const (
-	readers  = 128       // reads under way at a time; the connection carries them all
+	readers   = 3   // requests under way at a time, of
+	batchSize = 64  // nodes at most: a node may hold a megabyte
+	oldReads  = 128 // requests under way to an old server, of one node each
+
 	maxNodes = 1_000_000 // of the tree
 
 	publishEvery = 15 * time.Millisecond // while changes stream in
@@ -35,6 +38,7 @@ type node struct {
 	opening  bool            // the first view waits for it
 	stale    bool            // it is to be read, with a watch
 	queued   bool            // it is in the queue, or being read
+	watch    bool            // it was stale when its reading began; not changed until that ends
 }
 
 // tree reads the nodes below a root and keeps reading what changes. It belongs to one goroutine; its readers, which
@@ -49,13 +53,13 @@ type tree struct {
 	assembly *registry.Assembly
 	nodes    map[string]*node
 	queue    []*node
-	jobs     chan job
-	answers  chan answer
+	batches  chan []*node
+	answers  chan []answer
+	old      bool // the server wants a watch on each node
 
-	opening int    // nodes that the first view waits for
-	busy    int    // reads of stale nodes that are queued or under way
-	read    int    // instances that could be decoded, ever
-	hint    string // says that a node looks like another layout
+	opening int // nodes that the first view waits for
+	busy    int // reads of stale nodes that are queued or under way
+	read    int // instances that could be decoded, ever
 
 	changed   time.Time // of the oldest change that is not published; zero without any
 	published time.Time
@@ -65,14 +69,14 @@ type tree struct {
 func newTree(cfg *Config, l layout, s *session) *tree {
 	return &tree{
 		cfg: cfg, layout: l, session: s, assembly: registry.NewAssembly(), nodes: make(map[string]*node),
-		jobs: make(chan job), answers: make(chan answer, readers),
+		batches: make(chan []*node), answers: make(chan []answer, readers), old: s.old.Load(),
 	}
 }
 
 // run reads and publishes until ctx ends or something fails.
 func (t *tree) run(ctx context.Context, publish func(registry.View)) error {
 	group, ctx := errgroup.WithContext(ctx)
-	for range readers {
+	for range t.atOnce() {
 		group.Go(func() error { return t.readNodes(ctx) })
 	}
 	group.Go(func() error { return t.keep(ctx, publish) })
@@ -86,27 +90,29 @@ func (t *tree) keep(ctx context.Context, publish func(registry.View)) error {
 	sweep := time.NewTicker(auditTick)
 	defer sweep.Stop()
 	t.add(&node{path: t.cfg.Root, place: directory, opening: true})
+	var next []*node
 	for {
-		var jobs chan<- job
-		var next job
-		if len(t.queue) > 0 {
-			jobs, next = t.jobs, job{t.queue[0], t.queue[0].stale}
+		var batches chan<- []*node
+		if next == nil {
+			next = t.batch()
+		}
+		if next != nil {
+			batches = t.batches
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case jobs <- next:
-			t.queue = t.queue[1:]
-			next.node.stale = false
-		case a := <-t.answers:
-			if err := t.apply(a); err != nil {
-				return err
+		case batches <- next:
+			next = nil
+		case answers := <-t.answers:
+			for _, a := range answers {
+				if err := t.apply(a); err != nil {
+					return err
+				}
 			}
 		case <-t.session.wake:
-			for _, p := range t.session.take() {
-				if n := t.nodes[p]; n != nil {
-					t.mark(n)
-				}
+			for _, e := range t.session.take() {
+				t.told(e)
 			}
 		case now := <-sweep.C:
 			t.sweep(now)
@@ -116,6 +122,28 @@ func (t *tree) keep(ctx context.Context, publish func(registry.View)) error {
 			return err
 		}
 	}
+}
+
+// told takes in what a watch tells of. The watch on all tells of each node that comes, goes or changes, and needs no
+// list for that.
+func (t *tree) told(e zk.Event) {
+	if !t.old && e.Type == zk.EventNodeChildrenChanged {
+		return // some versions tell of that too
+	}
+	if n := t.nodes[e.Path]; n != nil {
+		t.mark(n)
+		return
+	}
+	above, name := path.Split(e.Path)
+	parent := t.nodes[strings.TrimSuffix(above, "/")]
+	if e.Type != zk.EventNodeCreated || parent == nil || parent.place != directory {
+		return
+	}
+	if len(t.nodes) >= maxNodes {
+		t.mark(parent) // which tells
+		return
+	}
+	t.addChild(parent, t.at(parent), name)
 }
 
 // publish publishes what changed when it is time, or sets due to when it is.
@@ -132,8 +160,10 @@ func (t *tree) publish(publish func(registry.View), due *time.Timer) error {
 		due.Reset(at.Sub(now))
 		return nil
 	}
-	if t.read == 0 && t.hint != "" {
-		return errors.New(t.hint)
+	if t.read == 0 && len(t.nodes) > 1 {
+		if other, at := t.session.survey(t.cfg.Root, t.cfg.Layout, t.excluded); other != "" {
+			return fmt.Errorf("read %s: nothing there is of layout %s; %s looks like layout %s: see layout", t.cfg.Root, t.cfg.Layout, at, other)
+		}
 	}
 	publish(t.assembly.View())
 	t.changed, t.published = time.Time{}, now
@@ -189,7 +219,7 @@ func (t *tree) at(n *node) []string {
 func (t *tree) apply(a answer) error {
 	n := a.node
 	n.queued = false
-	if a.watch {
+	if n.watch {
 		t.busy--
 	}
 	if n.stale {
@@ -204,11 +234,13 @@ func (t *tree) apply(a answer) error {
 	case errors.Is(a.err, zk.ErrNoAuth):
 		return t.refused(n)
 	case errors.Is(a.err, zk.ErrInvalidPath):
-		t.assembly.Reject(n.path, "the name has characters that cannot be asked for")
+		t.assembly.RejectAs(n.path, kindName, "the name has characters that cannot be asked for")
 		t.touch()
+	case errors.Is(a.err, errTooLarge) && n.place != directory:
+		t.reject(n, nil, wrong(kindSize, "got more than %d bytes, want %d at most", maxFrame, maxData))
 	case a.err != nil:
 		return t.session.explain("read "+n.path, a.err)
-	case n.place == directory && a.stat.EphemeralOwner != 0:
+	case n.place == directory && a.stat.EphemeralOwner != 0 && n.parent != nil:
 		// What goes with its session has no children: it is an instance, whatever its name.
 		n.place = instance
 		t.mark(n)
@@ -253,8 +285,8 @@ func (t *tree) refused(n *node) error {
 	return err
 }
 
-// missing takes in that a node does not exist. Its parent is read again: it may be back by now, after the list that
-// told of it.
+// missing takes in that a node does not exist. It may be back by now, which the watch on all tells of; with an old
+// server its parent is read again.
 func (t *tree) missing(n *node) error {
 	if n.parent == nil {
 		if !n.known {
@@ -265,6 +297,10 @@ func (t *tree) missing(n *node) error {
 	t.drop(n)
 	parent := n.parent
 	delete(parent.children, path.Base(n.path))
+	if !t.old {
+		t.opened(n)
+		return nil
+	}
 	if n.opening && !parent.opening {
 		parent.opening = true
 		t.opening++
@@ -298,23 +334,13 @@ func (t *tree) list(n *node, a answer) error {
 	if len(t.nodes)+len(a.children)-len(n.children) > maxNodes {
 		return fmt.Errorf("list %s: more than %d nodes below %s", n.path, maxNodes, t.cfg.Root)
 	}
-	if n.children == nil {
-		n.children = make(map[string]bool, len(a.children))
-	}
 	at := t.at(n)
 	listed := make(map[string]bool, len(a.children))
 	for _, name := range a.children {
 		listed[name] = true
-		if n.children[name] {
-			continue
+		if !n.children[name] {
+			t.addChild(n, at, name)
 		}
-		childAt := append(at[:len(at):len(at)], name)
-		place := t.layout.place(childAt)
-		if place == ignored || t.excluded(childAt) {
-			continue
-		}
-		n.children[name] = true
-		t.add(&node{path: n.path + "/" + name, place: place, parent: n, opening: n.opening})
 	}
 	for name := range n.children {
 		if !listed[name] {
@@ -322,6 +348,23 @@ func (t *tree) list(n *node, a answer) error {
 		}
 	}
 	return nil
+}
+
+// addChild takes a child of n up, unless it is not to be read. at are the names on the way to n.
+func (t *tree) addChild(n *node, at []string, name string) {
+	if t.read == 0 {
+		t.touch() // whatever it is may tell that the layout is another
+	}
+	at = append(at[:len(at):len(at)], name)
+	place := t.layout.place(at)
+	if place == ignored || t.excluded(at) {
+		return
+	}
+	if n.children == nil {
+		n.children = make(map[string]bool)
+	}
+	n.children[name] = true
+	t.add(&node{path: n.path + "/" + name, place: place, parent: n, opening: n.opening})
 }
 
 func (t *tree) excluded(at []string) bool {
@@ -333,37 +376,3 @@ func (t *tree) excluded(at []string) bool {
 	}
 	return false
 }
-
-// decode takes an instance's data in.
-func (t *tree) decode(n *node, data []byte) {
-	at := t.at(n)
-	if len(data) > maxData {
-		t.reject(n, nil, fmt.Errorf("got %d bytes, want %d at most", len(data), maxData))
-		return
-	}
-	e, err := t.layout.decode(at, data)
-	if e == nil {
-		t.reject(n, data, err)
-		return
-	}
-	e.Namespace = t.cfg.Namespace
-	t.read++
-	t.assembly.Set(n.path, *e)
-	if err != nil {
-		t.assembly.Reject(n.path, oneLine(err))
-	}
-	t.touch()
-}
-
-// reject tells why a node cannot be read, and which layout it looks like.
-func (t *tree) reject(n *node, data []byte, err error) {
-	reason := oneLine(err)
-	if other := looksLike(t.at(n), data); other != "" && other != t.cfg.Layout {
-		reason += "; it looks like layout " + other
-		t.hint = fmt.Sprintf("read %s: nothing there is of layout %s; %s looks like layout %s: see layout", t.cfg.Root, t.cfg.Layout, n.path, other)
-	}
-	t.assembly.Reject(n.path, reason)
-	t.touch()
-}
-
-func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

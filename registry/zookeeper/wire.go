@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"sync"
 	"time"
@@ -29,6 +30,7 @@ const (
 	answerTimeout = 10 * time.Second                          // the longest that a request may wait
 	xidEvent      = -1
 	xidPing       = -2
+	xidOurs       = 1 << 30 // and above: requests that we make beside the library
 )
 
 var errClosed = errors.New("closed by us")
@@ -41,6 +43,8 @@ var errClosed = errors.New("closed by us")
 //     data to another.
 //   - It does not show the library that the connection failed. It tells that by failed, and answers the library's
 //     close request itself. So the library never makes a connection or a session on its own, and ends at once.
+//
+// It also carries requests of ours, which the library does not see: ask.
 type wire struct {
 	conn    net.Conn
 	server  string
@@ -55,6 +59,9 @@ type wire struct {
 	rest     []byte // what it has yet to take of it
 	closeXid uint32 // set before closing is closed
 
+	sending sync.Mutex // held while a request is written: they are expected in that order
+	asks    uint32     // guarded by sending: requests of our own, ever
+
 	mu      sync.Mutex
 	err     error   // guarded by mu
 	pending []asked // guarded by mu: requests without an answer, in order
@@ -62,9 +69,10 @@ type wire struct {
 
 // asked is a request that waits for its answer.
 type asked struct {
-	xid uint32
-	op  int32
-	at  time.Time
+	xid   uint32
+	op    int32
+	at    time.Time
+	reply chan<- reply // of our own requests, with room for it
 }
 
 // newWire takes conn over. hello is the server's ConnectResponse, with its length.
@@ -131,48 +139,57 @@ func (w *wire) Write(p []byte) (int, error) {
 	if len(p) < 12 {
 		return 0, w.fail(fmt.Errorf("write a request of %d bytes", len(p)))
 	}
-	xid, op := binary.BigEndian.Uint32(p[4:]), int32(binary.BigEndian.Uint32(p[8:]))
-	if err := w.expect(xid, op); err != nil {
-		_ = w.fail(err)
-	}
-	if op == opClose {
-		w.closeXid = xid
+	a := asked{xid: binary.BigEndian.Uint32(p[4:]), op: int32(binary.BigEndian.Uint32(p[8:]))}
+	if a.op == opClose {
+		w.closeXid = a.xid
 		close(w.closing)
 	}
-	if w.cause() == nil {
-		_ = w.conn.SetWriteDeadline(time.Now().Add(w.timeout))
-		if _, err := w.conn.Write(p); err != nil {
-			_ = w.fail(err)
-		}
-	}
+	w.sending.Lock()
+	defer w.sending.Unlock()
+	w.send(a, p)
 	return len(p), nil
+}
+
+// send sends a whole request. sending is held.
+func (w *wire) send(a asked, p []byte) {
+	if err := w.expect(a); err != nil {
+		_ = w.fail(err)
+	}
+	if w.cause() != nil {
+		return
+	}
+	_ = w.conn.SetWriteDeadline(time.Now().Add(w.timeout))
+	if _, err := w.conn.Write(p); err != nil {
+		_ = w.fail(err)
+	}
 }
 
 // expect notes a request. The library's pings, every third of the session's timeout, are when the age of the others
 // is looked at.
-func (w *wire) expect(xid uint32, op int32) error {
+func (w *wire) expect(a asked) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if op == opPing {
+	if a.op == opPing {
 		if len(w.pending) > 0 && time.Since(w.pending[0].at) > answerTimeout {
 			return fmt.Errorf("no answer within %s", answerTimeout)
 		}
 		return nil
 	}
-	w.pending = append(w.pending, asked{xid, op, time.Now()})
+	a.at = time.Now()
+	w.pending = append(w.pending, a)
 	return nil
 }
 
 // answered takes the oldest request, which the answer of that xid must be for.
-func (w *wire) answered(xid uint32) (op int32, err error) {
+func (w *wire) answered(xid uint32) (asked, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.pending) == 0 || w.pending[0].xid != xid {
-		return 0, errors.New("an answer to another request than the oldest")
+		return asked{}, errors.New("an answer to another request than the oldest")
 	}
-	op = w.pending[0].op
+	a := w.pending[0]
 	w.pending = w.pending[1:]
-	return op, nil
+	return a, nil
 }
 
 // Read implements net.Conn.
@@ -197,32 +214,52 @@ func closeResponse(xid uint32) []byte {
 	return b
 }
 
-// next reads one answer, with its length, into rest.
+// next reads answers until there is one for the library, with its length, in rest.
 func (w *wire) next() error {
+	for {
+		b, err := w.frame()
+		if err != nil {
+			return err
+		}
+		if b == nil {
+			continue
+		}
+		a, err := w.check(b[4:])
+		if err != nil {
+			return err
+		}
+		if a.reply == nil {
+			w.rest = b
+			return nil
+		}
+		w.buf = nil // it goes with the reply
+		a.reply <- reply{b[4+headerSize:], answerError(answerCode(b[4:]))}
+	}
+}
+
+// frame reads one answer with its length. It leaves one that is too large if it is to a request of ours, which is
+// told so; then it returns none.
+func (w *wire) frame() ([]byte, error) {
 	if err := w.cause(); err != nil {
-		return err
+		return nil, err
 	}
 	var length [4]byte
 	if err := readFull(w.in, length[:]); err != nil {
-		return err
+		return nil, err
 	}
 	n := binary.BigEndian.Uint32(length[:])
+	if n > maxFrame && n <= math.MaxInt32 && w.isOurs() {
+		return nil, w.leave(int(n))
+	}
 	if n < headerSize || n > maxFrame {
-		return fmt.Errorf("an answer of %d bytes, want %d to %d", n, headerSize, maxFrame)
+		return nil, fmt.Errorf("an answer of %d bytes, want %d to %d", n, headerSize, maxFrame)
 	}
 	if cap(w.buf) < int(n)+4 {
 		w.buf = make([]byte, n+4)
 	}
 	b := w.buf[:n+4]
 	copy(b, length[:])
-	if err := readFull(w.in, b[4:]); err != nil {
-		return err
-	}
-	if err := w.check(b[4:]); err != nil {
-		return err
-	}
-	w.rest = b
-	return nil
+	return b, readFull(w.in, b[4:])
 }
 
 func readFull(in *bufio.Reader, p []byte) error {
@@ -236,30 +273,31 @@ func readFull(in *bufio.Reader, p []byte) error {
 	return nil
 }
 
-// check judges an answer: its header, and that its body is exactly what the request asks for.
-func (w *wire) check(b []byte) error {
-	xid, code := int32(binary.BigEndian.Uint32(b)), int32(binary.BigEndian.Uint32(b[12:]))
+// check judges an answer: its header, and that its body is exactly what the request asks for. It returns the request,
+// none for what is told without one.
+func (w *wire) check(b []byte) (asked, error) {
+	xid := int32(binary.BigEndian.Uint32(b))
 	body := b[headerSize:]
 	switch {
 	case xid == xidPing:
-		return nil
+		return asked{}, nil
 	case xid == xidEvent:
 		if len(body) < 12 || !isBuffer(body[8:], false) {
-			return errors.New("a damaged event")
+			return asked{}, errors.New("a damaged event")
 		}
-		return nil
+		return asked{}, nil
 	case xid < 0:
-		return fmt.Errorf("an answer with xid %d", xid)
+		return asked{}, fmt.Errorf("an answer with xid %d", xid)
 	}
-	op, err := w.answered(uint32(xid))
-	if err != nil || code != 0 {
-		return err
+	a, err := w.answered(uint32(xid))
+	if err == nil && answerCode(b) == 0 && !fits(a.op, body) {
+		err = fmt.Errorf("a damaged answer of %d bytes to operation %d", len(body), a.op)
 	}
-	if !fits(op, body) {
-		return fmt.Errorf("a damaged answer of %d bytes to operation %d", len(body), op)
-	}
-	return nil
+	return a, err
 }
+
+// answerCode is the error in the header of an answer, 0 for none.
+func answerCode(b []byte) int32 { return int32(binary.BigEndian.Uint32(b[12:])) }
 
 // fits tells whether body is an answer to an operation, to the byte.
 func fits(op int32, body []byte) bool {
@@ -275,6 +313,10 @@ func fits(op int32, body []byte) bool {
 		return isBuffer(body, false)
 	case opSetAuth, opClose:
 		return len(body) == 0
+	case opAddWatch:
+		return len(body) == 4
+	case opMultiRead:
+		return true // who asked looks
 	}
 	return false
 }

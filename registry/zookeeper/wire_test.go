@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -86,6 +87,8 @@ func stranger(t testing.TB, answers []byte) string {
 func TestAnswersThatAreNone(t *testing.T) {
 	list := binary.BigEndian.AppendUint32(nil, 0xffffffff) // a list of as many children
 	list = append(list, make([]byte, statSize)...)
+	synced := append(hello(), frame(1, 0, append([]byte{0, 0, 0, 5}, "/root"...)...)...)
+	watched := slices.Clip(append(synced, frame(xidOurs+1, 0, 0, 0, 0, 0)...))
 	for name, test := range map[string]struct {
 		answer []byte
 		want   string
@@ -103,7 +106,8 @@ func TestAnswersThatAreNone(t *testing.T) {
 		"an event of no path":     {append(hello(), frame(xidEvent, 0, 0, 0, 0, 1, 0, 0, 0, 3, 0x7f, 0, 0, 0)...), "damaged event"},
 		"a negative xid":          {append(hello(), frame(-7, 0)...), "xid -7"},
 		"a sync that fits not":    {append(hello(), frame(1, 0, 1, 2, 3)...), "damaged answer"},
-		"children without an end": {append(append(hello(), frame(1, 0, append([]byte{0, 0, 0, 5}, "/root"...)...)...), frame(2, 0, list...)...), "damaged answer"},
+		"children without an end": {append(append(hello(), frame(1, 0, append([]byte{0, 0, 0, 5}, "/root"...)...)...), frame(xidOurs+1, 0, list...)...), "damaged answer"},
+		"parts of a huge size":    {append(watched, 0x7f, 0xff, 0xff, 0xff, 0x40, 0, 0, 2, 0, 0, 0, 0), "closed the connection"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, err := New(Config{Servers: []string{stranger(t, test.answer)}, Root: "/root"}, nil)
@@ -120,12 +124,50 @@ func TestAnswersThatAreNone(t *testing.T) {
 	}
 }
 
+// An answer to many reads is damaged unless it has exactly what was asked for.
+func TestParts(t *testing.T) {
+	end := appendMultiHeader(nil, opNone, true, -1)
+	list := append(appendMultiHeader(nil, opGetChildrenOnly, false, 0), 0, 0, 0, 1, 0, 0, 0, 3, 'w', 'e', 'b')
+	data := append(appendMultiHeader(nil, opGetData, false, 0), 0xff, 0xff, 0xff, 0xff)
+	data = append(data, make([]byte, statSize)...)
+	gone := binary.BigEndian.AppendUint32(appendMultiHeader(nil, opNone, false, codeNoNode), 0xffffff9b)
+	for name, test := range map[string]struct {
+		answer [][]byte
+		good   bool
+		err    error
+	}{
+		"a list":              {[][]byte{list, data, end}, true, nil},
+		"no such node":        {[][]byte{gone, gone, end}, true, zk.ErrNoNode},
+		"gone between":        {[][]byte{list, gone, end}, true, zk.ErrNoNode},
+		"nothing":             {nil, false, nil},
+		"no end":              {[][]byte{list, data}, false, nil},
+		"the end too early":   {[][]byte{list, end}, false, nil},
+		"more after the end":  {[][]byte{list, data, end, end}, false, nil},
+		"in another order":    {[][]byte{data, list, end}, false, nil},
+		"two codes":           {[][]byte{list, append(gone[:len(gone)-1:len(gone)-1], 0), end}, false, nil},
+		"half a Stat":         {[][]byte{list, data[:len(data)-8], end}, false, nil},
+		"a list without end":  {[][]byte{append(appendMultiHeader(nil, opGetChildrenOnly, false, 0), 0x7f, 0xff, 0xff, 0xff), data, end}, false, nil},
+		"a name of less than": {[][]byte{append(appendMultiHeader(nil, opGetChildrenOnly, false, 0), 0, 0, 0, 1, 0xff, 0, 0, 0), data, end}, false, nil},
+	} {
+		a := answer{node: &node{place: directory}}
+		p := parts{rest: bytes.Join(test.answer, nil)}
+		p.read(&a)
+		if good := p.ended(); good != test.good || good && !errors.Is(a.err, test.err) {
+			t.Errorf("%s: good %t with error %v, want %t with %v", name, good, a.err, test.good, test.err)
+		}
+	}
+}
+
 // FuzzAnswers sends any bytes after the handshake: the library must neither panic nor allocate what they ask for.
 func FuzzAnswers(f *testing.F) {
 	f.Add(frame(1, 0, append([]byte{0, 0, 0, 5}, "/root"...)...))
 	f.Add(append(frame(1, 0, append([]byte{0, 0, 0, 5}, "/root"...)...), frame(2, 0, append(make([]byte, 4), make([]byte, statSize)...)...)...))
 	f.Add(frame(xidEvent, 0, append([]byte{0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0, 5}, "/root"...)...))
 	f.Add(frame(1, -102))
+	watched := append(frame(1, 0, append([]byte{0, 0, 0, 5}, "/root"...)...), frame(xidOurs+1, 0, 0, 0, 0, 0)...)
+	f.Add(append(slices.Clip(watched), frame(xidOurs+2, 0, appendMultiHeader(nil, opNone, true, -1)...)...))
+	refused := binary.BigEndian.AppendUint32(appendMultiHeader(nil, opNone, false, codeNoAuth), 0xffffff9a)
+	f.Add(append(slices.Clip(watched), frame(xidOurs+2, 0, append(slices.Repeat(refused, 3), appendMultiHeader(nil, opNone, true, -1)...)...)...))
 	f.Fuzz(func(t *testing.T, answers []byte) {
 		ours, theirs := net.Pipe()
 		go func() {
@@ -140,6 +182,7 @@ func FuzzAnswers(f *testing.F) {
 		ended := make(chan error, 1)
 		go func() { ended <- s.run(t.Context()) }()
 		if err := s.begin(nil, "/root"); err == nil {
+			_ = s.readMany([]*node{{path: "/root", place: directory}, {path: "/root/a", place: instance}})
 			_, _, _, _ = s.ChildrenW("/root")
 			_, _, _, _ = s.GetW("/root/a")
 		}

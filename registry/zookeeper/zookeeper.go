@@ -1,8 +1,8 @@
 // Package zookeeper reads services and their instances from Apache ZooKeeper, in the layouts that Curator (and Spring
 // Cloud), Nerve, Twitter's ServerSets and Dubbo write.
 //
-// One Watch is one session on one connection. It reads the tree below a root with a watch on every node, many reads at
-// a time, and reads again what a watch tells of. README.md tells what is read and how it becomes a registry.View.
+// One Watch is one session on one connection. It sets a watch on a root and all below, reads that tree many nodes at a
+// time, and reads again what the watch tells of. README.md tells what is read and how it becomes a registry.View.
 package zookeeper
 
 import (
@@ -52,7 +52,8 @@ func (r *Registry) Watch(ctx context.Context, publish func(registry.View)) error
 }
 
 // watch reads with one session. What it knows ends with the session: its server may have expired it, and with it all
-// watches, without a word that reaches us, so the next session reads everything anew.
+// watches, without a word that reaches us, so the next session reads everything anew. A server that turns out to be old
+// ends the session, and is asked node by node in the next one.
 func (r *Registry) watch(ctx context.Context, publish func(registry.View)) error {
 	var secure *tls.Config
 	if r.cfg.secure() {
@@ -65,11 +66,16 @@ func (r *Registry) watch(ctx context.Context, publish func(registry.View)) error
 	if err != nil {
 		return err
 	}
-	s, err := open(ctx, &r.cfg, secure, r.log)
-	if err != nil {
-		return err
+	for old := false; ; old = true {
+		s, err := open(ctx, &r.cfg, secure, r.log)
+		if err != nil {
+			return err
+		}
+		s.old.Store(old)
+		if err = follow(ctx, &r.cfg, r.layout, s, credentials, publish); old || !s.old.Load() || ctx.Err() != nil {
+			return err
+		}
 	}
-	return follow(ctx, &r.cfg, r.layout, s, credentials, publish)
 }
 
 // follow reads the tree until the session ends, and ends the session.
