@@ -34,7 +34,7 @@ func build(name types.NamespacedName, s *service, parts map[string]*slice, nodes
 			problems = append(problems, problemsOf("endpointslices/"+name.Namespace+"/"+n, p.problems)...)
 			if !matched {
 				problems = append(problems, registry.Problem{
-					Object: "endpointslices/" + name.Namespace + "/" + n,
+					Object: "endpointslices/" + name.Namespace + "/" + n, Kind: "port",
 					Reason: "got ports of which the Service has none, want its ports by name and protocol",
 				})
 			}
@@ -46,10 +46,11 @@ func build(name types.NamespacedName, s *service, parts map[string]*slice, nodes
 	return out, problems
 }
 
-func problemsOf(object string, reasons []string) []registry.Problem {
-	problems := make([]registry.Problem, 0, len(reasons))
-	for _, r := range reasons {
-		problems = append(problems, registry.Problem{Object: object, Reason: r})
+// problemsOf returns problems as those of an object.
+func problemsOf(object string, of []registry.Problem) []registry.Problem {
+	problems := slices.Clone(of)
+	for i := range problems {
+		problems[i].Object = object
 	}
 	return problems
 }

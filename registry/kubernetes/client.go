@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -21,6 +23,7 @@ import (
 	"k8s.io/client-go/rest"
 	restwatch "k8s.io/client-go/rest/watch"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/clientcmd/api"
 )
 
 // client asks one API server for the few kinds that are needed. The whole clientset would link every kind there is.
@@ -108,15 +111,58 @@ func clusterConfig(cfg Config) (*rest.Config, error) {
 		return nil, fmt.Errorf("read kubeconfig %s: no context %q in it, want context to be one of %s",
 			cfg.Kubeconfig, name, strings.Join(slices.Sorted(maps.Keys(file.Contexts)), ", "))
 	}
+	if err := checkContext(file, file.Contexts[name]); err != nil {
+		return nil, fmt.Errorf("read kubeconfig %s: context %q: %w", cfg.Kubeconfig, name, err)
+	}
 	base, err := clientcmd.NewNonInteractiveClientConfig(*file, name, &clientcmd.ConfigOverrides{}, nil).ClientConfig()
 	if err != nil {
 		return nil, fmt.Errorf("read kubeconfig %s: %w", cfg.Kubeconfig, err)
 	}
-	if base.ExecProvider != nil || base.AuthProvider != nil {
-		return nil, fmt.Errorf("read kubeconfig %s: the user of context %q logs in by a program (exec or auth-provider), which is not run here; "+
-			"use a service account's token or a client certificate", cfg.Kubeconfig, name)
-	}
 	return base, nil
+}
+
+// checkContext refuses what kubectl does and a control plane must not: to run programs, to believe a server that is not
+// verified, and to tell secrets to the network or, by an error that repeats an address, to a log.
+func checkContext(file *api.Config, context *api.Context) error {
+	user := file.AuthInfos[context.AuthInfo]
+	if user != nil {
+		switch {
+		case user.Exec != nil || user.AuthProvider != nil:
+			return errors.New("its user logs in by a program (exec or auth-provider), which is not run here; " +
+				"use a service account's token or a client certificate")
+		case user.Username+user.Password != "":
+			return errors.New("its user logs in by username and password, which no API server takes since 1.19; " +
+				"use a service account's token or a client certificate")
+		}
+	}
+	cluster := file.Clusters[context.Cluster]
+	if cluster == nil {
+		return nil // clientcmd tells that
+	}
+	if cluster.InsecureSkipTLSVerify {
+		return errors.New("got insecure-skip-tls-verify, want a server that is verified: set certificate-authority of its cluster, " +
+			"and tls-server-name if the certificate is for another name")
+	}
+	server, err := url.Parse(cluster.Server)
+	switch {
+	case err != nil || server.Host == "" || server.User != nil:
+		return errors.New("the server of its cluster is none; want https://host:port, without a user")
+	case server.Scheme != "https" && !isLoopback(server.Hostname()):
+		return fmt.Errorf("got server %s, want https://", server.Redacted())
+	case server.Scheme != "https" && user != nil && user.Token+user.TokenFile != "":
+		// client-go would ask without it, which may show less.
+		return fmt.Errorf("got server %s and a token, want https://, or no token", server.Redacted())
+	}
+	proxy, err := url.Parse(cluster.ProxyURL)
+	if cluster.ProxyURL != "" && (err != nil || proxy.Host == "" || !slices.Contains([]string{"http", "https", "socks5"}, proxy.Scheme)) {
+		return errors.New("the proxy-url of its cluster is none; want http://, https:// or socks5:// with host:port")
+	}
+	return nil
+}
+
+func isLoopback(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && addr.IsLoopback()
 }
 
 // warnings leads the API server's warnings into the log; client-go would write them to stderr.

@@ -23,9 +23,9 @@ import (
 type service struct {
 	ports    []registry.Port // sorted by Name
 	labels   map[string]string
-	ipv6     bool // its primary address family
-	absent   bool // it cannot be a service of the mesh
-	problems []string
+	ipv6     bool               // its primary address family
+	absent   bool               // it cannot be a service of the mesh
+	problems []registry.Problem // without Object
 }
 
 // slice is an EndpointSlice.
@@ -34,7 +34,7 @@ type slice struct {
 	ipv6      bool
 	ports     []slicePort
 	instances []instance
-	problems  []string
+	problems  []registry.Problem // without Object
 }
 
 // slicePort is where the instances of a slice listen for a port of the Service.
@@ -53,6 +53,11 @@ type instance struct {
 	health     registry.Health
 }
 
+// add adds a problem of a kind (see registry.Problem).
+func add(to []registry.Problem, kind, format string, args ...any) []registry.Problem {
+	return append(to, registry.Problem{Kind: kind, Reason: fmt.Sprintf(format, args...)})
+}
+
 // reservedNamespace holds the hosts of the mesh.
 const reservedNamespace = "host"
 
@@ -62,22 +67,22 @@ func convertService(o *core.Service) *service {
 	switch {
 	case o.Spec.Type == core.ServiceTypeExternalName:
 		s.absent = true
-		s.problems = []string{fmt.Sprintf("got type ExternalName (%.253q), want a Service with endpoints: read that name "+
-			"with the dns registry, or write an EndpointSlice with its addresses", o.Spec.ExternalName)}
+		s.problems = add(nil, "type", "got type ExternalName (%.253q), want a Service with endpoints: read that name "+
+			"with the dns registry, or write an EndpointSlice with its addresses", o.Spec.ExternalName)
 		return s
 	case o.Namespace == reservedNamespace:
 		s.absent = true
-		s.problems = []string{"got namespace host, want another: the mesh keeps that one for hosts"}
+		s.problems = add(nil, "name", "got namespace host, want another: the mesh keeps that one for hosts")
 		return s
 	}
 	for i := range o.Spec.Ports {
 		p := &o.Spec.Ports[i]
 		if !carries(p.Protocol) || p.Port < 1 || p.Port > 65535 {
-			s.problems = append(s.problems, fmt.Sprintf("port %.63q: got %.20s %d, want TCP or UDP, 1 to 65535", p.Name, p.Protocol, p.Port))
+			s.problems = add(s.problems, "port", "port %.63q: got %.20s %d, want TCP or UDP, 1 to 65535", p.Name, p.Protocol, p.Port)
 			continue
 		}
 		if slices.ContainsFunc(s.ports, func(x registry.Port) bool { return x.Name == p.Name }) {
-			s.problems = append(s.problems, fmt.Sprintf("port %.63q: got it twice, want names that are unique", p.Name))
+			s.problems = add(s.problems, "duplicate", "port %.63q: got it twice, want names that are unique", p.Name)
 			continue
 		}
 		s.ports = append(s.ports, registry.Port{
@@ -95,7 +100,7 @@ func convertSlice(o *discovery.EndpointSlice) *slice {
 	case discovery.AddressTypeIPv6:
 		s.ipv6 = true
 	default:
-		s.problems = []string{fmt.Sprintf("got address type %.20q, want IPv4 or IPv6; read host names with the dns registry", o.AddressType)}
+		s.problems = add(nil, "type", "got address type %.20q, want IPv4 or IPv6; read host names with the dns registry", o.AddressType)
 		return s
 	}
 	for i := range o.Ports {
@@ -103,7 +108,7 @@ func convertSlice(o *discovery.EndpointSlice) *slice {
 		transport := deref(p.Protocol, core.ProtocolTCP)
 		number := deref(p.Port, 0)
 		if !carries(transport) || number < 0 || number > 65535 {
-			s.problems = append(s.problems, fmt.Sprintf("port %.63q: got %.20s %d, want TCP or UDP, 1 to 65535", deref(p.Name, ""), transport, number))
+			s.problems = add(s.problems, "port", "port %.63q: got %.20s %d, want TCP or UDP, 1 to 65535", deref(p.Name, ""), transport, number)
 			continue
 		}
 		s.ports = append(s.ports, slicePort{
@@ -115,7 +120,7 @@ func convertSlice(o *discovery.EndpointSlice) *slice {
 	for i := range o.Endpoints {
 		e, err := convertEndpoint(&o.Endpoints[i], s.ipv6)
 		if err != nil {
-			s.problems = append(s.problems, fmt.Sprintf("endpoint %d: %v", i+1, err))
+			s.problems = add(s.problems, "address", "endpoint %d: %v", i+1, err)
 			continue
 		}
 		s.instances = append(s.instances, e)

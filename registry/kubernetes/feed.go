@@ -24,8 +24,10 @@ const (
 	initialTime = time.Minute // for everything there is
 	askTimeout  = 5 * time.Second
 	shortWatch  = time.Second // a watch that ends before, without a word, is a failure
-
+	maxObjects  = 1_000_000   // of one kind in one namespace, or in all
 )
+
+var errTooMany = fmt.Errorf("got more than %d objects; choose fewer with namespaces or labelSelector", maxObjects)
 
 // feed keeps the part of the store that is made of one kind of object, in one namespace or in all.
 type feed[T any] struct {
@@ -196,7 +198,7 @@ func (f *feed[T]) watch(ctx context.Context, version *string) error {
 		case err != nil:
 			return watchError(ctx, err)
 		case kind == watch.Error:
-			return watchError(ctx, apierrors.FromObject(object))
+			return watchError(ctx, f.client.transport.about(object))
 		}
 		if all, err = f.take(all, kind, object, version); err != nil {
 			return err
@@ -251,7 +253,9 @@ func (f *feed[T]) collect(all batch[T], o runtime.Object, gone bool) error {
 		delete(all, name)
 		return nil
 	}
-	all[name], err = f.convert(o)
+	if all[name], err = f.convert(o); err == nil && len(all) > maxObjects {
+		err = errTooMany
+	}
 	return err
 }
 
@@ -269,7 +273,9 @@ func (f *feed[T]) apply(o runtime.Object, gone bool) error {
 	if err != nil {
 		return err
 	}
-	f.known[name] = struct{}{}
+	if f.known[name] = struct{}{}; len(f.known) > maxObjects {
+		return errTooMany
+	}
 	f.store.update(func() { f.set(name, value) })
 	return nil
 }

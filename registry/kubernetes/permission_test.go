@@ -192,12 +192,15 @@ func TestMistakes(t *testing.T) {
 		want []string
 		perm bool
 	}{
-		"no file":    {kubernetes.Config{Kubeconfig: "/nonexistent/kubeconfig"}, []string{"/nonexistent/kubeconfig"}, false},
-		"no pod":     {kubernetes.Config{}, []string{"set kubeconfig"}, false},
-		"context":    {kubernetes.Config{Kubeconfig: good, Context: "prod"}, []string{`"prod"`, "want context to be one of test"}, false},
-		"address":    {kubernetes.Config{Kubeconfig: cluster(func(c *clientcmdapi.Cluster) { c.Server = "https://127.0.0.1:1" })}, []string{"refused", "is the server of the kubeconfig right"}, false},
-		"not tls":    {kubernetes.Config{Kubeconfig: cluster(func(c *clientcmdapi.Cluster) { c.Server = "https" + strings.TrimPrefix(server.Etcd.Address, "http") })}, []string{"which speaks TLS"}, false},
-		"another":    {kubernetes.Config{Kubeconfig: cluster(func(c *clientcmdapi.Cluster) { c.Server = server.Etcd.Address; c.CertificateAuthority = "" })}, []string{"want a Kubernetes API server"}, false},
+		"no file": {kubernetes.Config{Kubeconfig: "/nonexistent/kubeconfig"}, []string{"/nonexistent/kubeconfig"}, false},
+		"no pod":  {kubernetes.Config{}, []string{"set kubeconfig"}, false},
+		"context": {kubernetes.Config{Kubeconfig: good, Context: "prod"}, []string{`"prod"`, "want context to be one of test"}, false},
+		"address": {kubernetes.Config{Kubeconfig: cluster(func(c *clientcmdapi.Cluster) { c.Server = "https://127.0.0.1:1" })}, []string{"refused", "is the server of the kubeconfig right"}, false},
+		"not tls": {kubernetes.Config{Kubeconfig: cluster(func(c *clientcmdapi.Cluster) { c.Server = "https" + strings.TrimPrefix(server.Etcd.Address, "http") })}, []string{"which speaks TLS"}, false},
+		"another": {kubernetes.Config{Kubeconfig: changed(func(c *clientcmdapi.Config) {
+			at := c.Contexts[c.CurrentContext]
+			c.Clusters[at.Cluster], c.AuthInfos[at.AuthInfo] = &clientcmdapi.Cluster{Server: server.Etcd.Address}, &clientcmdapi.AuthInfo{}
+		})}, []string{"want a Kubernetes API server"}, false},
 		"authority":  {kubernetes.Config{Kubeconfig: cluster(func(c *clientcmdapi.Cluster) { c.CertificateAuthority = testbed.NewCerts(t).CAFile })}, []string{"set certificate-authority"}, false},
 		"tls name":   {kubernetes.Config{Kubeconfig: cluster(func(c *clientcmdapi.Cluster) { c.TLSServerName = "elsewhere.example" })}, []string{"tls-server-name"}, false},
 		"token":      {kubernetes.Config{Kubeconfig: user(func(u *clientcmdapi.AuthInfo) { u.Token = "s3cret" })}, []string{"is not accepted"}, true},

@@ -155,7 +155,7 @@ func (s *store) next() (view *registry.View, changed bool) {
 	changed = s.rebuild()
 	var problems []registry.Problem
 	for _, name := range slices.Sorted(maps.Keys(s.refused)) {
-		problems = append(problems, registry.Problem{Object: name, Reason: s.refused[name]})
+		problems = append(problems, registry.Problem{Object: name, Kind: "permission", Reason: s.refused[name]})
 	}
 	for _, name := range sortedNames(s.odd) {
 		problems = append(problems, s.odd[name]...)

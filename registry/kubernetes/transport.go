@@ -14,6 +14,9 @@ import (
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/connrotation"
 )
@@ -49,7 +52,10 @@ func newTransport(ctx context.Context, cfg *rest.Config) (*transport, error) {
 	plain := net.Dialer{Timeout: dialTimeout, KeepAliveConfig: net.KeepAliveConfig{
 		Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3,
 	}}
-	t := &transport{cancel: cancel, token: &token{path: cfg.BearerTokenFile, last: cfg.BearerToken}}
+	t := &transport{cancel: cancel, token: &token{path: cfg.BearerTokenFile}}
+	if cfg.BearerTokenFile == "" {
+		t.token.last = cfg.BearerToken // else client-go has read it from the file, whatever that holds
+	}
 	// net/http goes on dialling when the request that asked for it has ended.
 	t.dialer = connrotation.NewDialer(func(dialCtx context.Context, network, address string) (net.Conn, error) {
 		dialCtx, stop := context.WithCancel(dialCtx)
@@ -108,6 +114,11 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
+	if secret != "" {
+		for i, text := range resp.Header["Warning"] { // which ends in the log
+			resp.Header["Warning"][i] = strings.ReplaceAll(text, secret, "(token)")
+		}
+	}
 	switch {
 	case resp.StatusCode != http.StatusOK:
 		if err := shorten(resp, secret); err != nil {
@@ -133,6 +144,19 @@ func shorten(resp *http.Response, secret string) error {
 	resp.Body = io.NopCloser(bytes.NewReader(text[:min(len(text), maxErrorBody)]))
 	resp.ContentLength = -1
 	return nil
+}
+
+// about returns the error that a watch tells, in words of a bearable number and without the token.
+func (t *transport) about(o runtime.Object) error {
+	if status, ok := o.(*meta.Status); ok {
+		t.token.mu.Lock()
+		defer t.token.mu.Unlock()
+		if t.token.last != "" {
+			status.Message = strings.ReplaceAll(status.Message, t.token.last, "(token)")
+		}
+		status.Message = status.Message[:min(len(status.Message), maxErrorBody)]
+	}
+	return apierrors.FromObject(o)
 }
 
 // boundedBody fails, where io.LimitReader would end, so that a cut answer is never taken for a whole one.
