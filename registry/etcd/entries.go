@@ -80,7 +80,7 @@ func (e *entries) read(key string, value []byte) {
 	case err != nil:
 		looks := looksLike(value)
 		e.bad[key] = looks
-		e.assembly.Reject(object(key), reason(err, looks, e.layout))
+		e.assembly.RejectAs(object(key), kindOf(err), reason(err, looks, e.layout))
 	case entry == nil:
 		e.assembly.Delete(object(key))
 	default:
@@ -91,11 +91,11 @@ func (e *entries) read(key string, value []byte) {
 func (e *entries) decode(key string, value []byte) (*registry.Entry, error) {
 	switch {
 	case len(key) > maxKey:
-		return nil, fmt.Errorf("got a key of %d bytes, want at most %d", len(key), maxKey)
+		return nil, wrong("size", "got a key of %d bytes, want at most %d", len(key), maxKey)
 	case !printable(key):
-		return nil, fmt.Errorf("got key %.200q, want printable UTF-8", key)
+		return nil, wrong("name", "got key %.200q, want printable UTF-8", key)
 	case len(value) > maxValue:
-		return nil, fmt.Errorf("got a value of %d bytes, want at most %d", len(value), maxValue)
+		return nil, wrong("size", "got a value of %d bytes, want at most %d", len(value), maxValue)
 	}
 	return e.layout.read(strings.TrimPrefix(key, e.root), value)
 }
@@ -143,7 +143,7 @@ func (e *entries) wrongLayout() error {
 
 // reason says why a value cannot be read, and of which other layout it may be.
 func reason(err error, looks string, want layout) string {
-	text := bounded(err).Error()
+	text := bounded(err, "").Error()
 	if looks != "" && looks != want.name() {
 		text += "; it looks like layout " + looks
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
@@ -19,7 +20,7 @@ func (r *Registry) explain(err error, password string) error {
 		return err
 	}
 	grant := fmt.Sprintf("grant it: etcdctl role grant-permission ROLE read --prefix %s", r.cfg.root())
-	switch err := bounded(err); {
+	switch err := bounded(err, password); {
 	case is(err, rpctypes.ErrPermissionDenied):
 		if r.cfg.Username == "" {
 			return asPermission(err, "the user of the client certificate may not read that prefix; "+grant)
@@ -70,19 +71,33 @@ func is(err error, want error) bool {
 	return errors.Is(err, want) || strings.Contains(err.Error(), want.Error())
 }
 
-// long is an error of too many words.
-type long struct {
+// told is an error in other words.
+type told struct {
 	error
 	text string
 }
 
-func (l long) Error() string { return l.text }
-func (l long) Unwrap() error { return l.error }
+func (t told) Error() string { return t.text }
+func (t told) Unwrap() error { return t.error }
 
-// bounded cuts the text of an error that came from outside.
-func bounded(err error) error {
-	if text := err.Error(); len(text) > maxReason {
-		return long{err, strings.ToValidUTF8(text[:maxReason], "") + "…"}
+// bounded makes the text of an error that came from outside one line of bearable length, without the secret that the
+// server was told and may repeat.
+func bounded(err error, secret string) error {
+	text := err.Error()
+	if secret != "" {
+		text = strings.ReplaceAll(text, secret, "(password)")
 	}
-	return err
+	text = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, text)
+	if len(text) > maxReason {
+		text = strings.ToValidUTF8(text[:maxReason], "") + "…"
+	}
+	if text == err.Error() {
+		return err
+	}
+	return told{err, text}
 }

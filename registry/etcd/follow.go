@@ -89,11 +89,17 @@ func (f *follower) listOnce(ctx context.Context) (revision int64, err error) {
 		if revision == 0 {
 			revision = resp.Header.Revision
 			if resp.Count > maxKeys {
-				return 0, fmt.Errorf("got %d keys, want at most %d: set prefix to where the services are", resp.Count, maxKeys)
+				return 0, tooMany(resp.Count)
 			}
+		}
+		if len(resp.Kvs) > 0 && string(resp.Kvs[0].Key) < from {
+			return 0, fmt.Errorf("got key %.100q again, want those from %.100q on", resp.Kvs[0].Key, from)
 		}
 		for _, kv := range resp.Kvs {
 			f.entries.put(string(kv.Key), kv.Value)
+		}
+		if n := len(f.entries.keys); n > maxKeys { // whatever the server has said to be the number
+			return 0, tooMany(int64(n))
 		}
 		if !resp.More || len(resp.Kvs) == 0 {
 			f.entries.endList()
@@ -101,6 +107,10 @@ func (f *follower) listOnce(ctx context.Context) (revision int64, err error) {
 		}
 		from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
 	}
+}
+
+func tooMany(keys int64) error {
+	return fmt.Errorf("got %d keys, want at most %d: set prefix to where the services are", keys, maxKeys)
 }
 
 func (f *follower) page(ctx context.Context, from, end string, revision, limit int64) (*clientv3.GetResponse, error) {
@@ -141,6 +151,9 @@ func (f *follower) take(ctx context.Context) error {
 				return fmt.Errorf("watch %s: %w", f.root, err)
 			}
 			changed = f.apply(resp) || changed
+			if n := len(f.entries.keys); n > maxKeys {
+				return tooMany(int64(n))
+			}
 		case <-timer.C:
 			resting = false
 		}

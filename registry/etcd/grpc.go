@@ -24,7 +24,7 @@ type grpcUpdate struct {
 func (l grpcLayout) read(key string, value []byte) (*registry.Entry, error) {
 	slash := strings.LastIndexByte(key, '/')
 	if slash <= 0 || slash == len(key)-1 {
-		return nil, fmt.Errorf("got key %.200q below the prefix, want <service>/<address>", key)
+		return nil, wrong("name", "got key %.200q below the prefix, want <service>/<address>", key)
 	}
 	var u grpcUpdate
 	if err := decodeObject(value, &u); err != nil {
@@ -43,7 +43,7 @@ func (l grpcLayout) read(key string, value []byte) (*registry.Entry, error) {
 			case float64:
 				if strings.EqualFold(name, "weight") {
 					if v != math.Trunc(v) || v < 1 || v > math.MaxUint32 {
-						return nil, fmt.Errorf("got weight %v, want a whole number from 1 to %d", v, uint32(math.MaxUint32))
+						return nil, wrong("value", "got weight %v, want a whole number from 1 to %d", v, uint32(math.MaxUint32))
 					}
 					weight = uint32(v)
 				}

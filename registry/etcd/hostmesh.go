@@ -1,8 +1,6 @@
 package etcd
 
 import (
-	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -47,7 +45,7 @@ func (l hostmeshLayout) read(key string, value []byte) (*registry.Entry, error) 
 		return nil, err
 	}
 	if in.Address == "" {
-		return nil, errors.New("got no address, want one")
+		return nil, wrong("address", "got no address, want one")
 	}
 	addr, err := parseAddr(in.Address)
 	if err != nil {
@@ -61,8 +59,11 @@ func (l hostmeshLayout) read(key string, value []byte) (*registry.Entry, error) 
 	if in.Weight != nil {
 		weight = *in.Weight
 	}
+	if weight == 0 {
+		return nil, wrong("value", "got weight 0, want at least 1")
+	}
 	if len(in.Host) > 253 || len(in.Locality.Region)+len(in.Locality.Zone)+len(in.Locality.SubZone) > 3*maxLabelValue {
-		return nil, errors.New("got a host or locality of too many bytes, want at most 253")
+		return nil, wrong("size", "got a host or locality of too many bytes, want at most 253")
 	}
 	entry.Endpoint = &registry.Endpoint{
 		ID: id, Addr: addr, Host: in.Host, Locality: in.Locality, Labels: labels, Weight: weight, Health: in.Health,
@@ -74,7 +75,7 @@ func (l hostmeshLayout) read(key string, value []byte) (*registry.Entry, error) 
 func (l hostmeshLayout) readKey(key string) (*registry.Entry, string, error) {
 	parts := strings.Split(key, "/")
 	if slices.Contains(parts, "") || len(parts) < 2 || len(parts) > 3 {
-		return nil, "", fmt.Errorf("got key %.200q below the prefix, want <namespace>/<service>/<instance> or <service>/<instance>", key)
+		return nil, "", wrong("name", "got key %.200q below the prefix, want <namespace>/<service>/<instance> or <service>/<instance>", key)
 	}
 	entry := &registry.Entry{Namespace: l.namespace, Service: parts[len(parts)-2]}
 	if len(parts) == 3 {
@@ -89,9 +90,9 @@ func (in *instance) readPorts(entry *registry.Entry) error {
 	ports := in.Ports
 	switch {
 	case len(ports) > 0 && in.Port != 0:
-		return errors.New("got port and ports, want one of them")
+		return wrong("port", "got port and ports, want one of them")
 	case len(ports) > most:
-		return fmt.Errorf("got %d ports, want at most %d", len(ports), most)
+		return wrong("size", "got %d ports, want at most %d", len(ports), most)
 	case len(ports) == 0:
 		ports = []instancePort{{Port: in.Port, ServicePort: in.ServicePort}}
 	}
@@ -99,11 +100,11 @@ func (in *instance) readPorts(entry *registry.Entry) error {
 	for i, p := range ports {
 		switch {
 		case p.Port == 0:
-			return fmt.Errorf("got port %.100q without a number, want 1 to 65535", p.Name)
+			return wrong("port", "got port %.100q without a number, want 1 to 65535", p.Name)
 		case i > 0 && ports[i-1].Name == p.Name:
-			return fmt.Errorf("got two ports of name %.100q, want names of their own", p.Name)
+			return wrong("port", "got two ports of name %.100q, want names of their own", p.Name)
 		case len(p.Name) > maxLabelKey:
-			return fmt.Errorf("got a port's name of %d bytes, want at most %d", len(p.Name), maxLabelKey)
+			return wrong("size", "got a port's name of %d bytes, want at most %d", len(p.Name), maxLabelKey)
 		}
 		if p.Protocol == "" {
 			p.Protocol = in.Protocol

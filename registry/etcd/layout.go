@@ -20,19 +20,40 @@ const (
 	maxLabelValue = 255
 )
 
+// mistake is what is wrong with an entry, with its kind (see registry.Problem).
+type mistake struct {
+	error
+	kind string
+}
+
+// Unwrap returns the cause.
+func (m *mistake) Unwrap() error { return m.error }
+
+func wrong(kind, format string, args ...any) error {
+	return &mistake{fmt.Errorf(format, args...), kind}
+}
+
+func kindOf(err error) string {
+	var m *mistake
+	if errors.As(err, &m) {
+		return m.kind
+	}
+	return "entry"
+}
+
 // decodeObject reads a JSON object into v. Keys that v does not have are left to others; a value of another type than
 // v has is an error.
 func decodeObject(value []byte, v any) error {
 	if trimmed := bytes.TrimSpace(value); len(trimmed) == 0 || trimmed[0] != '{' {
-		return fmt.Errorf("got value %.100q, want a JSON object", value)
+		return wrong("syntax", "got value %.100q, want a JSON object", value)
 	}
 	err := json.Unmarshal(value, v)
 	var kind *json.UnmarshalTypeError
 	if errors.As(err, &kind) {
-		return fmt.Errorf("got %s: %s, want %s", kind.Field, kind.Value, kind.Type)
+		return wrong("syntax", "got %s: %s, want %s", kind.Field, kind.Value, kind.Type)
 	}
 	if err != nil {
-		return fmt.Errorf("decode JSON: %w", err)
+		return wrong("syntax", "decode JSON: %w", err)
 	}
 	return nil
 }
@@ -59,16 +80,19 @@ func looksLike(value []byte) string {
 func parseAddr(text string) (netip.Addr, error) {
 	addr, err := netip.ParseAddr(text)
 	if err != nil || addr.Zone() != "" {
-		return netip.Addr{}, fmt.Errorf("got address %.100q, want an IP address; for a host name use a registry of kind dns", text)
+		return netip.Addr{}, wrong("address", "got address %.100q, want an IP address; for a host name use a registry of kind dns", text)
 	}
-	return addr.Unmap(), nil
+	if addr = addr.Unmap(); addr.IsUnspecified() || addr.IsMulticast() {
+		return netip.Addr{}, wrong("address", "got address %s, want one that leads to one host from everywhere", addr)
+	}
+	return addr, nil
 }
 
 // parseHostPort reads an address with a port.
 func parseHostPort(text string) (netip.Addr, uint16, error) {
 	host, number, err := net.SplitHostPort(text)
 	if err != nil {
-		return netip.Addr{}, 0, fmt.Errorf("got address %.100q, want ip:port", text)
+		return netip.Addr{}, 0, wrong("address", "got address %.100q, want ip:port", text)
 	}
 	addr, err := parseAddr(host)
 	if err != nil {
@@ -76,7 +100,7 @@ func parseHostPort(text string) (netip.Addr, uint16, error) {
 	}
 	port, err := strconv.ParseUint(number, 10, 16)
 	if err != nil || port == 0 {
-		return netip.Addr{}, 0, fmt.Errorf("got port %.100q, want 1 to 65535", number)
+		return netip.Addr{}, 0, wrong("port", "got port %.100q, want 1 to 65535", number)
 	}
 	return addr, uint16(port), nil
 }
@@ -87,7 +111,7 @@ func parseProtocol(text string) (registry.Protocol, error) {
 	case "", registry.TCP, registry.UDP, registry.HTTP, registry.HTTP2, registry.GRPC, registry.TLS:
 		return p, nil
 	}
-	return "", fmt.Errorf("got protocol %.100q, want tcp, udp, http, http2, grpc or tls", text)
+	return "", wrong("protocol", "got protocol %.100q, want tcp, udp, http, http2, grpc or tls", text)
 }
 
 // checkLabels returns the labels if they are within bounds; nil for none.
@@ -96,11 +120,11 @@ func checkLabels(labels map[string]string) (map[string]string, error) {
 		return nil, nil
 	}
 	if len(labels) > maxLabels {
-		return nil, fmt.Errorf("got %d labels, want at most %d", len(labels), maxLabels)
+		return nil, wrong("size", "got %d labels, want at most %d", len(labels), maxLabels)
 	}
 	for key, value := range labels {
 		if key == "" || len(key) > maxLabelKey || len(value) > maxLabelValue {
-			return nil, fmt.Errorf("got label %.100q of %d and %d bytes, want a key of 1 to %d and a value of at most %d",
+			return nil, wrong("size", "got label %.100q of %d and %d bytes, want a key of 1 to %d and a value of at most %d",
 				key, len(key), len(value), maxLabelKey, maxLabelValue)
 		}
 	}

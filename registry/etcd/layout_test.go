@@ -182,6 +182,9 @@ func TestProblems(t *testing.T) {
 					t.Errorf("problems: got %v, want one with %q", view.Problems, test[1])
 				}
 				for _, p := range view.Problems {
+					if !slices.Contains([]string{"syntax", "size", "name", "address", "port", "protocol", "value", "entry"}, p.Kind) {
+						t.Errorf("the problem is of kind %q", p.Kind)
+					}
 					if len(p.Object) > maxKey || len(p.Reason) > 2*maxReason || !printable(p.Object) || !printable(p.Reason) {
 						t.Errorf("the problem cannot be shown: %q", p)
 					}

@@ -11,10 +11,14 @@ import (
 	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/hostmesh/hostmesh/registry"
 )
@@ -22,6 +26,9 @@ import (
 const (
 	// maxAnswer bounds one message of etcd. A member takes values of up to 1.5 MiB unless it is told otherwise.
 	maxAnswer = 64 << 20
+	// maxFragments bounds one answer of a watch that comes in several messages: what changed
+	// in up to a thousand revisions. Who has more to say is listed again, by pages.
+	maxFragments = 256 << 20
 	// stagger is the start that an endpoint has before the next one is tried beside it.
 	stagger = 200 * time.Millisecond
 )
@@ -138,6 +145,7 @@ func (cfg Config) dialOptions() []grpc.DialOption {
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 		}),
 		grpc.WithChainUnaryInterceptor(failFast),
+		grpc.WithChainStreamInterceptor(boundFragments),
 	}
 	if cfg.ServerName != "" {
 		// gRPC verifies the certificate for this name, whatever the configuration of TLS says.
@@ -149,6 +157,35 @@ func (cfg Config) dialOptions() []grpc.DialOption {
 // failFast has a call tell why there is no connection. etcd's client has calls wait for one, and tell that they waited.
 func failFast(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	return call(ctx, method, req, reply, cc, append(opts, grpc.WaitForReady(false))...)
+}
+
+// boundFragments ends a watch whose server goes on and on with one answer: etcd's client puts the fragments together,
+// however many there are.
+func boundFragments(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, stream grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	s, err := stream(ctx, desc, cc, method, opts...)
+	return &fragments{ClientStream: s}, err
+}
+
+// fragments is a watch. One goroutine receives from it.
+type fragments struct {
+	grpc.ClientStream
+	size int // of the answer that is not whole yet
+}
+
+// RecvMsg implements grpc.ClientStream.
+func (f *fragments) RecvMsg(m any) error {
+	if err := f.ClientStream.RecvMsg(m); err != nil {
+		return err
+	}
+	answer, ok := m.(*etcdserverpb.WatchResponse)
+	if !ok || !answer.Fragment {
+		f.size = 0
+		return nil
+	}
+	if f.size += proto.Size(answer); f.size > maxFragments {
+		return status.Errorf(codes.ResourceExhausted, "got an answer of more than %d MiB in fragments", maxFragments>>20)
+	}
+	return nil
 }
 
 func (s *session) close() {

@@ -1,7 +1,6 @@
 package etcd
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -35,7 +34,7 @@ const directID = "@"
 func (l skydnsLayout) read(key string, value []byte) (*registry.Entry, error) {
 	labels := strings.Split(key, "/")
 	if slices.Contains(labels, "") {
-		return nil, fmt.Errorf("got key %.200q below the domain, want labels with a slash between them", key)
+		return nil, wrong("name", "got key %.200q below the domain, want labels with a slash between them", key)
 	}
 	if labels[0] == "apex" || labels[0] == "dns" && len(labels) > 1 && (labels[1] == "ns" || labels[1] == "apex") {
 		return nil, nil // name servers and what stands at the zone itself
@@ -48,11 +47,11 @@ func (l skydnsLayout) read(key string, value []byte) (*registry.Entry, error) {
 	case r.Mail, r.Host == "" && r.Text != "":
 		return nil, nil // an MX or TXT record, no endpoint
 	case r.Host == "":
-		return nil, errors.New("got no host, want an IP address")
+		return nil, wrong("address", "got no host, want an IP address")
 	case r.Port < 0 || r.Port > 65535:
-		return nil, fmt.Errorf("got port %d, want 0 to 65535", r.Port)
+		return nil, wrong("port", "got port %d, want 0 to 65535", r.Port)
 	case r.Weight < 0 || r.Weight > 65535 || r.Priority < 0 || r.Priority > 65535:
-		return nil, fmt.Errorf("got priority %d and weight %d, want 0 to 65535", r.Priority, r.Weight)
+		return nil, wrong("value", "got priority %d and weight %d, want 0 to 65535", r.Priority, r.Weight)
 	}
 	addr, err := parseAddr(r.Host)
 	if err != nil {
@@ -124,7 +123,7 @@ func (e *entries) hidden(key string, value []byte, known bool) bool {
 func (e *entries) hide(name string) {
 	delete(e.bad, name)
 	e.assembly.Delete(object(name))
-	e.assembly.Reject(object(name), "there are records below this name, so this one does not count")
+	e.assembly.RejectAs(object(name), "duplicate", "there are records below this name, so this one does not count")
 }
 
 // uncover notes a key that was deleted, and reads the record that counts again by that.
