@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -36,7 +35,7 @@ type lookup struct{ ask asker }
 // found is what DNS says about one name of the configuration.
 type found struct {
 	endpoints []*registry.Endpoint        // sorted by ID
-	problems  map[string]string           // by object: addresses and targets that are of no use
+	problems  map[string]registry.Problem // by object, which they do not name themselves: addresses and targets that are of no use
 	targets   map[string]map[Family]addrs // what the targets of an SRV name had, to be kept while one of them fails
 	broken    bool                        // a target failed: ask again soon
 	ttl       time.Duration               // as DNS says it
@@ -53,7 +52,7 @@ type addrs struct {
 func (l *lookup) resolve(ctx context.Context, n *name, before map[string]map[Family]addrs) (*found, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, lookupLimit, fmt.Errorf("not all is known after %s", lookupLimit))
 	defer cancel()
-	f := &found{problems: make(map[string]string)}
+	f := &found{problems: make(map[string]registry.Problem)}
 	var err error
 	if n.srv {
 		err = l.service(ctx, n, f, before)
@@ -79,7 +78,9 @@ func (l *lookup) host(ctx context.Context, n *name, f *found) error {
 	ttl := uint32(maxTTLSeconds)
 	for _, a := range all {
 		ttl = min(ttl, a.ttl)
-		maps.Copy(f.problems, a.bad)
+		for object, reason := range a.bad {
+			f.problems[object] = registry.Problem{Kind: "address", Reason: reason}
+		}
 		for _, addr := range a.good {
 			f.endpoints = append(f.endpoints, n.endpoint(addr, n.port, 1))
 		}
@@ -148,7 +149,7 @@ func (l *lookup) service(ctx context.Context, n *name, f *found, before map[stri
 		switch srv, ok := rr.(*dns.SRV); {
 		case !ok || srv.Target == ".": // "." says that there is decidedly no such service
 		case srv.Port == 0:
-			f.problems[srv.Target] = "got port 0, want the port where it listens"
+			f.problems[srv.Target] = registry.Problem{Kind: "port", Reason: "got port 0, want the port where it listens"}
 		default:
 			targets = append(targets, srv)
 		}
@@ -200,7 +201,7 @@ func (l *lookup) group(ctx context.Context, n *name, f *found, targets []*dns.SR
 		if failed[i] != nil {
 			failures++
 			f.broken = true
-			f.problems[host] = failed[i].Error()
+			f.problems[host] = registry.Problem{Kind: "unanswered", Reason: failed[i].Error()}
 			got[i] = before[host]
 		}
 		if got[i] != nil {
@@ -224,7 +225,7 @@ func (f *found) add(n *name, targets []*dns.SRV) {
 		for _, family := range n.families {
 			a := f.targets[host][family]
 			for object, reason := range a.bad {
-				f.problems[host+" "+object] = reason
+				f.problems[host+" "+object] = registry.Problem{Kind: "address", Reason: reason}
 			}
 			if len(a.good) > 0 {
 				f.ttl = min(f.ttl, time.Duration(a.ttl)*time.Second)

@@ -66,8 +66,8 @@ func describe(f *found) []string {
 	for _, e := range f.endpoints {
 		got = append(got, fmt.Sprintf("%s *%d", e.ID, e.Weight))
 	}
-	for object, reason := range f.problems {
-		got = append(got, "! "+object+": "+reason)
+	for object, p := range f.problems {
+		got = append(got, "! "+object+": "+p.Reason)
 	}
 	slices.Sort(got)
 	return got

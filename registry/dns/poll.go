@@ -187,7 +187,7 @@ func (p *poller) fail(r result, now time.Time) {
 	n, reason := r.name, r.err.Error()
 	if n.failure != reason {
 		n.failure = reason
-		p.made.Reject(n.key, reason)
+		p.made.RejectAs(n.key, "unanswered", reason)
 		p.dirty = true
 		p.log.Warn("name not answered, its last answer stays", "name", n.key, "error", reason)
 	}
@@ -246,10 +246,10 @@ func (p *poller) answer(n *name, f *found, now time.Time) {
 		set[key] = true
 		p.made.Set(key, n.entry(e))
 	}
-	for object, reason := range f.problems {
+	for object, problem := range f.problems {
 		key := n.key + " " + object
 		set[key] = true
-		p.made.Reject(key, reason)
+		p.made.RejectAs(key, problem.Kind, problem.Reason)
 	}
 	for key := range n.set {
 		if !set[key] {
