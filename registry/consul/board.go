@@ -287,7 +287,7 @@ func (b *board) merge(label string, parts []*part, before merged) merged {
 	for _, p := range parts {
 		if p.name != parts[0].name {
 			m.problems = append(m.problems, registry.Problem{
-				Object: p.name,
+				Object: p.name, Kind: "duplicate",
 				Reason: "its name in the mesh would be " + quote(label) + ", which is that of " + quote(parts[0].name) + "; it is left out",
 			})
 			continue

@@ -139,7 +139,7 @@ func (d *datacenter) accept(ctx context.Context, a answer) error {
 	for name := range names {
 		if registry.Label(name) == "" || !askable(name) {
 			delete(names, name)
-			odd = append(odd, registry.Problem{Object: name, Reason: "no RFC 1123 label can be made of its name; it is left out"})
+			odd = append(odd, registry.Problem{Object: name, Kind: "name", Reason: "no RFC 1123 label can be made of its name; it is left out"})
 		}
 	}
 	slices.SortFunc(odd, func(x, y registry.Problem) int { return strings.Compare(x.Object, y.Object) })

@@ -86,14 +86,14 @@ func (cfg *Config) parse(name string, body []byte, before *part) (*part, error) 
 	protocols := make(map[registry.Protocol]bool)
 	ports := make(map[string]bool)
 	for _, b := range bad {
-		p.problem(fmt.Sprintf("%s[%d]", name, b.index), b.err.Error())
+		p.problem("syntax", fmt.Sprintf("%s[%d]", name, b.index), b.err.Error())
 		p.keep(before, b.id)
 	}
 	for i := range entries {
 		e := &entries[i]
-		endpoint, err := cfg.endpoint(name, e)
+		endpoint, kind, err := cfg.endpoint(name, e)
 		if err != nil {
-			p.problem(fmt.Sprintf("%s/%s/%s", name, e.Node.Node, e.Service.ID), err.Error())
+			p.problem(kind, fmt.Sprintf("%s/%s/%s", name, e.Node.Node, e.Service.ID), err.Error())
 			p.keep(before, e.id())
 			continue
 		}
@@ -102,7 +102,7 @@ func (cfg *Config) parse(name string, body []byte, before *part) (*part, error) 
 		}
 		p.endpoints = append(p.endpoints, endpoint)
 		if protocol, err := e.Service.protocol(); err != nil {
-			p.problem(fmt.Sprintf("%s/%s/%s", name, e.Node.Node, e.Service.ID), err.Error())
+			p.problem("protocol", fmt.Sprintf("%s/%s/%s", name, e.Node.Node, e.Service.ID), err.Error())
 		} else if protocol != "" {
 			protocols[protocol] = true
 		}
@@ -110,7 +110,7 @@ func (cfg *Config) parse(name string, body []byte, before *part) (*part, error) 
 	slices.SortStableFunc(p.endpoints, func(x, y *registry.Endpoint) int { return strings.Compare(x.ID, y.ID) })
 	p.endpoints = slices.CompactFunc(p.endpoints, func(x, y *registry.Endpoint) bool {
 		if x.ID == y.ID {
-			p.problem(name+"/"+x.ID, "the instance is listed twice")
+			p.problem("duplicate", name+"/"+x.ID, "the instance is listed twice")
 		}
 		return x.ID == y.ID
 	})
@@ -160,7 +160,7 @@ func (p *part) setPorts(names map[string]bool, protocols map[registry.Protocol]b
 	if all := slices.Sorted(maps.Keys(protocols)); len(all) > 0 {
 		protocol = all[0]
 		if len(all) > 1 {
-			p.problem(p.name, fmt.Sprintf("its instances declare the protocols %q, want one; %s stands", all, protocol))
+			p.problem("protocol", p.name, fmt.Sprintf("its instances declare the protocols %q, want one; %s stands", all, protocol))
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(names)) {
@@ -168,34 +168,35 @@ func (p *part) setPorts(names map[string]bool, protocols map[registry.Protocol]b
 	}
 }
 
-// endpoint makes an endpoint of an entry, or nil if it is not one that cfg wants.
-func (cfg *Config) endpoint(name string, e *entry) (*registry.Endpoint, error) {
+// endpoint makes an endpoint of an entry, or nil if it is not one that cfg wants. An error comes with the kind of its
+// Problem.
+func (cfg *Config) endpoint(name string, e *entry) (made *registry.Endpoint, kind string, err error) {
 	switch {
 	case e.Service.Service != name:
-		return nil, fmt.Errorf("got an instance of %q, want one of %q", e.Service.Service, name)
+		return nil, "name", fmt.Errorf("got an instance of %q, want one of %q", e.Service.Service, name)
 	case e.Node.Node == "" || e.Service.ID == "":
-		return nil, fmt.Errorf("got node %q and id %q, want both", e.Node.Node, e.Service.ID)
+		return nil, "name", fmt.Errorf("got node %q and id %q, want both", e.Node.Node, e.Service.ID)
 	case e.Service.Kind != "":
-		return nil, nil // a sidecar or gateway of Consul's own mesh, which nobody can dial without its certificates
+		return nil, "", nil // a sidecar or gateway of Consul's own mesh, which nobody can dial without its certificates
 	case !cfg.wants(&e.Service):
-		return nil, nil
+		return nil, "", nil
 	}
 	addr, port, err := cfg.address(e)
 	if err != nil {
-		return nil, err
+		return nil, "address", err
 	}
 	ports, err := e.Service.ports(port)
 	if err != nil {
-		return nil, err
+		return nil, "port", err
 	}
 	health, weight, err := e.health()
 	if err != nil {
-		return nil, err
+		return nil, "value", err
 	}
 	return &registry.Endpoint{
 		ID: e.id(), Addr: addr, Ports: ports, Host: e.Node.Node, Locality: e.locality(),
 		Labels: e.Service.labels(), Weight: weight, Health: health,
-	}, nil
+	}, "", nil
 }
 
 func (e *entry) id() string {

@@ -18,8 +18,8 @@ type part struct {
 	problems  []registry.Problem
 }
 
-func (p *part) problem(object, reason string) {
-	p.problems = append(p.problems, registry.Problem{Object: object, Reason: reason})
+func (p *part) problem(kind, object, reason string) {
+	p.problems = append(p.problems, registry.Problem{Object: object, Kind: kind, Reason: reason})
 }
 
 // keep takes over the endpoint of that ID from before, if there is one.
