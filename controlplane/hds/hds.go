@@ -25,11 +25,15 @@ import (
 )
 
 const (
-	mostAsked  = 500              // endpoints at a time
-	mostAskers = 16               // proxies at a time
-	mostID     = 256              // bytes of a node's ID
-	settle     = time.Second      // between two changes of what is asked
-	rotate     = 10 * time.Second // then others are asked, about others, if there are more
+	mostAsked  = 500 // endpoints at a time
+	mostAskers = 16  // proxies at a time
+	mostID     = 256 // bytes of a node's ID
+
+	mostReported = 2 * mostAsked          // endpoints in one report; further ones are not looked at
+	leastPause   = 100 * time.Millisecond // between two reports of a stream, of which one is due every 2 s
+	patience     = 20 * time.Second       // for the first message of a stream
+	settle       = time.Second            // between two changes of what is asked
+	rotate       = 10 * time.Second       // then others are asked, about others, if there are more
 )
 
 // Doubts is what there is to prove, and who takes the proofs. A *registry.Catalog is one.
@@ -172,7 +176,7 @@ func equal[T comparable](a, b map[T]struct{}) bool {
 
 // StreamHealthCheck serves one proxy.
 func (s *Server) StreamHealthCheck(conn health.HealthDiscoveryService_StreamHealthCheckServer) error {
-	first, err := conn.Recv()
+	first, err := receiveFirst(conn)
 	if err != nil {
 		return err
 	}
@@ -219,6 +223,27 @@ func (s *Server) StreamHealthCheck(conn health.HealthDiscoveryService_StreamHeal
 	}
 }
 
+// receiveFirst ends a stream whose client says nothing. What still receives then ends with it.
+func receiveFirst(conn health.HealthDiscoveryService_StreamHealthCheckServer) (*health.HealthCheckRequestOrEndpointHealthResponse, error) {
+	var (
+		m        *health.HealthCheckRequestOrEndpointHealthResponse
+		err      error
+		received = make(chan struct{})
+	)
+	go func() {
+		defer close(received)
+		m, err = conn.Recv()
+	}()
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	select {
+	case <-received:
+		return m, err
+	case <-late.C:
+		return nil, status.Errorf(codes.DeadlineExceeded, "no request came within %v", patience)
+	}
+}
+
 // tell returns what a stream is to be told.
 func (s *Server) tell(st *stream) *health.HealthCheckSpecifier {
 	s.mu.Lock()
@@ -237,10 +262,19 @@ func (s *Server) receive(conn health.HealthDiscoveryService_StreamHealthCheckSer
 			return err
 		}
 		// Requests that come again say nothing new.
+		n := 0
 		for at, connected := range reports(message.GetEndpointHealthResponse()) {
+			if n++; n > mostReported {
+				break // nobody was asked about so many
+			}
 			if s.asks(st, at) {
 				s.doubts.Prove(st.node, at, connected)
 			}
+		}
+		select { // who says more than is asked for is read slowly, and then waits itself
+		case <-conn.Context().Done():
+			return conn.Context().Err()
+		case <-time.After(leastPause):
 		}
 	}
 }
