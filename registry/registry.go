@@ -50,7 +50,10 @@ type Host struct {
 type Problem struct {
 	Object string `json:"object"` // where: a file and line, a key, a service's name in that registry
 	Reason string `json:"reason"` // what was got, what was wanted
-	// Kind is the class of Reason, a word of a small fixed set of the adapter's ("syntax", "address", …): what is counted.
+	// Kind is the class of Reason, which is what is counted. It is a fixed word, never the registry's own data: "syntax" (not
+	// of the format), "size" (beyond a bound), "name", "address", "port", "protocol" or "value" (another field, of what is
+	// no good), "type" (of a sort that the mesh does not serve), "duplicate" (of something that stands), "permission" (a part
+	// that we may not read), "unanswered" (a name in DNS), "entry" (refused by an Assembly) or "mapping".
 	Kind string `json:"kind,omitempty"`
 }
 
