@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -205,5 +206,64 @@ func TestCVEClass30_ClientsMakeNoMetrics(t *testing.T) {
 	flood(4, 24)
 	if after := series(); after != before || before == 0 {
 		t.Errorf("%d series, %d before 20 more clients", after, before)
+	}
+}
+
+// No web page, rebound name or link makes the operator's decision: what accepts a registry's word is a POST, from our own
+// origin or none (CVE-2026-45021).
+func TestCVEClass20_NobodyElseAccepts(t *testing.T) {
+	r := start(t, controlplane.Options{})
+	r.registry.views <- web(registry.Healthy)
+	_, port, _ := net.SplitHostPort(r.api)
+	ask := func(method, name string, header map[string]string) int {
+		t.Helper()
+		request, err := http.NewRequestWithContext(t.Context(), method, "http://"+r.api+"/api/v1/registries/"+name+"/accept", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for key, value := range header {
+			request.Header.Set(key, value)
+		}
+		if host := header["Host"]; host != "" {
+			request.Host = host
+		}
+		resp, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if resp.Header.Get("Access-Control-Allow-Origin") != "" {
+			t.Error("the answer lets other origins in")
+		}
+		return resp.StatusCode
+	}
+	own := ""
+	{
+		_, body := get(t, r.api, "/api/v1/registries", nil)
+		var all controlplane.Registries
+		if err := json.Unmarshal([]byte(body), &all); err != nil {
+			t.Fatal(err)
+		}
+		own = all.Registries[0].Name
+	}
+	for name, c := range map[string]struct {
+		method string
+		header map[string]string
+		want   int
+	}{
+		"the command line":       {http.MethodPost, nil, http.StatusOK},
+		"a foreign origin":       {http.MethodPost, map[string]string{"Origin": "http://evil.example"}, http.StatusForbidden},
+		"a sandboxed page":       {http.MethodPost, map[string]string{"Origin": "null"}, http.StatusForbidden},
+		"a rebound name":         {http.MethodPost, map[string]string{"Host": "evil.example:" + port}, http.StatusForbidden},
+		"a rebound name, itself": {http.MethodPost, map[string]string{"Host": "evil.example:" + port, "Origin": "http://evil.example:" + port}, http.StatusForbidden},
+		"a link":                 {http.MethodGet, nil, http.StatusNotFound},
+		"a preflight":            {http.MethodOptions, map[string]string{"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}, http.StatusForbidden},
+	} {
+		if got := ask(c.method, own, c.header); got != c.want {
+			t.Errorf("%s: %d, want %d", name, got, c.want)
+		}
+	}
+	if got := ask(http.MethodPost, "nobody", nil); got != http.StatusNotFound {
+		t.Errorf("an unknown registry: %d", got)
 	}
 }

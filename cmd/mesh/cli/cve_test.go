@@ -22,14 +22,19 @@ func TestCVEClass27_OutputCannotReachTheTerminal(t *testing.T) {
 	const evil = "a\x1b[2J\x07\nforged line\tx\u009b31m\x7f\u202e\r\U000e0041z"
 	all := map[string]any{
 		"/api/v1/endpoints": controlplane.Endpoints{Endpoints: []controlplane.ServiceEndpoint{{Endpoint: &registry.Endpoint{
-			ID: evil, Host: evil, Labels: map[string]string{evil: evil}, Sources: []string{evil},
+			ID: evil, Host: evil, Labels: map[string]string{evil: evil}, Sources: []string{evil}, Doubt: &registry.Doubt{Since: time.Now(), Reason: evil},
 		}}}},
 		"/api/v1/services": controlplane.Services{Services: []controlplane.ServiceSummary{{Host: evil, Sources: []string{evil}, Conflicts: []registry.Conflict{{What: evil, Object: evil, Text: evil}}}}},
 		"/api/v1/proxies": controlplane.Proxies{Proxies: []xds.ClientStatus{{
 			NodeID: evil, Cluster: evil, Types: []xds.TypeStatus{{Type: "CDS", Nack: &xds.Nack{Reason: evil}}},
 		}}},
 		"/api/v1/registries": controlplane.Registries{Registries: []registry.SourceStatus{{
-			Name: "r", Error: evil, ErrorSince: time.Now(), SealRefused: evil, Problems: []registry.Problem{{Object: evil, Reason: evil}},
+			Name: "r", Error: evil, ErrorSince: time.Now(), SealRefused: evil, Problems: []registry.Problem{{Object: evil, Kind: evil, Reason: evil}},
+			ProblemKinds: map[string]int{evil: 1}, Doubted: 1, DoubtedSince: time.Now(), DoubtReason: evil,
+		}}},
+		"/api/v1/conflicts": controlplane.Conflicts{Conflicts: []controlplane.ServiceConflict{{
+			Service:  registry.Name{Namespace: evil, Name: evil},
+			Conflict: registry.Conflict{What: evil, Object: evil, Sides: []registry.Side{{Source: evil, Says: evil}, {Source: evil, Says: evil}}, Text: evil},
 		}}},
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -51,7 +56,7 @@ func TestCVEClass27_OutputCannotReachTheTerminal(t *testing.T) {
 			t.Errorf("%s has a forged line:\n%s", what, text)
 		}
 	}
-	for _, what := range []string{"endpoints", "services", "proxies", "registries"} {
+	for _, what := range []string{"endpoints", "services", "proxies", "registries", "conflicts"} {
 		for _, format := range []string{"table", "json", "yaml"} {
 			out, err := mesh(t, what, "--server", at, "-o", format)
 			if err != nil {
