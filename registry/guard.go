@@ -9,8 +9,9 @@ import (
 )
 
 // Guard says when a source's word that endpoints are gone is doubted. A doubted endpoint stays in the source's view,
-// marked with a Doubt, until the source has repeated its word, an operator accepts it, or proxies prove it. The zero
-// Guard has the defaults.
+// marked with a Doubt, until the source has repeated its word, an operator accepts it, proxies prove it, or another
+// service of the source is newly reported at its address and port, which is then that one's. The zero Guard has the
+// defaults.
 //
 // An endpoint is lost when it was used and is no longer reported. Used is what serves, what did until it became unhealthy
 // within Window, and all that is unhealthy in a service where nothing serves, for callers have no better there. An

@@ -116,11 +116,6 @@ func (g *guard) doubt(now time.Time, l *loss, reason string) {
 	if l.state == doubted && l.until.IsZero() {
 		return
 	}
-	if l.state != doubted {
-		for p := range places(l.endpoint) {
-			g.at[p] = append(g.at[p], l)
-		}
-	}
 	e := *l.endpoint
 	e.Doubt = &Doubt{Since: l.since.Round(0), Reason: reason}
 	l.endpoint, l.state, l.marked, l.until = &e, doubted, now, time.Time{}
@@ -132,11 +127,11 @@ func (g *guard) doubt(now time.Time, l *loss, reason string) {
 
 // strike forgets a loss: what was kept for it leaves, and it counts no more.
 func (g *guard) strike(l *loss, why string) {
-	name := l.service.Name
-	lost := g.losses[name]
-	if lost == nil || lost.byID[l.endpoint.ID] != l {
+	if g.struck(l) {
 		return
 	}
+	name := l.service.Name
+	lost := g.losses[name]
 	if delete(lost.byID, l.endpoint.ID); len(lost.byID) == 0 {
 		delete(g.losses, name)
 	}
@@ -146,13 +141,19 @@ func (g *guard) strike(l *loss, why string) {
 	}
 	if l.state == doubted {
 		g.ended[why]++
-		for p := range places(l.endpoint) {
-			if g.at[p] = slices.DeleteFunc(g.at[p], func(o *loss) bool { return o == l }); len(g.at[p]) == 0 {
-				delete(g.at, p)
-			}
+	}
+	for p := range places(l.endpoint) {
+		if g.at[p] = slices.DeleteFunc(g.at[p], func(o *loss) bool { return o == l }); len(g.at[p]) == 0 {
+			delete(g.at, p)
 		}
 	}
 	g.drop(l)
+}
+
+// struck reports whether a loss is forgotten.
+func (g *guard) struck(l *loss) bool {
+	lost := g.losses[l.service.Name]
+	return lost == nil || lost.byID[l.endpoint.ID] != l
 }
 
 // drop takes out of what is served what was kept.

@@ -27,6 +27,9 @@ func (g *guard) prove(now time.Time, proxy string, at netip.AddrPort, connected 
 	}
 	// A copy, for strike changes the list.
 	for _, l := range append([]*loss(nil), g.at[place{at.Addr().Unmap(), at.Port()}]...) {
+		if l.state != doubted {
+			continue
+		}
 		l.report(now, reporter{proxy, at.Port()}, connected)
 		if l.proven(now, g.rules.Proofs) {
 			g.strike(l, byProof)

@@ -119,6 +119,65 @@ func TestGuardReleases(t *testing.T) {
 	})
 }
 
+// Addresses are used again: who calls a service must not reach an instance of another.
+func TestGuardReleasesWhatAnotherServiceTakesThePlaceOf(t *testing.T) {
+	start := func(t *testing.T) *guarded {
+		g := startGuarded(t, registry.Guard{}, 4, "api", "web")
+		g.base = with(without(g.base, "api-0", "api-1", "api-2", "api-3"), "api",
+			instance("api-0", "10.1.0.1", registry.Healthy), instance("api-1", "10.1.0.2", registry.Healthy))
+		g.publish(g.base)
+		time.Sleep(2 * guardTime)
+		return g
+	}
+	t.Run("one address of two", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			g := start(t)
+			v := without(g.base, "api-0", "api-1")
+			g.publish(v)
+			g.want(t, "two are gone", 6, 2)
+			v = with(v, "web", instance("web-4", "10.1.0.2", registry.Unhealthy))
+			g.publish(v)
+			g.want(t, "one address is another service's", 6, 1)
+			if s := g.catalog.Sources()[0]; s.Released["another service has its address and port"] != 1 {
+				t.Errorf("released %v", s.Released)
+			}
+			if doubts, _ := g.catalog.Doubts(); doubts[0].Endpoint.ID != "api-0" {
+				t.Errorf("%+v is doubted, want the other", doubts[0].Endpoint)
+			}
+		})
+	})
+	t.Run("one that had the place all along takes nothing", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			g := start(t)
+			g.base = with(g.base, "web", instance("web-4", "10.1.0.1", registry.Healthy), instance("web-5", "10.1.0.2", registry.Healthy))
+			g.publish(g.base)
+			time.Sleep(time.Minute)
+			v := without(g.base, "api-0", "api-1")
+			g.publish(v)
+			g.want(t, "two are gone", 8, 2)
+			g.publish(changed(v, registry.Unhealthy, "web-4"))
+			g.want(t, "something else changed", 8, 2)
+			g.publish(registry.View{})
+			g.want(t, "all are", 8, 8)
+			g.publish(v)
+			g.want(t, "one service is back before the other", 8, 2)
+			g.publish(with(without(v, "web-4"), "web", instance("web-9", "10.1.0.1", registry.Healthy)))
+			g.want(t, "nor one that has another ID now", 8, 2)
+		})
+	})
+	t.Run("a service that is renamed", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			g := startGuarded(t, registry.Guard{}, 4, "web")
+			g.publish(view(4, "shop"))
+			g.want(t, "under its new name alone", 4, 0)
+			g.publish(registry.View{})
+			g.want(t, "empty", 4, 4)
+			g.publish(view(4, "zoo"))
+			g.want(t, "renamed later", 4, 0)
+		})
+	})
+}
+
 func TestGuardDoesNotTakeProofsItIsToldNotTo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := startGuarded(t, registry.Guard{Proofs: -1}, 10, "web")
