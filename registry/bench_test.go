@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 )
@@ -87,6 +88,62 @@ func BenchmarkGuardReplaced(b *testing.B) {
 		}
 		if served := g.take(now.Add(61*time.Second), green, true); len(served[0].Endpoints) != n || len(g.kept) != 0 {
 			b.Fatalf("%d are served, %d kept", len(served[0].Endpoints), len(g.kept))
+		}
+	}
+}
+
+// singles returns n services of one endpoint each, in order.
+func singles(prefix string, n int) (all []*Service) {
+	for i := range n {
+		all = append(all, &Service{
+			Name: Name{DefaultNamespace, fmt.Sprintf("%s-%05d", prefix, i)}, Ports: []Port{{Protocol: HTTP}},
+			Endpoints: []*Endpoint{{
+				ID: "a", Addr: netip.AddrFrom4([4]byte{10, prefix[0], byte(i >> 8), byte(i)}), Ports: []EndpointPort{{Number: 8080}}, Weight: 1,
+			}},
+		})
+	}
+	return all
+}
+
+// BenchmarkGuardWhileDoubted is a view in which one service of 1,000 changed, while 50,000 others are kept.
+func BenchmarkGuardWhileDoubted(b *testing.B) {
+	lost, stay := singles("lost", 50_000), singles("stay", 1000)
+	now := time.Now()
+	g := newGuard(Guard{Time: 24 * time.Hour})
+	g.take(now, append(slices.Clip(lost), stay...), true)
+	g.take(now.Add(time.Minute), stay, true)
+	now = now.Add(time.Hour)
+	for b.Loop() {
+		stay = slices.Clone(stay)
+		changed := *stay[500]
+		stay[500] = &changed
+		now = now.Add(time.Millisecond)
+		if served := g.take(now, stay, true); len(served) != len(lost)+len(stay) {
+			b.Fatalf("%d services are served, want all", len(served))
+		}
+	}
+}
+
+// BenchmarkGuardLosesAll is the loss of 10,000 services in 1,000 views, all of which are doubted and then released.
+func BenchmarkGuardLosesAll(b *testing.B) {
+	all := singles("lost", 10_000)
+	for b.Loop() {
+		now := time.Now()
+		g := newGuard(Guard{})
+		g.take(now, all, true)
+		now = now.Add(time.Minute)
+		for rest := all; len(rest) > 0; {
+			rest = rest[10:]
+			now = now.Add(10 * time.Millisecond)
+			if served := g.take(now, rest, true); len(served) != len(all) {
+				b.Fatalf("%d services are served, want all", len(served))
+			}
+		}
+		for at := g.next(); !at.IsZero(); at = g.next() {
+			g.tick(at)
+		}
+		if len(g.overlay) != 0 || len(g.kept) != 0 {
+			b.Fatalf("%d services are served in the end", len(g.overlay))
 		}
 	}
 }

@@ -11,6 +11,8 @@ import (
 func walk(a, b []*Service, visit func(a, b *Service)) {
 	for len(a) > 0 || len(b) > 0 {
 		switch {
+		case len(a) > 0 && len(b) > 0 && a[0] == b[0]:
+			a, b = a[1:], b[1:]
 		case len(a) == 0 || len(b) > 0 && b[0].Name.Compare(a[0].Name) < 0:
 			visit(nil, b[0])
 			b = b[1:]
@@ -18,9 +20,7 @@ func walk(a, b []*Service, visit func(a, b *Service)) {
 			visit(a[0], nil)
 			a = a[1:]
 		default:
-			if a[0] != b[0] {
-				visit(a[0], b[0])
-			}
+			visit(a[0], b[0])
 			a, b = a[1:], b[1:]
 		}
 	}
@@ -28,17 +28,24 @@ func walk(a, b []*Service, visit func(a, b *Service)) {
 
 // compare takes what the source says, against what it said before. It returns what that has lost, by service.
 func (g *guard) compare(now time.Time, before []*Service) (fresh [][]*loss) {
+	var changes [][2]*Service
 	walk(before, g.truth, func(old, new *Service) {
+		changes = append(changes, [2]*Service{old, new})
 		if lost := g.lose(now, old, new); len(lost) > 0 {
 			fresh = append(fresh, lost)
 		}
 	})
-	walk(before, g.truth, func(old, new *Service) { // now that all is known that was lost, wherever
+	some := len(g.losses) > 0
+	for _, c := range changes { // now that all is known that was lost, wherever
+		old, new := c[0], c[1]
+		if some {
+			g.dirty[nameOf(old, new)] = struct{}{}
+		}
 		if new != nil {
 			g.welcome(now, old, new)
 			g.replace(now, new)
 		}
-	})
+	}
 	for i := range fresh {
 		fresh[i] = slices.DeleteFunc(fresh[i], g.struck)
 	}
@@ -66,7 +73,6 @@ func (g *guard) lose(now time.Time, old, new *Service) (fresh []*loss) {
 	}
 	if lost != nil {
 		lost.count(new)
-		g.dirty[name] = struct{}{}
 	}
 	if len(fresh) > 0 {
 		g.recent = append(g.recent, fresh...)

@@ -49,47 +49,50 @@ func (g *guard) judgeService(now time.Time, fresh []*loss) {
 // judgeSource doubts what is sudden in the source as a whole.
 func (g *guard) judgeSource(now time.Time, fresh [][]*loss) {
 	if n, all := g.sudden, g.endpoints+g.sudden; g.more(n, all) {
-		i := slices.IndexFunc(g.recent, func(l *loss) bool { return l.recent })
-		reason := fmt.Sprintf("%d of %d endpoints of the registry left within %v", n, all, within(now, g.recent[i].since))
-		for _, l := range g.recent[i:] {
+		reason := fmt.Sprintf("%d of %d endpoints of the registry left within %v", n, all, within(now, g.firstRecent(now)))
+		for _, l := range g.recent[g.judged:] {
 			if l.recent {
 				g.doubt(now, l, reason)
 			}
 		}
+		g.judged = len(g.recent)
 		return // every service that is emptied is one of them
 	}
-	if !slices.ContainsFunc(fresh, func(lost []*loss) bool { return g.losses[lost[0].service.Name].rest == 0 }) {
-		return
+	if slices.ContainsFunc(fresh, func(lost []*loss) bool { return g.losses[lost[0].service.Name].rest == 0 }) {
+		g.judgeServices(now)
 	}
-	since, all := now, g.services
-	var empty []*serviceLosses
-	for _, lost := range g.losses {
-		if lost.rest > 0 {
+}
+
+// judgeServices doubts what is sudden in services that have lost all.
+func (g *guard) judgeServices(now time.Time) {
+	var gone []*loss
+	empty := make(map[*serviceLosses]struct{})
+	all := g.services
+	for _, l := range g.recent {
+		lost := g.losses[l.service.Name]
+		if !l.recent || lost.rest > 0 {
 			continue
 		}
-		any := false
-		for _, l := range lost.byID {
-			if l.recent {
-				any, since = true, earlier(since, l.since)
-			}
+		gone = append(gone, l)
+		if _, counted := empty[lost]; !counted && lost.used == 0 {
+			all++
 		}
-		if any {
-			empty = append(empty, lost)
-			if lost.used == 0 {
-				all++
-			}
-		}
+		empty[lost] = struct{}{}
 	}
 	if n := len(empty); g.more(n, all) {
-		reason := fmt.Sprintf("%d of %d services of the registry lost their last endpoint within %v", n, all, within(now, since))
-		for _, lost := range empty {
-			for _, l := range lost.byID {
-				if l.recent {
-					g.doubt(now, l, reason)
-				}
-			}
+		reason := fmt.Sprintf("%d of %d services of the registry lost their last endpoint within %v", n, all, within(now, gone[0].since))
+		for _, l := range gone {
+			g.doubt(now, l, reason)
 		}
 	}
+}
+
+// firstRecent returns when the first of what counts as sudden was lost.
+func (g *guard) firstRecent(now time.Time) time.Time {
+	if i := slices.IndexFunc(g.recent, func(l *loss) bool { return l.recent }); i >= 0 {
+		return g.recent[i].since
+	}
+	return now
 }
 
 // hold keeps what was lost until its burst has ended.
@@ -99,16 +102,17 @@ func (g *guard) hold(now time.Time, l *loss) {
 	}
 	g.burst(now)
 	l.state = held
+	g.holding = append(g.holding, l)
 	g.kept[l] = struct{}{}
 	g.dirty[l.service.Name] = struct{}{}
 }
 
 // burst says that a service has lost no small part of itself: what is held waits on.
 func (g *guard) burst(now time.Time) {
-	if now.Sub(g.burstLast) >= g.rules.Hold {
+	if now.Sub(g.burstLast) >= g.rules.Hold || len(g.holding) == 0 && !now.Before(g.burstEnd()) {
 		g.burstBegan = now
 	}
-	g.burstLast, g.moved = now, true
+	g.burstLast = now
 }
 
 // doubt keeps what was lost, or keeps what was to leave soon until the source has repeated its word.
@@ -122,7 +126,7 @@ func (g *guard) doubt(now time.Time, l *loss, reason string) {
 	g.kept[l] = struct{}{}
 	g.dirty[l.service.Name] = struct{}{}
 	g.began[reason]++
-	g.moved = true
+	g.enqueue(l)
 }
 
 // strike forgets a loss: what was kept for it leaves, and it counts no more.
@@ -161,98 +165,7 @@ func (g *guard) drop(l *loss) {
 	if _, ok := g.kept[l]; ok {
 		delete(g.kept, l)
 		g.dirty[l.service.Name] = struct{}{}
-		g.moved = true
 	}
-}
-
-// pass lets leave what is due and returns what is served.
-func (g *guard) pass(now time.Time) []*Service {
-	g.expire(now)
-	if !g.word.IsZero() && (g.moved || !g.due.IsZero() && !now.Before(g.due)) {
-		g.moved = false
-		if end := g.burstEnd(); !now.Before(end) {
-			g.endBurst(now)
-		}
-		g.due = time.Time{}
-		for l := range g.kept {
-			at, why := g.leaves(l)
-			switch {
-			case at.IsZero():
-			case !now.Before(at):
-				g.strike(l, why)
-			case g.due.IsZero() || at.Before(g.due):
-				g.due = at
-			}
-		}
-		g.moved = false
-	}
-	return g.serve()
-}
-
-// burstEnd returns when what is held leaves: when nothing has come to it for Hold, or it has lasted long enough.
-func (g *guard) burstEnd() time.Time {
-	return earlier(g.burstLast.Add(g.rules.Hold), g.burstBegan.Add(mostHolds*g.rules.Hold))
-}
-
-// leaves returns when something kept leaves, and why; zero: not by time.
-func (g *guard) leaves(l *loss) (time.Time, string) {
-	switch {
-	case l.state == held:
-		return g.burstEnd(), ""
-	case l.unclear && !g.clear:
-		return time.Time{}, ""
-	case !l.until.IsZero():
-		return l.until, byFewness
-	}
-	from := later(g.word, l.marked)
-	if l.unclear {
-		from = later(from, g.cleared)
-	}
-	return from.Add(g.rules.Time), byRepetition
-}
-
-// endBurst lets leave what is held, but for services that lost their last endpoint together.
-func (g *guard) endBurst(now time.Time) {
-	var empty []*loss
-	first, last := now, time.Time{}
-	g.burstBegan = now
-	for l := range g.kept {
-		switch {
-		case l.state != held:
-		case g.losses[l.service.Name].rest == 0:
-			empty = append(empty, l)
-			first, last = earlier(first, l.since), later(last, l.since)
-		case l.recent:
-			l.state = left // and may come back
-			g.drop(l)
-		default:
-			g.strike(l, "")
-		}
-	}
-	if len(empty) == 1 {
-		if l := empty[0]; l.recent {
-			l.state = left
-			g.drop(l)
-		} else {
-			g.strike(l, "")
-		}
-		return
-	}
-	for _, l := range empty {
-		g.doubt(now, l, fmt.Sprintf("%d services lost their last endpoint within %v", len(empty), within(last, first)))
-		l.until = later(now, l.since.Add(g.rules.Window))
-	}
-}
-
-// next returns when tick is to be called; zero: never, as things are.
-func (g *guard) next() time.Time {
-	switch {
-	case g.word.IsZero():
-		return time.Time{}
-	case g.due.IsZero() || g.sweep.IsZero():
-		return later(g.due, g.sweep)
-	}
-	return earlier(g.due, g.sweep)
 }
 
 // expire forgets what is longer ago than Window.
@@ -268,6 +181,7 @@ func (g *guard) expire(now time.Time) {
 			}
 		}
 	}
+	g.judged = max(g.judged-old, 0)
 	if g.recent = g.recent[old:]; len(g.recent) == 0 {
 		g.recent = nil
 	}

@@ -208,13 +208,13 @@ func TestGuardAgainstANaiveModel(t *testing.T) {
 				return
 			}
 		}
-		for range 20 { // in silence everything is released
+		for range 1000 { // in silence everything is released
 			if at := g.next(); !at.IsZero() {
 				now = at
 				served = g.tick(now)
 			}
 		}
-		if !samePointers(served, truth) || len(g.losses)+len(g.kept)+len(g.at)+len(g.recent)+len(g.overlay)+len(g.sick)+g.sudden != 0 {
+		if !samePointers(served, truth) || len(g.losses)+len(g.kept)+len(g.at)+len(g.recent)+len(g.overlay)+len(g.sick)+len(g.queue)+len(g.holding)+len(g.young)+g.sudden != 0 {
 			t.Fatalf("seed %d: after a long time something is kept or remembered: %+v", seed, g.losses)
 		}
 	}

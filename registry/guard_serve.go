@@ -34,17 +34,30 @@ func (g *guard) serve() []*Service {
 			g.overlay[name] = s
 		}
 	}
-	clear(g.dirty)
-	if len(g.overlay) == 0 {
-		return g.truth
+	switch {
+	case len(g.overlay) == 0:
+		g.served = g.truth
+	case len(g.dirty) > 0:
+		g.served = g.patched(slices.SortedFunc(maps.Keys(g.dirty), Name.Compare))
 	}
-	all := make([]*Service, 0, len(g.truth)+len(g.overlay))
-	rest := g.truth
-	for _, name := range slices.SortedFunc(maps.Keys(g.overlay), Name.Compare) {
+	g.dirty = make(map[Name]struct{}) // to clear a map that was large costs as if it still were
+	return g.served
+}
+
+// patched returns what was served, anew where it is dirty.
+func (g *guard) patched(dirty []Name) []*Service {
+	rest := g.served
+	all := make([]*Service, 0, len(rest)+len(dirty))
+	for _, name := range dirty {
 		i, found := slices.BinarySearchFunc(rest, name, compareName)
-		all = append(append(all, rest[:i]...), g.overlay[name])
+		all = append(all, rest[:i]...)
 		if rest = rest[i:]; found {
 			rest = rest[1:]
+		}
+		if s := g.overlay[name]; s != nil {
+			all = append(all, s)
+		} else if i, ok := slices.BinarySearchFunc(g.truth, name, compareName); ok {
+			all = append(all, g.truth[i])
 		}
 	}
 	return append(all, rest...)
@@ -142,5 +155,7 @@ func (g *guard) load(services []*Service) []*Service {
 		g.endpoints += n
 		g.services += min(n, 1)
 	}
-	return g.serve()
+	g.queueAgain()
+	g.served = services
+	return services
 }

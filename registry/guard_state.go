@@ -3,8 +3,8 @@ package registry
 import "time"
 
 // guard is the state of a Guard: what a source says, and what is kept against its word. It does no I/O and has no clock:
-// every call is told the time, which does not go back. A change costs as much as the services it touches, and, while
-// something is kept, one walk over the names of all.
+// every call is told the time, which does not go back. A view costs as much as the services that changed in it, and a
+// look at the pointers of all.
 type guard struct {
 	rules Guard
 
@@ -23,16 +23,18 @@ type guard struct {
 	losses map[Name]*serviceLosses
 	recent []*loss // those within Window by time; some are struck
 	sudden int     // of recent, not struck
+	judged int     // of recent, at its head: doubted as the source's already
 	kept   map[*loss]struct{}
+	queue  departures        // of the doubted, by when they leave at the earliest; some are struck
 	at     map[place][]*loss // of losses, where they were
 
 	burstBegan, burstLast time.Time // of losses that are held
-	due                   time.Time // when something kept may leave; zero: nothing does by time
-	moved                 bool      // due is not right any more
+	holding               []*loss   // in the burst; some are not held any more
 	sweep                 time.Time // when young, sick and recent are to be looked through; zero: they are empty
 
 	overlay map[Name]*Service // what is served in place of truth
-	dirty   map[Name]struct{} // where overlay is to be made again
+	served  []*Service        // truth, with overlay
+	dirty   map[Name]struct{} // where overlay and served are to be made again
 
 	began, ended map[string]int // doubted endpoints by reason, since the last events
 }
@@ -103,7 +105,8 @@ func (g *guard) take(now time.Time, services []*Service, clear bool) []*Service 
 	}
 	partial := first && !clear
 	if clear != g.clear {
-		g.clear, g.moved, g.cleared = clear, true, now
+		g.clear, g.cleared = clear, now
+		g.queueAgain()
 	}
 	g.expire(now)
 	before := g.truth
@@ -130,7 +133,7 @@ func (g *guard) fail() { g.word = time.Time{} }
 
 // resume starts every clock again.
 func (g *guard) resume(now time.Time) {
-	g.word, g.moved = now, true
+	g.word = now
 	g.burstBegan, g.burstLast = now, now
 	for l := range g.kept {
 		if !l.until.IsZero() {
