@@ -13,6 +13,9 @@ type watchful struct {
 	guard
 	timer    *time.Timer // calls tick at guard.next; nil while no Watch runs
 	released map[string]uint64
+
+	warned time.Time // when doubts were logged last
+	unsaid doubts    // that began since, with the latest reason
 }
 
 // serve takes what the guard says is to be served, and logs what it did. s.mu is held.
@@ -25,10 +28,7 @@ func (s *source) serve(services []*Service) {
 		notify(s.catalog.sealNow)
 	}
 	began, released := s.guard.events()
-	for _, b := range began {
-		s.catalog.log.Warn("endpoints that the registry does not report any more are doubted and kept", "registry", s.Name,
-			"endpoints", b.endpoints, "reason", b.reason)
-	}
+	s.warn(time.Now(), began)
 	for _, r := range released {
 		s.guard.released[r.reason] += uint64(r.endpoints)
 		s.catalog.log.Info("endpoints are doubted no more", "registry", s.Name, "endpoints", r.endpoints, "why", r.reason)
@@ -37,6 +37,21 @@ func (s *source) serve(services []*Service) {
 		s.catalog.doubts.Set(struct{}{})
 	}
 	s.arm()
+}
+
+// warn logs that doubts began: the first at once, those that follow within Window together, after that. s.mu is held.
+func (s *source) warn(now time.Time, began []doubts) {
+	g := &s.guard
+	for _, b := range began {
+		g.unsaid.endpoints += b.endpoints
+		g.unsaid.reason = b.reason
+	}
+	if g.unsaid.endpoints == 0 || now.Sub(g.warned) < g.rules.Window {
+		return
+	}
+	s.catalog.log.Warn("endpoints that the registry does not report any more are doubted and kept", "registry", s.Name,
+		"endpoints", g.unsaid.endpoints, "reason", g.unsaid.reason)
+	g.warned, g.unsaid = now, doubts{}
 }
 
 // arm has tick called when time changes something. s.mu is held.
@@ -78,15 +93,10 @@ func (s *source) prove(proxy string, at netip.AddrPort, connected bool) {
 
 // doubted appends what is doubted of the source.
 func (s *source) doubted(all []Doubted) []Doubted {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	from := len(all)
-	for l := range s.guard.kept {
-		if l.state != doubted {
-			continue
-		}
+	from, proofs := len(all), s.Guard.withDefaults().Proofs
+	for _, l := range s.doubts() {
 		d := Doubted{Source: s.Name, Service: l.service.Name, Endpoint: l.endpoint}
-		if proofs := s.guard.rules.Proofs; proofs > 0 {
+		if proofs > 0 {
 			d.Connect, d.Proofs = l.connect(), proofs
 		}
 		all = append(all, d)
@@ -94,5 +104,17 @@ func (s *source) doubted(all []Doubted) []Doubted {
 	slices.SortFunc(all[from:], func(a, b Doubted) int {
 		return cmp.Or(a.Service.Compare(b.Service), cmp.Compare(a.Endpoint.ID, b.Endpoint.ID))
 	})
+	return all
+}
+
+// doubts returns copies of what is doubted, in no order: the lock is not held for what takes long.
+func (s *source) doubts() (all []loss) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for l := range s.guard.kept {
+		if l.state == doubted {
+			all = append(all, loss{service: l.service, endpoint: l.endpoint})
+		}
+	}
 	return all
 }

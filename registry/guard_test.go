@@ -1,9 +1,11 @@
 package registry_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
@@ -210,6 +212,30 @@ func TestGuardKeepsHalfOfARegistry(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Many views that doubt are two lines of the log: when it begins, and how much it was in the end.
+func TestDoubtsAreLoggedTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer // written under the source's lock, and read in quiet
+		s := make(script)
+		c := newCatalog(t, registry.Options{Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))},
+			registry.Source{Name: "dc1", Kind: "script", Registry: s})
+		t.Cleanup(start(t, c))
+		s.publish(view(1, services(100)...))
+		time.Sleep(time.Minute)
+		for i := range 50 {
+			s.publish(view(1, services(100)[i+1:]...))
+			time.Sleep(20 * time.Millisecond)
+		}
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		lines := strings.Split(strings.TrimSpace(log.String()), "\n")
+		if len(lines) != 2 || !strings.Contains(lines[0], "endpoints=31") ||
+			!strings.Contains(lines[1], "endpoints=19") || !strings.Contains(lines[1], "50 of 100") {
+			t.Errorf("the log says\n%s", log.String())
+		}
+	})
 }
 
 func TestAcceptKnowsItsSources(t *testing.T) {
