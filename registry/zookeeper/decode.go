@@ -11,11 +11,9 @@ const (
 	kindSyntax   = "syntax" // of a node's data or name; all that has no kind of its own
 	kindAddress  = "address"
 	kindPort     = "port"
-	kindName     = "name" // of a service, or of a node
-	kindLabel    = "label"
-	kindWeight   = "weight"
+	kindName     = "name"  // of a service, or of a node
+	kindValue    = "value" // of another field
 	kindProtocol = "protocol"
-	kindStatus   = "status"
 	kindSize     = "size"
 	kindLayout   = "layout" // a node of another one
 )

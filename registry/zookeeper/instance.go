@@ -106,7 +106,7 @@ func (f *found) setWeight(e *registry.Endpoint, text string) error {
 	weight, err := strconv.ParseFloat(text, 64)
 	switch {
 	case err != nil || weight < 0 || math.IsNaN(weight):
-		return wrong(kindWeight, "got weight %.100q, want a number of 0 or more; it is not used", text)
+		return wrong(kindValue, "got weight %.100q, want a number of 0 or more; it is not used", text)
 	case weight == 0 && e.Health == registry.Unknown:
 		e.Health = registry.Draining
 	}
@@ -133,7 +133,7 @@ func bounded(labels map[string]string) (map[string]string, error) {
 		}
 	}
 	if left -= len(labels); left > 0 {
-		return labels, wrong(kindLabel, "%d labels are left out: want %d at most, names of %d bytes and values of %d bytes at most",
+		return labels, wrong(kindValue, "%d labels are left out: want %d at most, names of %d bytes and values of %d bytes at most",
 			left, maxLabels, maxLabelKey, maxLabelValue)
 	}
 	return labels, nil

@@ -76,5 +76,5 @@ func memberHealth(status string) (registry.Health, error) {
 	case "DEAD", "STARTING", "STOPPED":
 		return registry.Unhealthy, nil
 	}
-	return registry.Unhealthy, wrong(kindStatus, "got status %.100q, want ALIVE; nothing is sent there", status)
+	return registry.Unhealthy, wrong(kindValue, "got status %.100q, want ALIVE; nothing is sent there", status)
 }
