@@ -22,6 +22,7 @@ var mayImport = map[string][]string{
 	"internal/watch":    nil,
 	"internal/yamlpos":  nil,
 	"internal/seal":     nil,
+	"internal/tlsfile":  nil,
 	"internal/hostfile": {"internal/yamlpos"},
 	"internal/gossip":   {"internal/hostfile"},
 
@@ -32,11 +33,11 @@ var mayImport = map[string][]string{
 
 	"registry":              {"internal/watch", "internal/seal"},
 	"registry/registrytest": {"registry"},
-	"registry/consul":       {"registry"},
+	"registry/consul":       {"registry", "internal/tlsfile"},
 	"registry/file":         {"registry", "internal/hostfile"},
 	"registry/gossip":       {"registry", "internal/hostfile", "internal/gossip"},
-	"registry/etcd":         {"registry"},
-	"registry/zookeeper":    {"registry"},
+	"registry/etcd":         {"registry", "internal/tlsfile"},
+	"registry/zookeeper":    {"registry", "internal/tlsfile"},
 	"registry/kubernetes":   {"registry"},
 	"registry/dns":          {"registry"},
 

@@ -3,20 +3,19 @@ package consul
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"mime"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hostmesh/hostmesh/internal/tlsfile"
 )
 
 const (
@@ -75,38 +74,13 @@ func newTransport(cfg Config, target target, token *tokenFile) (*transport, erro
 		}
 	}
 	if target.scheme == "https" {
-		config, err := tlsConfig(cfg)
+		config, err := tlsfile.Files{CA: cfg.CAFile, Cert: cfg.CertFile, Key: cfg.KeyFile, Server: cfg.ServerName}.Config()
 		if err != nil {
 			return nil, err
 		}
 		t.dialer.TLSClientConfig = config
 	}
 	return t, nil
-}
-
-// tlsConfig reads the authority's certificates now and the client's at each handshake, so that it may be renewed.
-func tlsConfig(cfg Config) (*tls.Config, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: cfg.ServerName}
-	if cfg.CAFile != "" {
-		pem, err := os.ReadFile(cfg.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("read CA file: %w", err)
-		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("read CA file %s: no certificate in it", cfg.CAFile)
-		}
-	}
-	if cfg.CertFile != "" {
-		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			cert, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
-			if err != nil {
-				return nil, fmt.Errorf("read client certificate: %w", err)
-			}
-			return &cert, nil
-		}
-	}
-	return config, nil
 }
 
 // close ends all connections. Requests under way fail.

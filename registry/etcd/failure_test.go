@@ -223,9 +223,6 @@ func TestLastGoodStateStays(t *testing.T) {
 // TestCostsLittle runs a Watch for longer than a stock etcd needs to find a client's pings too many, and sees that its
 // questions write nothing.
 func TestCostsLittle(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it takes 12 s")
-	}
 	t.Parallel()
 	server := testbed.StartEtcd(t, testbed.EtcdOptions{})[0]
 	write(t, server, servicesPrefix+"web/1", endpoint1)

@@ -3,7 +3,6 @@ package etcd
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -20,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/hostmesh/hostmesh/internal/tlsfile"
 	"github.com/hostmesh/hostmesh/registry"
 )
 
@@ -46,7 +46,7 @@ type session struct {
 // connect returns a session with the first endpoint that works. All are tried, each a moment after the one before, so
 // that one that hangs delays the next but little.
 func (r *Registry) connect(ctx context.Context) (*session, error) {
-	config, err := r.cfg.tlsConfig()
+	config, err := tlsfile.Files{CA: r.cfg.CAFile, Cert: r.cfg.CertFile, Key: r.cfg.KeyFile, Server: r.cfg.ServerName}.Config()
 	if err != nil {
 		return nil, err
 	}
@@ -214,31 +214,6 @@ func (s *session) check(ctx context.Context, timeout time.Duration) (revision in
 		return 0, fmt.Errorf("ask for the revision: %w", err)
 	}
 	return resp.Header.Revision, nil
-}
-
-// tlsConfig reads the authority's certificates now and the client's at each handshake, so that it may be renewed.
-func (cfg Config) tlsConfig() (*tls.Config, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: cfg.ServerName}
-	if cfg.CAFile != "" {
-		pem, err := os.ReadFile(cfg.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("read CA file: %w", err)
-		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("read CA file %s: no certificate in it", cfg.CAFile)
-		}
-	}
-	if cfg.CertFile != "" {
-		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			cert, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
-			if err != nil {
-				return nil, fmt.Errorf("read client certificate: %w", err)
-			}
-			return &cert, nil
-		}
-	}
-	return config, nil
 }
 
 const maxPassword = 4 << 10

@@ -2,8 +2,6 @@ package zookeeper
 
 import (
 	"cmp"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -153,31 +151,6 @@ func isNodePath(p string) bool {
 // secure tells whether TLS is spoken.
 func (cfg *Config) secure() bool {
 	return cfg.TLS || cfg.CAFile+cfg.CertFile+cfg.ServerName != ""
-}
-
-// tlsConfig reads the authority's certificates now and the client's at each handshake, so that it may be renewed.
-func (cfg *Config) tlsConfig() (*tls.Config, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: cfg.ServerName}
-	if cfg.CAFile != "" {
-		pem, err := os.ReadFile(cfg.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("read CA file: %w", err)
-		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("read CA file %s: no certificate in it", cfg.CAFile)
-		}
-	}
-	if cfg.CertFile != "" {
-		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			cert, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
-			if err != nil {
-				return nil, fmt.Errorf("read client certificate: %w", err)
-			}
-			return &cert, nil
-		}
-	}
-	return config, nil
 }
 
 const maxPassword = 4 << 10

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/hostmesh/hostmesh/internal/tlsfile"
 	"github.com/hostmesh/hostmesh/registry"
 )
 
@@ -58,7 +59,8 @@ func (r *Registry) watch(ctx context.Context, publish func(registry.View)) error
 	var secure *tls.Config
 	if r.cfg.secure() {
 		var err error
-		if secure, err = r.cfg.tlsConfig(); err != nil {
+		secure, err = tlsfile.Files{CA: r.cfg.CAFile, Cert: r.cfg.CertFile, Key: r.cfg.KeyFile, Server: r.cfg.ServerName}.Config()
+		if err != nil {
 			return err
 		}
 	}
