@@ -54,7 +54,8 @@ func (s *suite) churn() {
 	s.Logf("settled after %v: %.0f changes/s, %.0f views/s", took.Round(time.Millisecond), float64(total)/seconds, float64(views)/seconds)
 }
 
-// chaos lets the faults that this registry can suffer follow each other at random, without time to recover.
+// chaos lets the faults that this registry can suffer follow each other in random order, without time to recover. Each
+// has been there once before one comes again.
 func (s *suite) chaos() {
 	faults := s.allFaults()
 	s.need(len(faults) > 0, "Faults")
@@ -63,8 +64,19 @@ func (s *suite) chaos() {
 	changes.found(changes.services[0])
 	w := s.watch()
 	w.settle("what was there before", time.Now())
+	names := slices.Sorted(maps.Keys(faults))
+	var deck []Fault
+	draw := func() Fault {
+		if len(deck) == 0 {
+			deck = slices.Clone(names)
+			changes.rand.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
+		}
+		name := deck[0]
+		deck = deck[1:]
+		return name
+	}
 	for start := time.Now(); ; {
-		s.tries(string(Chaos), func() (took, limit time.Duration) { return w.storm(faults, changes) })
+		s.tries(string(Chaos), func() (took, limit time.Duration) { return w.storm(draw, faults, changes) })
 		if s.Failed() || time.Since(start) >= soak() {
 			return
 		}
@@ -89,13 +101,12 @@ func (s *suite) allFaults() map[Fault]Injection {
 	return faults
 }
 
-// storm begins and ends five random faults, and wants the truth after the last.
-func (w *watcher) storm(faults map[Fault]Injection, c *changes) (took, limit time.Duration) {
+// storm begins and ends the next five faults, and wants the truth after the last.
+func (w *watcher) storm(draw func() Fault, faults map[Fault]Injection, c *changes) (took, limit time.Duration) {
 	limit = w.limit(c)
-	names := slices.Sorted(maps.Keys(faults))
 	var story []string
 	for range 5 {
-		name := names[c.rand.IntN(len(names))]
+		name := draw()
 		story = append(story, string(name))
 		w.gust(faults[name], c)
 		for range c.rand.IntN(5) {

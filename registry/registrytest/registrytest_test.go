@@ -176,7 +176,7 @@ func TestSuiteBites(t *testing.T) {
 			child := exec.CommandContext(t.Context(), os.Args[0], "-test.run="+run, "-test.timeout=2m")
 			child.Env = append(os.Environ(), breakageVariable+"="+c.breakage)
 			if c.failed == registrytest.Chaos {
-				child.Env = append(child.Env, "HOSTMESH_SOAK=10s") // more than one storm
+				child.Env = append(child.Env, "HOSTMESH_SOAK=20s") // each fault more than once
 			}
 			out, err := child.CombinedOutput()
 			if err == nil {
