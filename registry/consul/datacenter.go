@@ -71,7 +71,7 @@ func (d *datacenter) run(ctx context.Context) error {
 		}
 	}()
 	var last uint64
-	pace := limiter{perSecond: catalogRate}
+	var pace limiter
 	for {
 		a, err := d.client.get(ctx, query{path: "/v1/catalog/services", datacenter: d.name, index: last, wait: min(heartbeat, d.cfg.WaitTime)})
 		if err != nil {
@@ -88,6 +88,7 @@ func (d *datacenter) run(ctx context.Context) error {
 			}
 		}
 		last = nextIndex(last, a.index)
+		pace.perSecond = listRate(len(d.names))
 		if err := pace.wait(ctx); err != nil {
 			return err
 		}
@@ -378,42 +379,4 @@ func (d *datacenter) confirm(ctx context.Context, name string, before *part) (*p
 		}
 	}
 	return nil, 0, fmt.Errorf("read %q: %w: it is listed, but none of its instances is shown", name, registry.ErrPermission)
-}
-
-// limiter keeps a query whose answer changes all the time from spinning: so many answers a second, and as many at once.
-type limiter struct {
-	perSecond float64
-	spent     float64 // answers that are not paid off yet
-	last      time.Time
-}
-
-// How often each kind of query is asked again at most.
-const (
-	catalogRate = 10 // the list of services is long, and any registration changes it
-	serviceRate = 20
-	checksRate  = 50
-)
-
-func (l *limiter) wait(ctx context.Context) error {
-	now := time.Now()
-	if !l.last.IsZero() {
-		l.spent = max(0, l.spent-now.Sub(l.last).Seconds()*l.perSecond)
-	}
-	l.last = now
-	l.spent++
-	if l.spent <= l.perSecond {
-		return nil
-	}
-	return sleep(ctx, time.Duration((l.spent-l.perSecond)/l.perSecond*float64(time.Second)))
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
-	}
 }
