@@ -23,7 +23,8 @@ import (
 // Each adapter has its default settings; the server is one, alone.
 
 func BenchmarkConsul(b *testing.B) {
-	s := testbed.StartConsul(b, testbed.ConsulOptions{Mode: testbed.ConsulTLS})[0]
+	// Not -dev, which indents its JSON for people.
+	s := testbed.StartConsul(b, testbed.ConsulOptions{Mode: testbed.ConsulTLS, Persist: true})[0]
 	client := s.Client()
 	if err := testbed.LoadConsul(context.Background(), client, services, endpoints); err != nil {
 		b.Fatal(err)

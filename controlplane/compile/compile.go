@@ -81,11 +81,13 @@ func Update(previous *Common, snapshot *registry.Snapshot, options Options) *Com
 		switch {
 		case i == len(old) || old[i].src.Name != src.Name:
 			c.services, membership = append(c.services, newService(nil, src, c.domain)), true
+			continue
 		case old[i].src == src:
 			c.services = append(c.services, old[i])
 		default:
 			c.services = append(c.services, newService(old[i], src, c.domain))
 		}
+		i++
 	}
 	if membership {
 		c.hidden, c.conflicts = collisions(c.services)

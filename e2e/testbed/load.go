@@ -9,10 +9,11 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// loadNodes is how many nodes LoadConsul spreads the endpoints over.
-const loadNodes = 100
+// loadNodes is how many nodes LoadConsul spreads the endpoints over: with 100,000 of them 20 each. For each change of an
+// instance Consul walks its node's checks, so far fewer nodes than a site has would make it slow.
+const loadNodes = 5000
 
-// LoadConsul registers services svc-0000, svc-0001, … with that many endpoints each, spread over 100 nodes, every
+// LoadConsul registers services svc-0000, svc-0001, … with that many endpoints each, spread over nodes, every
 // endpoint with a passing check, port 8080, meta version and address from 10.0.0.0/8. It uses Consul's transactions,
 // several at a time, so a thousand services of ten endpoints take seconds. It may be called again to add more.
 func LoadConsul(ctx context.Context, client *api.Client, services, endpoints int) error {
@@ -72,7 +73,7 @@ func loadNodeOps() api.TxnOps {
 	var ops api.TxnOps
 	for i := range loadNodes {
 		ops = append(ops, &api.TxnOp{Node: &api.NodeTxnOp{Verb: api.NodeSet, Node: api.Node{
-			ID: fmt.Sprintf("00000000-0000-4000-8000-%012d", i), Node: loadNodeName(i), Address: fmt.Sprintf("10.0.0.%d", i+1),
+			ID: fmt.Sprintf("00000000-0000-4000-8000-%012d", i), Node: loadNodeName(i), Address: fmt.Sprintf("10.0.%d.%d", i>>8, i&0xff),
 		}}})
 	}
 	return ops
