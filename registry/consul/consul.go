@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -195,11 +196,12 @@ func askable(name string) bool {
 	return path.Clean(p) == p && !strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f })
 }
 
-// adapter is the Registry. It holds no state but its configuration.
+// adapter is the Registry. From one Watch to the next it keeps nothing but its configuration.
 type adapter struct {
 	cfg    Config
 	target target
 	log    *slog.Logger
+	warn   sync.Once // that the token can be read on its way
 }
 
 // New returns a Registry that reads the Consul of cfg. It opens no file and no connection; a nil log is silent. The
@@ -226,6 +228,7 @@ func New(cfg Config, log *slog.Logger) (registry.Registry, error) {
 
 // Watch implements registry.Registry.
 func (a *adapter) Watch(ctx context.Context, publish func(registry.View)) error {
+	a.warn.Do(a.warnOfPlaintext)
 	client, err := newClient(a.cfg, a.target)
 	if err == nil {
 		defer client.transport.close()
@@ -235,6 +238,21 @@ func (a *adapter) Watch(ctx context.Context, publish func(registry.View)) error 
 		return fmt.Errorf("watch consul %s: %w", a.cfg.Address, err)
 	}
 	return nil
+}
+
+// warnOfPlaintext tells that the token goes over a network as it is, if it does.
+func (a *adapter) warnOfPlaintext() {
+	if t := a.target; a.cfg.TokenFile != "" && t.scheme == "http" && t.socket == "" && !onLoopback(t.host) {
+		a.log.Warn("consul gets the token over a connection that is not encrypted: whoever is on the way can read it; "+
+			"have Consul speak HTTPS, and write https:// in address, or read the agent of this host", "address", t.host)
+	}
+}
+
+// onLoopback tells whether host:port is on this host. It looks up no name.
+func onLoopback(hostPort string) bool {
+	host, _, err := net.SplitHostPort(hostPort)
+	addr, notIP := netip.ParseAddr(host)
+	return err == nil && (notIP == nil && addr.Unmap().IsLoopback() || strings.EqualFold(host, "localhost"))
 }
 
 func (a *adapter) watch(ctx context.Context, c *client, publish func(registry.View)) error {

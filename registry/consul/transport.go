@@ -26,6 +26,7 @@ const (
 	dialTimeout = 1500 * time.Millisecond // each for TCP and for TLS
 	pingAfter   = 3 * time.Second         // of silence on an HTTP/2 connection
 	pingTimeout = 2 * time.Second
+	dialPause   = 250 * time.Millisecond // after a failure, while other connections stand
 )
 
 // transport is an http.RoundTripper over connections that it counts. net/http's own pool would open one connection
@@ -140,7 +141,8 @@ func (t *transport) send(req *http.Request, token string) (*http.Response, error
 	}
 }
 
-// acquire returns a connection on which one request is reserved.
+// acquire returns a connection on which one request is reserved. It fails when none is open and none can be opened; a
+// server that is too busy for one more handshake still answers on those that stand.
 func (t *transport) acquire(ctx context.Context) (*http.ClientConn, error) {
 	for {
 		wake := t.woken() // before looking, so that nothing is missed
@@ -158,12 +160,22 @@ func (t *transport) acquire(ctx context.Context) (*http.ClientConn, error) {
 		case <-wake:
 		case dialing <- struct{}{}:
 			err := t.dial(ctx)
+			if err != nil && t.standing() {
+				err = sleep(ctx, dialPause) // before anybody dials again
+			}
 			<-t.dialing
 			if err != nil {
 				return nil, err
 			}
 		}
 	}
+}
+
+// standing tells whether a connection is open.
+func (t *transport) standing() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.ContainsFunc(t.conns, func(c *http.ClientConn) bool { return c.Err() == nil })
 }
 
 // free reserves a place on an open connection, or tells whether another connection may be opened.

@@ -3,9 +3,11 @@ package consul
 import (
 	"context"
 	"crypto/tls"
+	"encoding/pem"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -265,6 +267,63 @@ func TestTransportStaysWithinItsConnections(t *testing.T) {
 	if got := peak.Load(); got != most {
 		t.Errorf("%d connections at once, want %d", got, most)
 	}
+}
+
+// deafAfter accepts every connection, but those after the first stay without an answer until it listens again.
+type deafAfter struct {
+	net.Listener
+	accepted atomic.Int64
+	deaf     atomic.Bool
+}
+
+func (l *deafAfter) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil || l.accepted.Add(1) == 1 || !l.deaf.Load() {
+			return c, err
+		}
+		defer c.Close()
+	}
+}
+
+// TestBusyServer gives a server that has no time for further handshakes more requests than its connection takes: they
+// wait for one that ends, and none fails.
+func TestBusyServer(t *testing.T) {
+	const streams, requests = 100, 120
+	release := make(chan struct{})
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		<-release
+		answerJSON(w, "[]")
+	}))
+	listener := &deafAfter{Listener: server.Listener}
+	listener.deaf.Store(true)
+	server.Listener = listener
+	server.EnableHTTP2 = true
+	server.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: streams}
+	server.StartTLS()
+	defer server.Close()
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	if err := os.WriteFile(ca, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := clientFor(t, Config{Address: server.URL, CAFile: ca})
+	results := make(chan error, requests)
+	for range requests {
+		go func() { _, err := c.get(t.Context(), query{path: "/v1/health/service/x"}); results <- err }()
+	}
+	for deadline := time.Now().Add(10 * time.Second); listener.accepted.Load() < 3; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d connections were tried, want another after one that failed", listener.accepted.Load())
+		}
+	}
+	close(release)
+	for range requests {
+		if err := <-results; err != nil {
+			t.Error(err)
+		}
+	}
+	listener.deaf.Store(false)
 }
 
 func answerJSON(w http.ResponseWriter, body string) {

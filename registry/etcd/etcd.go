@@ -11,6 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -27,6 +29,7 @@ type Registry struct {
 	running sync.Mutex // held by Watch; guards the others
 	targets []target   // in the order in which they are tried
 	entries *entries
+	warned  bool // that the password can be read on its way
 }
 
 // New returns a Registry that reads the etcd of cfg. It opens no file and no connection; a nil log is silent. The error
@@ -62,6 +65,7 @@ func (r *Registry) Watch(ctx context.Context, publish func(registry.View)) error
 		return errors.New("watch etcd: this registry is being watched already")
 	}
 	defer r.running.Unlock()
+	r.warnOfPlaintext()
 	where := strings.Join(r.cfg.Endpoints, ", ")
 	session, err := r.connect(ctx)
 	if err != nil {
@@ -75,6 +79,31 @@ func (r *Registry) Watch(ctx context.Context, publish func(registry.View)) error
 		return fmt.Errorf("watch etcd %s: %w", session.target.host, r.explain(err, session.password))
 	}
 	return nil
+}
+
+// warnOfPlaintext tells once which endpoints get the password over a network as it is.
+func (r *Registry) warnOfPlaintext() {
+	if r.cfg.Username == "" || r.warned {
+		return
+	}
+	r.warned = true
+	var open []string
+	for _, t := range r.targets {
+		if !t.tls && !onLoopback(t.host) {
+			open = append(open, t.host)
+		}
+	}
+	if len(open) > 0 {
+		r.log.Warn("etcd gets the password over a connection that is not encrypted: whoever is on the way can read it; "+
+			"have etcd speak TLS, and write https:// in endpoints", "endpoints", open, "username", r.cfg.Username)
+	}
+}
+
+// onLoopback tells whether host:port is on this host. It looks up no name.
+func onLoopback(hostPort string) bool {
+	host, _, err := net.SplitHostPort(hostPort)
+	addr, notIP := netip.ParseAddr(host)
+	return err == nil && (notIP == nil && addr.Unmap().IsLoopback() || strings.EqualFold(host, "localhost"))
 }
 
 // demote has an endpoint tried last the next time: what failed while it was watched may be of that member alone.
