@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/hostmesh/hostmesh/registry"
 )
@@ -247,6 +250,15 @@ func TestNonsenseIsRefusedAndTheLastViewStays(t *testing.T) {
 			publish(v)
 			return nil
 		}, "no address"},
+		{"too large", func(publish func(registry.View)) error {
+			v := view(1, "web")
+			v.Services[0].Endpoints = slices.Repeat(v.Services[0].Endpoints, 1_000_000)
+			publish(v)
+			return nil
+		}, "view refused: 1000001 services and endpoints: want at most 1000000"},
+		{"an answer of many lines", func(func(registry.View)) error {
+			return errors.New("got <html>\n\x1b[2J\xff" + strings.Repeat("é", 4000))
+		}, `got <html>\n\x1b[2J\xffé`},
 		{"panic", func(func(registry.View)) error { panic("at the disco") }, "watch panicked: at the disco"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -261,6 +273,9 @@ func TestNonsenseIsRefusedAndTheLastViewStays(t *testing.T) {
 				time.Sleep(time.Second)
 				if s := catalog.Sources()[0]; s.State != registry.Stale || !strings.Contains(s.Error, c.want) || s.Failures+s.RefusedViews != 1 {
 					t.Errorf("status %+v, want stale with %q", s, c.want)
+				}
+				if s := catalog.Sources()[0].Error; len(s) > 1100 || !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl) {
+					t.Errorf("the error has %d bytes, want one short line: %q", len(s), s)
 				}
 				if current(catalog) != last {
 					t.Error("nonsense made a snapshot")

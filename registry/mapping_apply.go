@@ -9,15 +9,18 @@ import (
 )
 
 // mapper applies a Mapping to the views of one source. It keeps what it made of the last one, so a service that keeps
-// its pointer in the view keeps it in the result. It belongs to one goroutine at a time.
+// its pointer in the view keeps it in the result. A view costs as much as the services that changed in it, and a look at
+// the pointers of all. It belongs to one goroutine at a time.
 type mapper struct {
 	mapping Mapping
 	ports   []string // the keys of mapping.Ports, longest first
 	none    bool     // the mapping is the zero one
+	moves   bool     // it may change names
 
-	from  []*Service // of the last view
-	to    []mapped   // by from
-	units map[Name]unit
+	from    []*Service        // of the last view
+	to      []mapped          // by from
+	members map[Name][]mapped // by their new name, if the mapping moves; who gives it its service first
+	moved   []*Service        // what was made of members, sorted
 }
 
 // mapped is what became of one service.
@@ -26,12 +29,6 @@ type mapped struct {
 	from    *Service
 	renamed bool
 	problem string // what the mapping could not do
-}
-
-// unit is a service of several that the mapping gives one name.
-type unit struct {
-	members []mapped
-	service *Service
 }
 
 // newMapper fails on a mapping that makes no sense, with all its mistakes by place.
@@ -46,6 +43,7 @@ func newMapper(m Mapping, source string) (*mapper, error) {
 	byLength := func(a, b string) int { return cmp.Or(cmp.Compare(len(b), len(a)), cmp.Compare(a, b)) }
 	return &mapper{
 		mapping: m, ports: slices.SortedFunc(maps.Keys(m.Ports), byLength),
+		moves: len(m.Rename)+len(m.Namespaces) > 0, members: make(map[Name][]mapped),
 		none: len(m.Include)+len(m.Exclude)+len(m.Rename)+len(m.Namespaces)+len(m.Ports)+len(m.Labels) == 0,
 	}, nil
 }
@@ -58,38 +56,69 @@ func (m *mapper) apply(v View) View {
 	}
 	to := make([]mapped, len(v.Services))
 	from, last := m.from, m.to
+	changed := make(map[Name]struct{}) // new names
 	for i, s := range v.Services {
 		for len(from) > 0 && from[0].Name.Compare(s.Name) < 0 {
+			m.leave(last[0], changed)
 			from, last = from[1:], last[1:]
 		}
-		if len(from) > 0 && from[0] == s {
+		switch same := len(from) > 0 && from[0].Name == s.Name; {
+		case same && from[0] == s:
 			to[i] = last[0]
-		} else {
+		case same:
+			m.leave(last[0], changed)
+			fallthrough
+		default:
 			to[i] = m.service(s)
+			m.enter(to[i], changed)
 		}
+		if len(from) > 0 && from[0].Name == s.Name {
+			from, last = from[1:], last[1:]
+		}
+	}
+	for _, gone := range last {
+		m.leave(gone, changed)
 	}
 	m.from, m.to = v.Services, to
 
-	out := View{Services: make([]*Service, 0, len(to)), Hosts: v.Hosts, Problems: slices.Clip(v.Problems)}
-	sorted := true
+	out := View{Hosts: v.Hosts, Problems: slices.Clip(v.Problems)}
 	for _, s := range to {
 		if s.service == nil {
 			continue
 		}
-		if n := len(out.Services); n > 0 && out.Services[n-1].Name.Compare(s.service.Name) >= 0 {
-			sorted = false
+		if !m.moves {
+			out.Services = append(out.Services, s.service)
 		}
-		out.Services = append(out.Services, s.service)
 		if s.problem != "" {
 			out.Problems = append(out.Problems, Problem{Object: s.from.Name.String(), Reason: s.problem, Kind: "mapping"})
 		}
 	}
-	if !sorted {
-		out.Services = m.unite(to)
-	} else {
-		m.units = nil
+	if m.moves {
+		m.unite(slices.SortedFunc(maps.Keys(changed), Name.Compare))
+		out.Services = m.moved
 	}
 	return out
+}
+
+// leave takes a service out of those of its new name, which has changed then.
+func (m *mapper) leave(s mapped, changed map[Name]struct{}) {
+	if !m.moves || s.service == nil {
+		return
+	}
+	name := s.service.Name
+	changed[name] = struct{}{}
+	if m.members[name] = slices.DeleteFunc(m.members[name], func(o mapped) bool { return o.from == s.from }); len(m.members[name]) == 0 {
+		delete(m.members, name)
+	}
+}
+
+// enter adds a service to those of its new name, which has changed then.
+func (m *mapper) enter(s mapped, changed map[Name]struct{}) {
+	if m.moves && s.service != nil {
+		name := s.service.Name
+		changed[name] = struct{}{}
+		m.members[name] = append(m.members[name], s)
+	}
 }
 
 // service maps one service.
@@ -157,63 +186,28 @@ func (m *mapper) label(endpoints []*Endpoint) []*Endpoint {
 	return labelled
 }
 
-// unite sorts services by their new names and makes one of those that have the same.
-func (m *mapper) unite(all []mapped) []*Service {
-	taken := sortMapped(all)
-	services := make([]*Service, 0, len(taken))
-	units := make(map[Name]unit)
-	for len(taken) > 0 {
-		name := taken[0].service.Name
-		n := 1
-		for n < len(taken) && taken[n].service.Name == name {
-			n++
-		}
-		members := taken[:n]
-		taken = taken[n:]
-		if n == 1 {
-			services = append(services, members[0].service)
-			continue
-		}
-		u, ok := m.units[name]
-		if !ok || !slices.Equal(u.members, members) {
-			u = unit{members, uniteMapped(name, members)}
-		}
-		units[name] = u
-		services = append(services, u.service)
+// unite makes the services of these names, which are sorted, anew: where several members have one, one of them.
+func (m *mapper) unite(names []Name) {
+	if len(names) == 0 {
+		return
 	}
-	m.units = units
-	return services
-}
-
-// sortMapped returns what is taken by its new name, who gives the name its service first. Those that are not renamed
-// mostly are in order already, so they are sorted apart, which costs little, and the others put between them.
-func sortMapped(all []mapped) []mapped {
-	var renamed []mapped
-	taken := make([]mapped, 0, len(all))
-	for _, s := range all {
-		switch {
-		case s.service == nil:
-		case s.renamed:
-			renamed = append(renamed, s)
+	made := make([]*Service, len(names))
+	for i, name := range names {
+		members := m.members[name]
+		slices.SortFunc(members, compareMapped)
+		switch len(members) {
+		case 0:
+		case 1:
+			made[i] = members[0].service
 		default:
-			taken = append(taken, s)
+			made[i] = uniteMapped(name, members)
 		}
 	}
-	slices.SortFunc(taken, compareMapped)
-	slices.SortFunc(renamed, compareMapped)
-	sorted := make([]mapped, 0, len(taken)+len(renamed))
-	for _, s := range renamed {
-		at, _ := slices.BinarySearchFunc(taken, s, compareMapped)
-		sorted = append(append(sorted, taken[:at]...), s)
-		taken = taken[at:]
-	}
-	return append(sorted, taken...)
+	m.moved = splice(m.moved, names, made)
 }
 
+// compareMapped orders members of one name.
 func compareMapped(a, b mapped) int {
-	if c := a.service.Name.Compare(b.service.Name); c != 0 {
-		return c
-	}
 	return cmp.Or(cmp.Compare(a.rank(), b.rank()), a.from.Name.Compare(b.from.Name))
 }
 

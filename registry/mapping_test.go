@@ -2,6 +2,8 @@ package registry
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -170,7 +172,7 @@ func TestMappingUnitesWithinItsSource(t *testing.T) {
 	if next := p.apply(viewOf(t, one, other)).Services; len(next) != 1 || next[0] == got[0] || len(next[0].Endpoints) != 3 {
 		t.Errorf("after a member changed: %v", next)
 	}
-	if next := p.apply(viewOf(t, one)).Services; len(next) != 1 || next[0] != one || p.units != nil {
+	if next := p.apply(viewOf(t, one)).Services; len(next) != 1 || next[0] != one || len(p.members) != 1 {
 		t.Errorf("after a member left: %v, want the other under its own pointer", next)
 	}
 }
@@ -203,6 +205,49 @@ func TestMappingKeepsPointers(t *testing.T) {
 	all := mapperOf(t, Mapping{Include: []string{"*"}})
 	if got := all.apply(View{Services: view}).Services; got[3] != view[3] {
 		t.Error("a filter that takes a service as it is gave it another pointer")
+	}
+}
+
+// TestMappingByStepsIsMappingAtOnce changes a view step by step: what the mapper keeps must be what a fresh one makes of the
+// same view, valid, and what nothing happened to keeps its pointer.
+func TestMappingByStepsIsMappingAtOnce(t *testing.T) {
+	mapping := Mapping{
+		Exclude: []string{"hidden"}, Namespaces: map[string]string{"*": "x", "b": "y"},
+		Rename: map[string]string{"a/one": "y/two", "c/one": "y/two", "two": "z/one", "b/three": "x/one"}, Ports: map[string]PortMapping{"three": {Port: "none", Number: 1}},
+	}
+	random := rand.New(rand.NewPCG(3, 4))
+	steps := mapperOf(t, mapping)
+	var view []*Service
+	var last View
+	for step := range 3000 {
+		next := slices.Clone(view)
+		touched := make(map[Name]bool)
+		for range 1 + random.IntN(3) {
+			from := Name{[]string{"a", "b", "c", "default"}[random.IntN(4)], []string{"hidden", "one", "two", "three"}[random.IntN(4)]}
+			at, found := slices.BinarySearchFunc(next, from, compareName)
+			var made []*Service
+			if random.IntN(3) > 0 {
+				s := &Service{Name: from, Ports: []Port{{}}, Endpoints: []*Endpoint{endpoint(fmt.Sprint("e", random.IntN(3)), fmt.Sprintf("10.0.0.%d:80", 1+random.IntN(3)))}}
+				made = []*Service{s}
+			}
+			next = slices.Replace(next, at, at+map[bool]int{true: 1}[found], made...)
+			to, _ := mapping.name(&Service{Name: from})
+			touched[to] = true
+		}
+		view = next
+		got, want := steps.apply(View{Services: view}), mapperOf(t, mapping).apply(View{Services: view})
+		if !slices.EqualFunc(want.Services, got.Services, (*Service).equal) || !slices.Equal(want.Problems, got.Problems) {
+			t.Fatalf("step %d (-at once +by steps):\n%s", step, cmp.Diff(want, got, compareValues))
+		}
+		if err := got.Validate(); err != nil {
+			t.Fatalf("step %d: %v", step, err)
+		}
+		for _, s := range got.Services {
+			if at, ok := slices.BinarySearchFunc(last.Services, s.Name, compareName); ok && last.Services[at] != s && !touched[s.Name] {
+				t.Fatalf("step %d: nothing happened to %s, and it has another pointer", step, s.Name)
+			}
+		}
+		last = got
 	}
 }
 

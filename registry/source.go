@@ -35,6 +35,7 @@ type source struct {
 	call        uint64    // counts the calls of Watch and their ends: a publish of an earlier one is late
 	synced      time.Time // when this call of Watch published its first good view; zero before
 	err         error     // why the source is not synced
+	errText     string    // err as it is shown
 	errSince    time.Time
 	failures    uint64
 	refused     uint64
@@ -111,7 +112,7 @@ func (s *source) publish(call uint64, v View) {
 	if call != s.call {
 		return // of a Watch that has returned
 	}
-	if err := cmp.Or(validateHosts(v.Hosts), validate(v.Services, s.raw)); err != nil {
+	if err := cmp.Or(validateSize(v), validateHosts(v.Hosts), validate(v.Services, s.raw)); err != nil {
 		s.refused++
 		s.guard.fail()
 		s.arm()
@@ -125,7 +126,7 @@ func (s *source) publish(call uint64, v View) {
 	if s.err != nil || s.viewed.IsZero() || s.fromSeal {
 		s.catalog.log.Info("registry synced", "registry", s.Name, "services", len(v.Services))
 	}
-	s.err, s.errSince = nil, time.Time{}
+	s.err, s.errText, s.errSince = nil, "", time.Time{}
 	if s.viewed.IsZero() {
 		s.fresh, s.unsealed = true, true // even if it says that there is nothing
 		notify(s.catalog.wake)
@@ -150,13 +151,14 @@ func (s *source) publish(call uint64, v View) {
 
 // fail records why the source is not synced. s.mu is held.
 func (s *source) fail(err error) {
+	text := line(err.Error())
 	if s.err == nil {
 		s.errSince = time.Now()
 	}
-	if s.err == nil || s.err.Error() != err.Error() {
-		s.catalog.log.Warn("registry is not synced, its last view stays", "registry", s.Name, "error", err)
+	if s.err == nil || s.errText != text {
+		s.catalog.log.Warn("registry is not synced, its last view stays", "registry", s.Name, "error", text)
 	}
-	s.err = err
+	s.err, s.errText = err, text
 }
 
 // take returns the view to merge, and whether it is another than at the last take.

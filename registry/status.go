@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strconv"
+	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // SourceState is how a source stands.
@@ -25,7 +28,7 @@ type SourceStatus struct {
 	Kind  string      `json:"kind"`
 	State SourceState `json:"state"`
 	// Error is why the source is not synced; "" when it is, or has not failed yet. ErrorSince is when the outage began,
-	// not when Error was last seen.
+	// not when Error was last seen. Error is one line of at most about 1 KiB.
 	Error      string    `json:"error,omitempty"`
 	ErrorSince time.Time `json:"errorSince,omitzero"`
 	// LastView is when the view that is served was published, in an earlier process when FromSeal is true.
@@ -80,9 +83,7 @@ func (s *source) status() SourceStatus {
 		RefusedViews: s.refused,
 		NextRetry:    s.nextRetry,
 	}
-	if s.err != nil {
-		status.Error = s.err.Error()
-	}
+	status.Error = s.errText
 	s.countProblems(&status)
 	s.countDoubts(&status)
 	if s.sealErr != nil {
@@ -145,7 +146,29 @@ func (s *source) spoken() (bool, string) {
 	}
 	why := fmt.Sprintf("registry %s has not spoken yet", s.Name)
 	if s.err != nil {
-		why += ": " + s.err.Error()
+		why += ": " + s.errText
 	}
 	return false, why
+}
+
+// mostError bounds the bytes of an error that are shown: what a server answers is in it.
+const mostError = 1 << 10
+
+// line makes one line of an error: what does not print is written as in Go, and what is too long is cut.
+func line(text string) string {
+	var b strings.Builder
+	for len(text) > 0 {
+		r, size := utf8.DecodeRuneInString(text)
+		said := text[:size]
+		if !strconv.IsPrint(r) || r == utf8.RuneError && size == 1 {
+			said = strconv.Quote(said)
+			said = said[1 : len(said)-1]
+		}
+		if b.Len()+len(said) > mostError {
+			return b.String() + "…"
+		}
+		b.WriteString(said)
+		text = text[size:]
+	}
+	return b.String()
 }

@@ -14,6 +14,24 @@ func (v View) Validate() error {
 	return validate(v.Services, nil)
 }
 
+// mostEntries bounds the services and endpoints of one source: about ten times what the mesh is made for, and as much as
+// a registry that everybody may write to can make mesh control keep.
+const mostEntries = 1_000_000
+
+// validateSize refuses a view that is too large. It looks at nothing else, so it comes first.
+func validateSize(v View) error {
+	n := len(v.Services)
+	for _, s := range v.Services {
+		if s != nil {
+			n += len(s.Endpoints)
+		}
+	}
+	if n > mostEntries {
+		return fmt.Errorf("%d services and endpoints: want at most %d of one registry", n, mostEntries)
+	}
+	return nil
+}
+
 // validate is Validate, which takes the services that good holds under the same pointer as checked already. good is
 // sorted, as a view that validated is.
 func validate(services, good []*Service) error {

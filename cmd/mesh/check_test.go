@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -155,5 +156,31 @@ func TestRulesMayNameTheHostsThatAreTheOnlyRegistry(t *testing.T) {
 	}
 	if _, err := decodeControlFile("control.yaml", []byte("merge: {default: {prefer: [dc1]}}\n")); err == nil {
 		t.Error("a rule names a registry that there is not, and that is taken")
+	}
+}
+
+func TestRulesMayNameTheRegistriesOfFlags(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "control.yaml")
+	text := "registries: [{name: static, file: {path: /etc/static.d}}]\nmerge: {default: {prefer: [consul, static]}}\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	config, err := controlConfig(path, []string{"consul=127.0.0.1:8500"}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sources := config.sources(slog.New(slog.DiscardHandler))
+	if len(sources) != 2 || sources[0].Name != "static" || sources[1].Name != "consul" {
+		t.Errorf("got %d sources, want the file's, then the flag's, each once: %+v", len(sources), sources)
+	}
+	if _, err := controlConfig(path, nil, true); err == nil || !strings.Contains(err.Error(), `merge.default.prefer[0]: got "consul", want one of static`) {
+		t.Errorf("without the flag: %v, want the rule refused", err)
+	}
+}
+
+func TestMistakesInARuleSayWhichRulesThereAre(t *testing.T) {
+	_, err := decodeControlFile("control.yaml", []byte("merge: {default: unoin}\n"))
+	if want := `merge.default: got "unoin", want a valid rule (union, prefer: [A], failover: [A] or weights: {A: 9, B: 1})`; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want %s", err, want)
 	}
 }

@@ -50,32 +50,39 @@ func controlCommand() *cobra.Command {
 	return cmd
 }
 
-// controlConfig reads the file, which may be absent when registries are given by flags, and adds those.
+// controlConfig reads the file, which may be absent when registries are given by flags, and adds those. The file's merge
+// rules may name them.
 func controlConfig(path string, registries []string, named bool) (controlFile, error) {
+	added, err := flagRegistries(registries)
+	if err != nil {
+		return newControlFile(), err
+	}
 	config := newControlFile()
 	if _, err := os.Stat(path); err == nil || named || len(registries) == 0 {
-		if config, err = readControlFile(path); err != nil {
+		if config, err = readControlFile(path, added); err != nil {
 			return config, err
 		}
 	}
-	if len(registries) == 0 {
-		return config, nil
+	config.Registries, config.added = append(config.Registries, added...), nil
+	return config, nil
+}
+
+// flagRegistries reads what --registry says, as what it is short for.
+func flagRegistries(flags []string) ([]registrySection, error) {
+	if len(flags) == 0 {
+		return nil, nil
 	}
 	var text strings.Builder
 	text.WriteString("registries:\n")
-	for _, flag := range registries {
+	for _, flag := range flags {
 		name, line, err := registryLine(flag)
 		if err != nil {
-			return config, err
+			return nil, err
 		}
 		fmt.Fprintf(&text, "  - name: %s\n    %s\n", name, line)
 	}
-	added, err := decodeControlFile("--registry", []byte(text.String()))
-	if err != nil {
-		return config, err
-	}
-	config.Registries = append(config.Registries, added.Registries...)
-	return config, nil
+	f, err := decodeControlFile("--registry", []byte(text.String()))
+	return f.Registries, err
 }
 
 // runControl runs the control plane until ctx ends. again reads the configuration once more, at a SIGHUP.

@@ -23,6 +23,8 @@ type controlFile struct {
 	Registries []registrySection `yaml:"registries"`
 	Merge      mergeSection      `yaml:"merge"`
 	Guard      guardSection      `yaml:"guard"`
+
+	added []registrySection // by flags, while the file is read: its rules may name them
 }
 
 type listenSection struct {
@@ -50,12 +52,16 @@ func decodeControlFile(name string, data []byte) (controlFile, error) {
 	return f, err
 }
 
-func readControlFile(path string) (controlFile, error) {
+// readControlFile reads a file to which these registries will be added.
+func readControlFile(path string, added []registrySection) (controlFile, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return controlFile{}, fmt.Errorf("read configuration: %w", err)
 	}
-	return decodeControlFile(path, data)
+	f := newControlFile()
+	f.added = added
+	err = yamlpos.Decode(path, data, &f)
+	return f, err
 }
 
 // Check implements the hook of internal/yamlpos.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -12,27 +13,27 @@ import (
 
 // mergeSection says how registries make one service: by default, and for services by their names.
 type mergeSection struct {
-	Default  ruleSection            `yaml:"default"`
-	Services map[string]ruleSection `yaml:"services"`
+	Default  rule            `yaml:"default"`
+	Services map[string]rule `yaml:"services"`
 }
 
-// ruleSection is one of: the word union, prefer, failover, weights.
-type ruleSection struct {
+// rule is one of: the word union, prefer, failover, weights.
+type rule struct {
 	Prefer   []string          `yaml:"prefer"`
 	Failover []string          `yaml:"failover"`
 	Weights  map[string]uint32 `yaml:"weights"`
 }
 
 // UnmarshalText takes the only rule that is a word.
-func (r *ruleSection) UnmarshalText(text []byte) error {
+func (r *rule) UnmarshalText(text []byte) error {
 	if string(text) != "union" {
-		return fmt.Errorf("union, {prefer: [A, B]}, {failover: [A, B]} or {weights: {A: 90, B: 10}}")
+		return errors.New("union, prefer: [A], failover: [A] or weights: {A: 9, B: 1}")
 	}
-	*r = ruleSection{}
+	*r = rule{}
 	return nil
 }
 
-func (r ruleSection) rule() registry.Rule {
+func (r rule) rule() registry.Rule {
 	return registry.Rule{Prefer: r.Prefer, Failover: r.Failover, Weights: r.Weights}
 }
 

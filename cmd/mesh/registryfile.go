@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -162,10 +163,11 @@ func either[T any](own, file *T) (v T) {
 
 // sections are the registries. Without any, the hosts' own gossip is the registry.
 func (f controlFile) sections() []registrySection {
-	if len(f.Registries) == 0 {
+	all := slices.Concat(f.Registries, f.added)
+	if len(all) == 0 {
 		return []registrySection{{Name: "hosts", Gossip: &gossip.Config{}}}
 	}
-	return f.Registries
+	return all
 }
 
 // sources makes what the catalog runs.
