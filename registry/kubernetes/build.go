@@ -84,10 +84,10 @@ func (g *gathering) add(p *slice, ports []registry.EndpointPort) {
 		in := &p.instances[i]
 		id := in.id
 		have := g.ids[id]
-		switch {
-		case have != nil && have.Addr != in.addr && have.Addr.Is6() != in.addr.Is6():
+		if have != nil && have.Addr.Is6() != in.addr.Is6() {
 			continue // the same instance in its other family
-		case have != nil && have.Addr != in.addr:
+		}
+		for have != nil && have.Addr != in.addr {
 			// Two instances say that they are one (a pod of a StatefulSet that came back elsewhere, names written by
 			// hand): none may hide the other.
 			id += "/" + in.addr.String()

@@ -27,6 +27,7 @@ type store struct {
 	owners   map[types.NamespacedName]string             // the Service of each slice
 	nodes    map[string]registry.Locality                //
 	dirty    map[types.NamespacedName]struct{}           // Services to be built again
+	moved    map[string]struct{}                         // Nodes whose instances' Services are to be built again
 	refused  map[string]string                           // feeds that we do without, and why
 	odd      map[types.NamespacedName][]registry.Problem // of Services that have some
 	view     []*registry.Service                         // sorted
@@ -41,6 +42,7 @@ func newStore() *store {
 		owners:   make(map[types.NamespacedName]string),
 		nodes:    make(map[string]registry.Locality),
 		dirty:    make(map[types.NamespacedName]struct{}),
+		moved:    make(map[string]struct{}),
 		odd:      make(map[types.NamespacedName][]registry.Problem),
 		waiting:  make(map[string]struct{}),
 		refused:  make(map[string]string),
@@ -101,25 +103,31 @@ func (s *store) dropSlice(name types.NamespacedName) {
 func (s *store) setNode(name types.NamespacedName, v registry.Locality) {
 	if s.nodes[name.Name] != v {
 		s.nodes[name.Name] = v
-		s.touch(name.Name)
+		s.moved[name.Name] = struct{}{}
 	}
 }
 
 func (s *store) dropNode(name types.NamespacedName) {
 	delete(s.nodes, name.Name)
-	s.touch(name.Name)
+	s.moved[name.Name] = struct{}{}
 }
 
-// touch has the Services built again that have an instance on a Node.
-func (s *store) touch(node string) {
+// touch has the Services built again that have an instance on a Node that moved. It is one pass over all instances for
+// however many Nodes: at the start thousands of them come at once.
+func (s *store) touch() {
+	if len(s.moved) == 0 {
+		return
+	}
+	on := func(i instance) bool { _, moved := s.moved[i.node]; return moved }
 	for owner, parts := range s.slices {
 		for _, p := range parts {
-			if slices.ContainsFunc(p.instances, func(i instance) bool { return i.node == node }) {
+			if slices.ContainsFunc(p.instances, on) {
 				s.dirty[owner] = struct{}{}
 				break
 			}
 		}
 	}
+	clear(s.moved)
 }
 
 // run publishes a view after each change, as soon as everything is known.
@@ -168,6 +176,7 @@ func (s *store) next() (view *registry.View, changed bool) {
 
 // rebuild builds the Services that are dirty and merges them into the view, in one pass over both.
 func (s *store) rebuild() (changed bool) {
+	s.touch()
 	names := sortedNames(s.dirty)
 	clear(s.dirty)
 	old, merged := s.view, make([]*registry.Service, 0, len(s.view)+len(names))
