@@ -25,8 +25,9 @@ const (
 	// a leader and still lets us see everything, which no answer to the streamed queries does.
 	heartbeat = 3 * time.Second
 
-	// firstReads bounds how many services are read at a time before they are followed: each asks the leader.
-	firstReads = 32
+	// readsInTurn bounds how many services are read at a time before they are followed: first from the leader, then to
+	// subscribe.
+	readsInTurn = 32
 )
 
 // datacenter watches one datacenter.
@@ -38,13 +39,14 @@ type datacenter struct {
 	group  *errgroup.Group
 	log    *slog.Logger
 
-	first   chan struct{} // counts the first reads under way
+	turns   chan struct{} // holds an element for each read in turn that is under way
 	names   map[string]bool
 	follows map[string]follow // by service; of run alone
 	anon    atomic.Bool       // we have no token and the policy is deny
 	probed  int               // counts the probes; of run alone
 	wide    *wide             // nil while each service is followed by a query of its own
 	listAt  uint64            // index of the last list; of run alone
+	size    int               // of the last list, with services that are not read; of run alone
 
 	mu   sync.Mutex
 	seen map[string]uint64 // guarded by mu; by service: the index at which instances of it were last seen
@@ -59,7 +61,7 @@ type follow struct {
 func newDatacenter(name string, cfg Config, c *client, b *board, group *errgroup.Group, log *slog.Logger) *datacenter {
 	return &datacenter{
 		name: name, cfg: cfg, client: c, board: b, group: group, log: log,
-		first: make(chan struct{}, firstReads), follows: make(map[string]follow), seen: make(map[string]uint64),
+		turns: make(chan struct{}, readsInTurn), follows: make(map[string]follow), seen: make(map[string]uint64),
 	}
 }
 
@@ -88,7 +90,7 @@ func (d *datacenter) run(ctx context.Context) error {
 			}
 		}
 		last = nextIndex(last, a.index)
-		pace.perSecond = listRate(len(d.names))
+		pace.perSecond = listRate(d.size)
 		if err := pace.wait(ctx); err != nil {
 			return err
 		}
@@ -197,8 +199,10 @@ func missingFrom(names, before map[string]bool) bool {
 
 // listed decodes a list of services and refuses one that cannot be all of it.
 func (d *datacenter) listed(a answer) (map[string]bool, error) {
-	if len(d.cfg.Services) > 0 {
-		names := make(map[string]bool, len(d.cfg.Services))
+	names, err := decodeNames(a.body)
+	d.size = len(names)
+	if err == nil && len(d.cfg.Services) > 0 {
+		clear(names)
 		for _, name := range d.cfg.Services {
 			names[name] = true
 		}
@@ -207,7 +211,6 @@ func (d *datacenter) listed(a answer) (map[string]bool, error) {
 	if a.filtered {
 		return nil, fmt.Errorf("list services: %w: the token may not read all services; give it service:read for all, or name those that it may read", registry.ErrPermission)
 	}
-	names, err := decodeNames(a.body)
 	if err != nil {
 		return nil, err
 	}
@@ -286,12 +289,18 @@ func (d *datacenter) followAll(ctx context.Context, names map[string]bool, odd [
 	}
 }
 
-// follow keeps one blocking query for a service outstanding.
+// follow keeps one blocking query for a service outstanding. Consul's agent subscribes to a service at its first blocking
+// query. Ten thousand of them at once leave it no time for anything else for many seconds, so that one asks for what
+// is known already: it is answered as soon as there is a subscription, and only a few are under way.
 func (d *datacenter) follow(ctx context.Context, name string) error {
 	var last uint64
 	pace := limiter{perSecond: serviceRate}
-	for {
-		a, err := d.ask(ctx, name, last)
+	for asked := 0; ; asked++ {
+		index := last
+		if asked == 1 && last > 1 {
+			index--
+		}
+		a, err := d.ask(ctx, name, index, index == 0 || index < last)
 		if err != nil {
 			return err
 		}
@@ -301,7 +310,7 @@ func (d *datacenter) follow(ctx context.Context, name string) error {
 			}
 		}
 		last = nextIndex(last, a.index)
-		// Blocking queries make Consul's agent subscribe; that waits until all services have been read once.
+		// Subscribing waits until all services have been read once.
 		select {
 		case <-d.board.ready:
 		case <-ctx.Done():
@@ -313,11 +322,12 @@ func (d *datacenter) follow(ctx context.Context, name string) error {
 	}
 }
 
-func (d *datacenter) ask(ctx context.Context, name string, index uint64) (answer, error) {
-	if index == 0 {
+// ask asks for a service. What is answered at once takes its turn.
+func (d *datacenter) ask(ctx context.Context, name string, index uint64, inTurn bool) (answer, error) {
+	if inTurn {
 		select {
-		case d.first <- struct{}{}:
-			defer func() { <-d.first }()
+		case d.turns <- struct{}{}:
+			defer func() { <-d.turns }()
 		case <-ctx.Done():
 			return answer{}, context.Cause(ctx)
 		}

@@ -65,8 +65,15 @@ func (e *entries) endList() {
 
 // put takes the value of a key. One that cannot be read becomes a problem, and what it said before stays.
 func (e *entries) put(key string, value []byte) {
+	size := len(key)
+	key = held(key)
 	_, known := e.keys[key]
 	e.keys[key] = e.lists
+	if size > maxKey {
+		e.bad[key] = ""
+		e.assembly.RejectAs(key, "size", fmt.Sprintf("got a key of %d bytes, want at most %d", size, maxKey))
+		return
+	}
 	if e.direct != nil && e.hidden(key, value, known) {
 		return
 	}
@@ -90,26 +97,33 @@ func (e *entries) read(key string, value []byte) {
 
 func (e *entries) decode(key string, value []byte) (*registry.Entry, error) {
 	switch {
-	case len(key) > maxKey:
-		return nil, wrong("size", "got a key of %d bytes, want at most %d", len(key), maxKey)
 	case !printable(key):
 		return nil, wrong("name", "got key %.200q, want printable UTF-8", key)
 	case len(value) > maxValue:
-		return nil, wrong("size", "got a value of %d bytes, want at most %d", len(value), maxValue)
+		return nil, wrong("size", "got a larger value, want at most %d bytes", maxValue)
 	}
 	return e.layout.read(strings.TrimPrefix(key, e.root), value)
 }
 
 func (e *entries) delete(key string) {
+	key = held(key)
 	if _, known := e.keys[key]; !known {
 		return
 	}
 	delete(e.keys, key)
 	delete(e.bad, key)
 	e.assembly.Delete(object(key))
-	if e.direct != nil {
+	if e.direct != nil && strings.HasPrefix(key, e.root) { // not of one that is too long
 		e.uncover(key)
 	}
+}
+
+// held is what is kept of a key: of one that is too long, only what names it in problems.
+func held(key string) string {
+	if len(key) > maxKey {
+		return object(key)
+	}
+	return key
 }
 
 // object names a key in problems, where it must be text of a bearable length.

@@ -77,7 +77,7 @@ func (f *follower) listOnce(ctx context.Context) (revision int64, err error) {
 	f.entries.beginList()
 	end := clientv3.GetPrefixRangeEnd(f.root)
 	limit := int64(pageKeys)
-	for from := f.root; ; {
+	for from, read := f.root, 0; ; {
 		resp, err := f.page(ctx, from, end, revision, limit)
 		if status.Code(err) == codes.ResourceExhausted && limit > 1 {
 			limit /= 2 // the values are large
@@ -98,8 +98,8 @@ func (f *follower) listOnce(ctx context.Context) (revision int64, err error) {
 		for _, kv := range resp.Kvs {
 			f.entries.put(string(kv.Key), kv.Value)
 		}
-		if n := len(f.entries.keys); n > maxKeys { // whatever the server has said to be the number
-			return 0, tooMany(int64(n))
+		if read += len(resp.Kvs); read > maxKeys { // whatever the server has said to be the number
+			return 0, tooMany(int64(read))
 		}
 		if !resp.More || len(resp.Kvs) == 0 {
 			f.entries.endList()

@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strconv"
@@ -78,7 +79,7 @@ func (r *skydnsRecord) labels() map[string]string {
 		labels["priority"] = strconv.Itoa(r.Priority)
 	}
 	if r.Text != "" {
-		labels["text"] = r.Text[:min(len(r.Text), maxLabelValue)]
+		labels["text"] = strings.ToValidUTF8(r.Text[:min(len(r.Text), maxLabelValue)], "") // it may be cut within a character
 	}
 	if len(labels) == 0 {
 		return nil
@@ -104,7 +105,7 @@ func (e *entries) nameOf(key string) (name string, below bool) {
 func (e *entries) hidden(key string, value []byte, known bool) bool {
 	name, below := e.nameOf(key)
 	if !below {
-		e.direct.values[name] = value
+		e.direct.values[name] = bytes.Clone(value[:min(len(value), maxValue+1)]) // as much as tells that it is too large
 		if e.direct.below[name] > 0 {
 			e.hide(name)
 			return true
