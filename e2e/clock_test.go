@@ -15,8 +15,9 @@ import (
 )
 
 // TestFaultClockJumpsZooKeeperNamespace jumps the wall clock of mesh control, as a VM that is resumed or a first answer
-// of NTP does, and shows that no registry's endpoints are lost and that the next change arrives. The program is built
-// with a package time that adds what a file says; its monotonic clock goes on as it is, like the kernel's.
+// of NTP does, and breaks all its connections then, as the former does too. It shows that no registry's endpoints are
+// lost and that the next change arrives. The program is built with a package time that adds what a file says; its
+// monotonic clock goes on as it is, like the kernel's. The jumps stay within the time that the certificates are valid.
 func TestFaultClockJumpsZooKeeperNamespace(t *testing.T) {
 	if testbed.InNamespace(t, "10.77.0.1") {
 		return
@@ -27,7 +28,8 @@ func TestFaultClockJumpsZooKeeperNamespace(t *testing.T) {
 	s.inEtcd(t, "billing", "1", demoAt(t, "billing", "v1", "10.77.0.1"))
 	s.inZooKeeper(t, "audit", "1", demoAt(t, "audit", "v1", "10.77.0.1"))
 	s.inKubernetes(t, "stock", demoAt(t, "stock", "v1", "10.77.0.1"))
-	p := newParts(t, s.registries(t))
+	registries, links := s.linked(t)
+	p := newParts(t, registries)
 	t.Setenv("CLOCK_JUMP_FILE", jump)
 	control := start(t, "mesh control", program, "control", "--config", p.controlFile)
 	p.startProxy(t)
@@ -57,6 +59,10 @@ func TestFaultClockJumpsZooKeeperNamespace(t *testing.T) {
 			return nil
 		})
 		time.Sleep(outage(2*time.Second, 30*time.Second)) // whatever the jump sets off
+		for _, link := range links {
+			link.Cut()
+			link.Heal()
+		}
 		for registry, register := range map[string]func(service string){
 			"dc1":    func(service string) { s.inConsul(t, service, "x", demoAt(t, service, "v1", "10.77.0.1")) },
 			"core":   func(service string) { s.inEtcd(t, service, "x", demoAt(t, service, "v1", "10.77.0.1")) },
@@ -77,6 +83,22 @@ func TestFaultClockJumpsZooKeeperNamespace(t *testing.T) {
 		w.finish()
 	}
 	traffic.finish()
+}
+
+// linked is registries with a link before each.
+func (s *site) linked(t *testing.T) (registries string, links []*testbed.Link) {
+	t.Helper()
+	link := func(server string) string {
+		l := testbed.NewLink(t, server)
+		links = append(links, l)
+		return l.Address
+	}
+	kubeconfig := s.kube.Kubeconfig(t, "https://"+link(strings.TrimPrefix(s.kube.Address, "https://")), s.kube.AdminToken)
+	return fmt.Sprintf(`  - {name: dc1, consul: {address: %q}}
+  - {name: core, etcd: {endpoints: [%q]}}
+  - {name: legacy, zookeeper: {servers: [%q], layout: curator, root: /services}}
+  - {name: k8s, kubernetes: {kubeconfig: %q}}
+`, link(strings.TrimPrefix(s.consul.Address, "http://")), link(strings.TrimPrefix(s.etcd.Address, "http://")), link(s.zk.Address), kubeconfig), links
 }
 
 // number returns the number of the state that is served.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -185,16 +186,19 @@ func runQuiet(argv ...string) (string, error) {
 	return string(out), err
 }
 
-// freePort returns a loopback port that nobody listens on, over TCP and UDP, at the moment of asking.
+// freePort returns a port that nobody listens on, over TCP and UDP and at any address, at the moment of asking. It lies
+// below the range from which the kernel takes ports for outgoing connections: one of those it may give to a connection,
+// or to another test's server at another address, before the caller listens.
 func freePort(t testing.TB) int {
 	t.Helper()
-	for range 100 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	const low, high = 20000, 32000
+	for range 1000 {
+		port := low + rand.IntN(high-low)
+		l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
-		port := l.Addr().(*net.TCPAddr).Port
-		u, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", port))
+		u, err := net.ListenPacket("udp", fmt.Sprintf(":%d", port))
 		_ = l.Close()
 		if err == nil {
 			_ = u.Close()
