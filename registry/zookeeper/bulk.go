@@ -173,10 +173,10 @@ func (p *parts) int() int {
 
 func (p *parts) strings() []string {
 	count := p.int()
-	if count > len(p.rest)/4 {
+	if count < 0 || count > len(p.rest)/4 {
 		p.bad = true
 	}
-	if p.bad || count <= 0 {
+	if p.bad || count == 0 {
 		return nil
 	}
 	list := make([]string, count)

@@ -92,8 +92,11 @@ func (cfg Config) Check(report func(path, got, want string)) {
 			report(fmt.Sprintf("exclude[%d]", i), quote(glob), "a glob of a path below root, without a slash in front")
 		}
 	}
-	if (cfg.Username == "") != (cfg.PasswordFile == "") {
-		report("username", quote(cfg.Username), "username and passwordFile together")
+	switch {
+	case cfg.Username == "" && cfg.PasswordFile != "":
+		report("username", "none", "the user whose password is in passwordFile, or neither")
+	case cfg.Username != "" && cfg.PasswordFile == "":
+		report("passwordFile", "none", "the file with the password of username, or neither")
 	}
 	if strings.Contains(cfg.Username, ":") {
 		report("username", quote(cfg.Username), "a name without a colon")

@@ -229,6 +229,8 @@ func (t *tree) apply(a answer) error {
 		return nil // gone with its parent meanwhile
 	}
 	switch {
+	case errors.Is(a.err, zk.ErrNoNode) && n.stale:
+		return nil // it may be back: what a watch told meanwhile came here before this answer
 	case errors.Is(a.err, zk.ErrNoNode):
 		return t.missing(n)
 	case errors.Is(a.err, zk.ErrNoAuth):
@@ -337,6 +339,9 @@ func (t *tree) list(n *node, a answer) error {
 	at := t.at(n)
 	listed := make(map[string]bool, len(a.children))
 	for _, name := range a.children {
+		if name == "" || strings.Contains(name, "/") {
+			return fmt.Errorf("list %s: a child %.100q, which no node may be called", n.path, name)
+		}
 		listed[name] = true
 		if !n.children[name] {
 			t.addChild(n, at, name)

@@ -10,7 +10,11 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -18,11 +22,12 @@ import (
 	"github.com/hostmesh/hostmesh/registry"
 )
 
-// Registry reads one ZooKeeper. It holds no state but its configuration.
+// Registry reads one ZooKeeper. From one Watch to the next it keeps nothing but its configuration.
 type Registry struct {
 	cfg    Config
 	layout layout
 	log    *slog.Logger
+	warn   sync.Once // that the password can be read on its way
 }
 
 // New returns a Registry that reads the ZooKeeper of cfg. It opens no file and no connection; a nil log is silent. The
@@ -46,10 +51,30 @@ func New(cfg Config, log *slog.Logger) (*Registry, error) {
 
 // Watch implements registry.Registry.
 func (r *Registry) Watch(ctx context.Context, publish func(registry.View)) error {
+	r.warn.Do(r.warnOfPlaintext)
 	if err := r.watch(ctx, publish); err != nil {
 		return fmt.Errorf("watch zookeeper %s: %w", strings.Join(r.cfg.Servers, ","), err)
 	}
 	return nil
+}
+
+// warnOfPlaintext tells which servers get the password over a network as it is: digest hides it in ACLs only.
+func (r *Registry) warnOfPlaintext() {
+	if r.cfg.Username == "" || r.cfg.secure() {
+		return
+	}
+	open := slices.DeleteFunc(slices.Clone(r.cfg.Servers), onLoopback)
+	if len(open) > 0 {
+		r.log.Warn("zookeeper gets the password over a connection that is not encrypted: whoever is on the way can read it; "+
+			"set tls, and have servers name the ports of secureClientPort", "servers", open, "username", r.cfg.Username)
+	}
+}
+
+// onLoopback tells whether host:port is on this host. It looks up no name.
+func onLoopback(server string) bool {
+	host, _, err := net.SplitHostPort(server)
+	addr, notIP := netip.ParseAddr(host)
+	return err == nil && (notIP == nil && addr.Unmap().IsLoopback() || strings.EqualFold(host, "localhost"))
 }
 
 // watch reads with one session. What it knows ends with the session: its server may have expired it, and with it all
