@@ -36,10 +36,8 @@ func (g *guard) judgeService(now time.Time, fresh []*loss) {
 	n, all := len(recent), lost.rest+len(recent)
 	switch {
 	case g.more(n, all):
-		reason := fmt.Sprintf("%d of %d endpoints of the service left within %v", n, all, within(now, since))
-		for _, l := range recent {
-			g.doubt(now, l, reason)
-		}
+		g.doubtAll(now, fresh[0].service.Name.String(), recent, n,
+			fmt.Sprintf("%d of %d endpoints of the service left within %v", n, all, within(now, since)))
 		g.burst(now)
 	case n == 1 && g.large(1, all) && (fresh[0].endpoint.Health.Serving() || lost.rest == 0):
 		g.hold(now, fresh[0])
@@ -49,12 +47,9 @@ func (g *guard) judgeService(now time.Time, fresh []*loss) {
 // judgeSource doubts what is sudden in the source as a whole.
 func (g *guard) judgeSource(now time.Time, fresh [][]*loss) {
 	if n, all := g.sudden, g.endpoints+g.sudden; g.more(n, all) {
-		reason := fmt.Sprintf("%d of %d endpoints of the registry left within %v", n, all, within(now, g.firstRecent(now)))
-		for _, l := range g.recent[g.judged:] {
-			if l.recent {
-				g.doubt(now, l, reason)
-			}
-		}
+		gone := slices.DeleteFunc(slices.Clone(g.recent[g.judged:]), func(l *loss) bool { return !l.recent })
+		g.doubtAll(now, "endpoints", gone, n,
+			fmt.Sprintf("%d of %d endpoints of the registry left within %v", n, all, within(now, g.firstRecent(now))))
 		g.judged = len(g.recent)
 		return // every service that is emptied is one of them
 	}
@@ -80,10 +75,8 @@ func (g *guard) judgeServices(now time.Time) {
 		empty[lost] = struct{}{}
 	}
 	if n := len(empty); g.more(n, all) {
-		reason := fmt.Sprintf("%d of %d services of the registry lost their last endpoint within %v", n, all, within(now, gone[0].since))
-		for _, l := range gone {
-			g.doubt(now, l, reason)
-		}
+		g.doubtAll(now, "services", gone, n,
+			fmt.Sprintf("%d of %d services of the registry lost their last endpoint within %v", n, all, within(now, gone[0].since)))
 	}
 }
 

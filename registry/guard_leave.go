@@ -53,6 +53,9 @@ func (g *guard) queueAgain() {
 // pass lets leave what is due and returns what is served.
 func (g *guard) pass(now time.Time) []*Service {
 	g.expire(now)
+	if !g.quiet.IsZero() && !now.Before(g.quiet) {
+		g.tellWhole()
+	}
 	if !g.word.IsZero() {
 		if len(g.holding) > 0 && !now.Before(g.burstEnd()) {
 			g.endBurst(now)
@@ -91,6 +94,7 @@ func (g *guard) next() (at time.Time) {
 		}
 	}
 	soonest(g.sweep)
+	soonest(g.quiet)
 	if len(g.queue) > 0 {
 		soonest(g.queue[0].at)
 	}

@@ -32,6 +32,9 @@ type guard struct {
 	holding               []*loss   // in the burst; some are not held any more
 	sweep                 time.Time // when young, sick and recent are to be looked through; zero: they are empty
 
+	accounts map[string]*account // of what is doubted, by what for, until quiet
+	quiet    time.Time           // when they are told; zero: there are none
+
 	overlay map[Name]*Service // what is served in place of truth
 	served  []*Service        // truth, with overlay
 	dirty   map[Name]struct{} // where overlay and served are to be made again
@@ -85,7 +88,8 @@ func newGuard(rules Guard) guard {
 		young: make(map[Name]map[string]time.Time), sick: make(map[Name]map[string]time.Time),
 		losses: make(map[Name]*serviceLosses),
 		kept:   make(map[*loss]struct{}), at: make(map[place][]*loss),
-		overlay: make(map[Name]*Service), dirty: make(map[Name]struct{}),
+		accounts: make(map[string]*account),
+		overlay:  make(map[Name]*Service), dirty: make(map[Name]struct{}),
 		began: make(map[string]int), ended: make(map[string]int),
 	}
 }
