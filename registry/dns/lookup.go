@@ -223,11 +223,11 @@ func (f *found) add(n *name, targets []*dns.SRV) {
 		host := strings.ToLower(srv.Target)
 		count := uint32(f.count(host))
 		for _, family := range n.families {
-			a := f.targets[host][family]
+			a, known := f.targets[host][family]
 			for object, reason := range a.bad {
 				f.problems[host+" "+object] = registry.Problem{Kind: "address", Reason: reason}
 			}
-			if len(a.good) > 0 {
+			if len(a.good) > 0 || known && count == 0 { // that a target has no address is no longer good than DNS says
 				f.ttl = min(f.ttl, time.Duration(a.ttl)*time.Second)
 			}
 			for _, addr := range a.good {

@@ -20,6 +20,7 @@ import (
 type zone struct {
 	mu    sync.Mutex
 	rrs   []dns.RR
+	soa   []dns.RR
 	fail  map[string]error // by name
 	asked map[string]int   // by "TYPE name"
 }
@@ -34,7 +35,8 @@ func (z *zone) set(t testing.TB, text string) {
 	t.Helper()
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	z.rrs = message(t, 0, text).Answer
+	m := message(t, 0, text)
+	z.rrs, z.soa = m.Answer, m.Ns
 }
 
 func (z *zone) broken(name string, err error) {
@@ -56,7 +58,7 @@ func (z *zone) records(_ context.Context, name string, qtype uint16) (records, e
 	if err := errors.Join(z.fail[name], z.fail["*"]); err != nil {
 		return records{}, err
 	}
-	m := &dns.Msg{Answer: z.rrs}
+	m := &dns.Msg{Answer: z.rrs, Ns: z.soa}
 	m.Authoritative = true
 	return read(m, name, qtype)
 }
@@ -130,6 +132,18 @@ func TestResolve(t *testing.T) {
 			0, "",
 		},
 		{"a target behind an alias", srv, "_http._tcp.w.example. 9 SRV 0 0 81 b.example.\nb.example. 9 CNAME c.example.\nc.example. 3 A 192.0.2.2", []string{"192.0.2.2:81 *1"}, 0, ""},
+		{
+			"a target that comes later is asked for when its absence is over", srv,
+			"_http._tcp.w.example. 300 SRV 0 0 81 a.example.\n_http._tcp.w.example. 300 SRV 0 0 81 late.example.\na.example. 300 A 192.0.2.1\nauthority\nexample. 60 SOA ns.example. hm.example. 1 1 1 1 20",
+			[]string{"192.0.2.1:81 *1"},
+			20 * time.Second, "",
+		},
+		{
+			"a target of one family lives as long as that", srv,
+			"_http._tcp.w.example. 300 SRV 0 0 81 a.example.\na.example. 200 A 192.0.2.1\nauthority\nexample. 60 SOA ns.example. hm.example. 1 1 1 1 20",
+			[]string{"192.0.2.1:81 *1"},
+			200 * time.Second, "",
+		},
 		{"too many targets", srv, many(maxTargets + 1), nil, 0, "want at most 1024"},
 		{"too many endpoints", host, manyAddresses(maxEndpoints + 1), nil, 0, "want at most 4096"},
 	} {

@@ -115,12 +115,12 @@ func (r *resolver) exchange(ctx context.Context, s server, name string, qtype ui
 	q.SetQuestion(name, qtype)
 	q.SetEdns0(maxUDP, false)
 	m, err := r.send(ctx, s, q)
-	if err == nil && m.Truncated && s.network == "udp" {
-		m, err = r.send(ctx, server{network: "tcp", address: s.address}, q)
-	}
 	if err == nil && m.Rcode == dns.RcodeFormatError {
 		q.Extra = nil // it is older than EDNS (RFC 6891 §7)
 		m, err = r.send(ctx, s, q)
+	}
+	if err == nil && m.Truncated && s.network == "udp" {
+		m, err = r.send(ctx, server{network: "tcp", address: s.address}, q)
 	}
 	switch {
 	case err != nil:

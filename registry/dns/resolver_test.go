@@ -141,6 +141,16 @@ func TestResolverFallsBack(t *testing.T) {
 			}
 			_ = w.WriteMsg(reply(q, "192.0.2.1"))
 		}, ""},
+		{"no EDNS, and truncated by UDP", func(w dns.ResponseWriter, q *dns.Msg) {
+			m := reply(q, "192.0.2.1")
+			switch {
+			case q.IsEdns0() != nil:
+				m.SetRcodeFormatError(q)
+			case isUDP(w):
+				m.Answer, m.Truncated = nil, true
+			}
+			_ = w.WriteMsg(m)
+		}, ""},
 		{"silence", func(w dns.ResponseWriter, q *dns.Msg) {}, "no answer within 500ms"},
 		{"refused", func(w dns.ResponseWriter, q *dns.Msg) { _ = w.WriteMsg(new(dns.Msg).SetRcode(q, dns.RcodeRefused)) }, "permission lost"},
 		{"servfail", func(w dns.ResponseWriter, q *dns.Msg) {
