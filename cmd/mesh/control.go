@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -126,6 +127,9 @@ func reload(ctx context.Context, asked <-chan os.Signal, running controlFile, ag
 		next, err := again()
 		if err == nil {
 			err = catalog.SetRules(next.Merge.rules())
+			if err != nil && !slices.Equal(next.sourceNames(), running.sourceNames()) {
+				err = fmt.Errorf("%w (the file has other registries now, which want a restart)", err)
+			}
 		}
 		if err != nil {
 			log.Error("configuration not reloaded, the old one stays", "error", err)

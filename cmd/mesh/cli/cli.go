@@ -148,6 +148,22 @@ func age(now, then time.Time) string {
 	}
 }
 
+// refuseUnknown has a command that only has subcommands fail for a word that is none of them, as a script with a slip of the
+// pen must not go on. Alone it shows its help.
+func refuseUnknown(cmd *cobra.Command) {
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		var names []string
+		for _, sub := range cmd.Commands() {
+			names = append(names, sub.Name())
+		}
+		return fmt.Errorf("unknown command %q for %q: want %s", args[0], cmd.CommandPath(), strings.Join(names, ", "))
+	}
+}
+
 func (c *client) flags(cmd *cobra.Command) {
 	server := os.Getenv(serverEnv)
 	if server == "" {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/hostmesh/hostmesh/controlplane"
@@ -216,5 +217,24 @@ func TestManyReasonsOfDoubtAreShort(t *testing.T) {
 `
 	if out.String() != want {
 		t.Errorf("got %s\nwant %s", out.String(), want)
+	}
+}
+
+func TestAnEndpointSaysAllThatKeepsTrafficFromIt(t *testing.T) {
+	e := &registry.Endpoint{Health: registry.Unhealthy, Doubt: &registry.Doubt{}, Unreachable: &registry.Unreachable{}}
+	if got := state(controlplane.ServiceEndpoint{Standby: true, Endpoint: e}); got != "unhealthy (standby, unreachable, doubted)" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestASlipInASubcommandFails(t *testing.T) {
+	for word, cmd := range map[string]*cobra.Command{"endpoint": GetCommand(), "accpet": RegistryCommand()} {
+		cmd.SetArgs([]string{word})
+		var out bytes.Buffer
+		cmd.SetOut(&out)
+		cmd.SetErr(&out)
+		if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), `unknown command "`+word+`"`) {
+			t.Errorf("%s: %v, want it refused", word, err)
+		}
 	}
 }

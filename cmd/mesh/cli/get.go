@@ -31,6 +31,7 @@ func GetCommand() *cobra.Command {
   mesh get registries`,
 	}
 	c.flags(cmd)
+	refuseUnknown(cmd)
 	cmd.AddCommand(
 		&cobra.Command{
 			Use: "services", Short: "Services, merged from all registries", Args: cobra.NoArgs, Example: "  mesh get services -o yaml",
@@ -98,15 +99,20 @@ func (c *client) endpoints(cmd *cobra.Command, service string) error {
 
 // state is an endpoint's health, and what else there is to say of its traffic.
 func state(e controlplane.ServiceEndpoint) string {
-	switch {
-	case e.Standby:
-		return e.Health.String() + " (standby)"
-	case e.Unreachable != nil:
-		return e.Health.String() + " (unreachable)"
-	case e.Doubt != nil:
-		return e.Health.String() + " (doubted)"
+	var notes []string
+	if e.Standby {
+		notes = append(notes, "standby")
 	}
-	return e.Health.String()
+	if e.Unreachable != nil {
+		notes = append(notes, "unreachable")
+	}
+	if e.Doubt != nil {
+		notes = append(notes, "doubted")
+	}
+	if len(notes) == 0 {
+		return e.Health.String()
+	}
+	return e.Health.String() + " (" + strings.Join(notes, ", ") + ")"
 }
 
 // explainDoubts says, below the table, why endpoints are kept that their registries do not report: for each registry how

@@ -20,6 +20,7 @@ func RegistryCommand() *cobra.Command {
 		Example: "  mesh registry accept dc1",
 	}
 	c.flags(cmd)
+	refuseUnknown(cmd)
 	cmd.AddCommand(&cobra.Command{
 		Use:   "accept NAME",
 		Short: "Take a registry's word that its doubted endpoints are gone",
