@@ -193,6 +193,7 @@ func (p *parts) stat() *zk.Stat {
 		return &zk.Stat{}
 	}
 	return &zk.Stat{
+		Czxid:          int64(binary.BigEndian.Uint64(b)),
 		Mzxid:          int64(binary.BigEndian.Uint64(b[8:])),
 		EphemeralOwner: int64(binary.BigEndian.Uint64(b[44:])),
 		DataLength:     int32(binary.BigEndian.Uint32(b[52:])),

@@ -358,6 +358,10 @@ func testTree(t *testing.T, server *testbed.ZooKeeper, address string) {
 	w.await(t, "the bad one mended", endpoints(2, 2))
 	set("/services/web/1", "junk")
 	w.await(t, "the good one broken: its last word stays", endpoints(2, 3))
+	if _, err := conn.Multi(&zk.DeleteRequest{Path: "/services/web/1", Version: -1}, &zk.CreateRequest{Path: "/services/web/1", Data: []byte("junk"), Acl: world}); err != nil {
+		t.Fatal(err)
+	}
+	w.await(t, "another broken one in its place: whose last word it was is gone", endpoints(1, 3))
 	if err := conn.Delete("/services/web/1", -1); err != nil {
 		t.Fatal(err)
 	}

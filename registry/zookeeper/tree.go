@@ -33,7 +33,8 @@ type node struct {
 	place    place
 	parent   *node           // nil for the root
 	children map[string]bool // by name, of a directory
-	mzxid    int64           // of the data that was decoded last
+	czxid    int64           // of the node whose data was decoded last: one that is made again is another
+	mzxid    int64           // of that data
 	known    bool            // it was read
 	opening  bool            // the first view waits for it
 	stale    bool            // it is to be read, with a watch
@@ -255,7 +256,10 @@ func (t *tree) apply(a answer) error {
 		if int(a.stat.DataLength) != len(a.data) {
 			return fmt.Errorf("read %s: %d bytes, but the server counts %d", n.path, len(a.data), a.stat.DataLength)
 		}
-		n.mzxid = a.stat.Mzxid
+		if n.known && a.stat.Czxid != n.czxid {
+			t.assembly.Delete(n.path) // the last word of another, which does not stay
+		}
+		n.czxid, n.mzxid = a.stat.Czxid, a.stat.Mzxid
 		t.decode(n, a.data)
 	}
 	t.opened(n)
