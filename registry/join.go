@@ -170,15 +170,20 @@ func (u *union) fill(e *Endpoint, group []report) {
 		return
 	}
 	var labels []labelling
+	sure := slices.ContainsFunc(group, func(r report) bool { return r.endpoint.Doubt == nil })
+	e.Health = Unknown
 	for i, r := range group {
 		if len(r.endpoint.Labels) > 0 {
 			labels = append(labels, labelling{r.source, r.endpoint.Labels})
 		}
-		// Draining before unhealthy before healthy before unknown: whoever only knows the presence says unknown.
-		e.Health = max(e.Health, r.endpoint.Health)
+		// Draining before unhealthy before healthy before unknown: whoever only knows the presence says unknown. What a
+		// source said before it lost the endpoint is no word against those that have it.
+		if r.endpoint.Doubt == nil || !sure {
+			e.Health = max(e.Health, r.endpoint.Health)
+		}
 		e.Host = cmp.Or(e.Host, r.endpoint.Host)
 		e.Locality = cmp.Or(e.Locality, r.endpoint.Locality)
-		if r.endpoint.Doubt == nil {
+		if sure {
 			e.Doubt = nil
 		}
 		if i > 0 {

@@ -48,6 +48,7 @@ func TestMergeByStepsIsMergeAtOnce(t *testing.T) {
 				t.Fatalf("step %d: %s has another pointer and says the same", step, s.Name)
 			}
 			checkPlaces(t, names, views, s)
+			checkHealth(t, views, s)
 			checkRule(t, names, views, rules.of(s.Name), s)
 		}
 		last = got
@@ -167,6 +168,32 @@ func checkShares(t *testing.T, names []string, views [][]*Service, rule Rule, s 
 	}
 }
 
+// checkHealth wants the worst word of those that are sure of an endpoint, of all if nobody is.
+func checkHealth(t *testing.T, views [][]*Service, s *Service) {
+	t.Helper()
+	for _, e := range slices.Concat(s.Endpoints, s.Standby) {
+		var sure, all []Health
+		for _, own := range slices.Concat(views...) {
+			for _, said := range own.Endpoints {
+				if own.Name != s.Name || !slices.ContainsFunc(slices.Collect(places(said)), e.isAt) {
+					continue
+				}
+				if all = append(all, said.Health); said.Doubt == nil {
+					sure = append(sure, said.Health)
+				}
+			}
+		}
+		if doubted := len(sure) == 0; doubted != (e.Doubt != nil) {
+			t.Fatalf("%s: %s has doubt %v, want doubted %v", s.Name, e.ID, e.Doubt, doubted)
+		} else if doubted {
+			sure = all
+		}
+		if want := slices.Max(sure); e.Health != want {
+			t.Fatalf("%s: %s is %s, want %s", s.Name, e.ID, e.Health, want)
+		}
+	}
+}
+
 // checkPlaces wants each place that a source reports in exactly one endpoint, which names the source.
 func checkPlaces(t *testing.T, names []string, views [][]*Service, s *Service) {
 	t.Helper()
@@ -210,6 +237,9 @@ func randomView(random *rand.Rand) []*Service {
 			}
 			if random.IntN(2) == 0 {
 				e.Ports = append(e.Ports, EndpointPort{"admin", 9000})
+			}
+			if random.IntN(3) == 0 {
+				e.Doubt = &Doubt{Reason: "x"}
 			}
 			if e.Ports == nil || random.IntN(2) == 0 {
 				e.Ports = append(e.Ports, EndpointPort{"main", 8000})

@@ -22,6 +22,9 @@ func endpoint(id, at string, change ...func(*Endpoint)) *Endpoint {
 }
 
 func health(h Health) func(*Endpoint)     { return func(e *Endpoint) { e.Health = h } }
+func doubt(reason string) func(*Endpoint) {
+	return func(e *Endpoint) { e.Doubt = &Doubt{Reason: reason} }
+}
 func weight(w uint32) func(*Endpoint)     { return func(e *Endpoint) { e.Weight = w } }
 func sources(s ...string) func(*Endpoint) { return func(e *Endpoint) { e.Sources = s } }
 func port(name string) func(*Endpoint)    { return func(e *Endpoint) { e.Ports[0].Name = name } }
@@ -103,6 +106,16 @@ func TestMergeEndpoints(t *testing.T) {
 			"the same twice from one source",
 			[]*Service{web(http, endpoint("w1", "10.0.0.1:80", health(Healthy)), endpoint("w2", "10.0.0.1:80", health(Unhealthy)))},
 			[]*Endpoint{endpoint("w1", "10.0.0.1:80", health(Unhealthy), sources("a"))},
+		},
+		{
+			"a doubted word on health does not count where another source is sure",
+			[]*Service{web(http, endpoint("w", "10.0.0.1:80", health(Unhealthy), doubt("x"))), web(http, endpoint("w", "10.0.0.1:80", health(Healthy)))},
+			[]*Endpoint{endpoint("w", "10.0.0.1:80", health(Healthy), sources("a", "b"))},
+		},
+		{
+			"where all are doubted it does",
+			[]*Service{web(http, endpoint("w", "10.0.0.1:80", health(Unhealthy), doubt("x"))), web(http, endpoint("w", "10.0.0.1:80", health(Healthy), doubt("y")))},
+			[]*Endpoint{endpoint("w", "10.0.0.1:80", health(Unhealthy), doubt("x"), sources("a", "b"))},
 		},
 		{
 			"draining before unhealthy",
