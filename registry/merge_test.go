@@ -21,7 +21,7 @@ func endpoint(id, at string, change ...func(*Endpoint)) *Endpoint {
 	return e
 }
 
-func health(h Health) func(*Endpoint)     { return func(e *Endpoint) { e.Health = h } }
+func health(h Health) func(*Endpoint) { return func(e *Endpoint) { e.Health = h } }
 func doubt(reason string) func(*Endpoint) {
 	return func(e *Endpoint) { e.Doubt = &Doubt{Reason: reason} }
 }
