@@ -45,6 +45,7 @@ type datacenter struct {
 	anon    atomic.Bool       // we have no token and the policy is deny
 	probed  int               // counts the probes; of run alone
 	wide    *wide             // nil while each service is followed by a query of its own
+	listing *listing          // for second questions
 	listAt  uint64            // index of the last list; of run alone
 	size    int               // of the last list, with services that are not read; of run alone
 
@@ -59,10 +60,12 @@ type follow struct {
 }
 
 func newDatacenter(name string, cfg Config, c *client, b *board, group *errgroup.Group, log *slog.Logger) *datacenter {
-	return &datacenter{
+	d := &datacenter{
 		name: name, cfg: cfg, client: c, board: b, group: group, log: log,
 		turns: make(chan struct{}, readsInTurn), follows: make(map[string]follow), seen: make(map[string]uint64),
 	}
+	d.listing = newListing(d.list)
+	return d
 }
 
 // run follows the list of services and sees to it that each of them is followed.
@@ -72,6 +75,7 @@ func (d *datacenter) run(ctx context.Context) error {
 			f.cancel()
 		}
 	}()
+	d.group.Go(func() error { return d.listing.run(ctx) })
 	var last uint64
 	var pace limiter
 	for {
@@ -379,13 +383,12 @@ func (d *datacenter) confirm(ctx context.Context, name string, before *part) (*p
 		if err := d.verify(ctx, map[string]bool{name: true}); err != nil || p.instances > 0 {
 			return p, a.index, err
 		}
-		list, err := d.client.get(ctx, query{path: "/v1/catalog/services", datacenter: d.name})
+		names, err := d.listing.get(ctx)
 		if err != nil {
 			return nil, 0, err
 		}
-		names, err := decodeNames(list.body)
-		if err != nil || !names[name] {
-			return p, a.index, err
+		if !names[name] {
+			return p, a.index, nil
 		}
 	}
 	return nil, 0, fmt.Errorf("read %q: %w: it is listed, but none of its instances is shown", name, registry.ErrPermission)

@@ -1,10 +1,14 @@
 package consul
 
 import (
+	"context"
+	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -13,16 +17,21 @@ import (
 	"github.com/hostmesh/hostmesh/registry"
 )
 
-// listCounter counts how often the list of services is waited for.
+// listCounter counts how often the list of services is asked for.
 type listCounter struct {
 	to    http.RoundTripper
-	lists atomic.Int64
+	lists atomic.Int64 // as it is when it changes
+	now   atomic.Int64 // as it is now
 }
 
 // RoundTrip implements http.RoundTripper.
 func (c *listCounter) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Path == "/v1/catalog/services" && req.URL.Query().Has("index") {
+	switch {
+	case req.URL.Path != "/v1/catalog/services":
+	case req.URL.Query().Has("index"):
 		c.lists.Add(1)
+	default:
+		c.now.Add(1)
 	}
 	return c.to.RoundTrip(req)
 }
@@ -99,4 +108,87 @@ func TestLargeCatalogIsListedSeldom(t *testing.T) {
 			t.Errorf("who %s has asked for %d lists, want 1 to %d", who, lists, most)
 		}
 	}
+}
+
+// TestManyServicesGoAtOnce has most services of a catalog leave together. That each is really gone is asked of the
+// list; one answer tells it of many.
+func TestManyServicesGoAtOnce(t *testing.T) {
+	const services, stay = 1000, 100
+	server := testbed.StartConsul(t, testbed.ConsulOptions{Mode: testbed.ConsulTLS})[0]
+	client := server.Client()
+	if err := testbed.LoadConsul(t.Context(), client, services, 1); err != nil {
+		t.Fatal(err)
+	}
+	var asked listCounter
+	w := startWatching(t, Config{Address: server.Address, CAFile: server.Certs.CAFile}, asked.count(t))
+	w.await(t, "all services", func(v registry.View) bool { return len(v.Services) == services })
+	var ops api.TxnOps
+	for i := stay; i < services; i++ {
+		op := testbed.LoadedEndpoint(i, 0, 1)[0].Service
+		ops = append(ops, &api.TxnOp{Service: &api.ServiceTxnOp{Verb: api.ServiceDelete, Node: op.Node, Service: op.Service}})
+	}
+	for part := range slices.Chunk(ops, 64) {
+		if ok, response, _, err := client.Txn().Txn(part, nil); err != nil || !ok {
+			t.Fatal(err, response)
+		}
+	}
+	w.await(t, "those that stay", func(v registry.View) bool { return len(v.Services) == stay })
+	t.Logf("%d lists were read for %d services that went", asked.now.Load(), services-stay)
+}
+
+// TestListIsSharedByWhoAsksMeanwhile has many ask while a list is being read: they get the next one, not that one, and
+// all the same.
+func TestListIsSharedByWhoAsksMeanwhile(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const askers = 1000
+		reads, release := 0, make(chan struct{})
+		l := newListing(func(context.Context) (map[string]bool, error) {
+			reads++
+			read := strconv.Itoa(reads)
+			<-release
+			return map[string]bool{read: true}, nil
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- l.run(ctx) }()
+		got := make(chan map[string]bool, askers)
+		ask := func() {
+			set, err := l.get(ctx)
+			if err != nil {
+				t.Error(err)
+			}
+			got <- set
+		}
+		go ask()
+		synctest.Wait() // the first is being read
+		for range askers {
+			go ask()
+		}
+		synctest.Wait()
+		release <- struct{}{}
+		if first := <-got; !first["1"] {
+			t.Errorf("who asked first got %v", first)
+		}
+		synctest.Wait()
+		if len(got) > 0 {
+			t.Errorf("%d have got a list that was begun before they asked", len(got))
+		}
+		release <- struct{}{}
+		for range askers {
+			if set := <-got; !set["2"] {
+				t.Errorf("got %v, want the second list", set)
+			}
+		}
+		if reads != 2 {
+			t.Errorf("%d lists were read, want 2", reads)
+		}
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("run ended with %v", err)
+		}
+		if _, err := l.get(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("get after the end: %v", err)
+		}
+	})
 }
