@@ -16,10 +16,12 @@ import (
 )
 
 const (
-	debounce   = 50 * time.Millisecond // quiet that ends a burst of changes
-	mostBurst  = time.Second           // a burst that does not end is read after this
-	safetyNet  = 30 * time.Second      // re-read without any notification
-	withoutNet = 2 * time.Second       // the same where the kernel gives no notifications
+	debounce   = 50 * time.Millisecond  // quiet that ends a burst of changes
+	mostBurst  = time.Second            // a file whose changes do not end is read after this
+	mostWait   = 200 * time.Millisecond // other files are, after this, however many change
+	duty       = 4                      // but all files are not read in more than one part of so many of the time
+	safetyNet  = 30 * time.Second       // re-read without any notification
+	withoutNet = 2 * time.Second        // the same where the kernel gives no notifications
 )
 
 // Config says where the files are.
@@ -76,12 +78,13 @@ func (f *files) Watch(ctx context.Context, publish func(registry.View)) error {
 // returns nil), something fails or ctx ends. The notifier was there first, so nothing falls between.
 func (f *files) follow(ctx context.Context, n *notifier, publish func(v registry.View, changed bool)) error {
 	for {
-		view, changed, err := f.read()
+		began := time.Now()
+		view, changed, err := f.read(n)
 		if err != nil {
 			return err
 		}
 		publish(view, changed)
-		moved, err := n.wait(ctx)
+		moved, err := n.wait(ctx, min(max(mostWait, duty*time.Since(began)), mostBurst))
 		if err != nil {
 			return fmt.Errorf("watch %s: %w", f.path, err)
 		}

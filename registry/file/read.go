@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hostmesh/hostmesh/internal/hostfile"
 	"github.com/hostmesh/hostmesh/registry"
@@ -26,30 +28,25 @@ type content struct {
 	problems []registry.Problem // of what was read last; empty when that is the last good state
 }
 
-// read reads all files and returns the view, and whether it differs from the one before.
-func (f *files) read() (view registry.View, changed bool, err error) {
+// read reads all files and returns the view, and whether it differs from the one before. A file that is being written
+// stays what it was until it is quiet: what stands there now may be the half of it, and look whole.
+func (f *files) read(n *notifier) (view registry.View, changed bool, err error) {
 	names, err := f.list()
 	if err != nil {
 		return registry.View{}, false, err
 	}
 	for name := range f.known {
-		if !slices.Contains(names, name) {
+		if !slices.Contains(names, name) && !n.changing(name) {
 			delete(f.known, name)
 			changed = true
 		}
 	}
-	var gone []string
 	for _, name := range names {
-		switch differs, err := f.readFile(name); {
-		case errors.Is(err, fs.ErrNotExist):
-			gone = append(gone, name) // since it was listed
+		if !n.changing(name) && f.readFile(name, n) {
 			changed = true
-		default:
-			changed = changed || differs
 		}
 	}
-	names = slices.DeleteFunc(names, func(name string) bool { return slices.Contains(gone, name) })
-	view = f.merge(names)
+	view = f.merge(slices.Sorted(maps.Keys(f.known)))
 	return view, changed, nil
 }
 
@@ -89,33 +86,33 @@ func (f *files) refused(err error) error {
 	return fmt.Errorf("read files: %w", err)
 }
 
-// readFile brings what is known of a file up to date. The only error is fs.ErrNotExist: the file is gone.
-func (f *files) readFile(name string) (changed bool, err error) {
+// readFile brings what is known of a file up to date: nothing, if it is gone.
+func (f *files) readFile(name string, n *notifier) (changed bool) {
 	known := f.known[name]
 	if known == nil {
 		known = &content{}
 	}
-	data, err := readRegular(name)
+	data, modified, err := readRegular(name)
 	if err != nil {
 		if _, gone := os.Lstat(name); errors.Is(gone, fs.ErrNotExist) {
 			delete(f.known, name)
-			return true, gone
+			return true
 		}
 		problem := []registry.Problem{{Object: name, Reason: "cannot be read: " + reason(err)}}
 		changed = !slices.Equal(problem, known.problems)
 		f.known[name] = &content{services: known.services, problems: problem}
-		return changed, nil
+		return changed
 	}
 	sum := sha256.Sum256(data)
-	if f.known[name] != nil && known.sum == sum {
-		return false, nil
+	if f.known[name] != nil && known.sum == sum || n.fresh(name, modified) {
+		return false
 	}
 	services, problems := decode(name, data)
 	if problems != nil {
 		services = known.services
 	}
 	f.known[name] = &content{sum: sum, services: services, problems: problems}
-	return true, nil
+	return true
 }
 
 func reason(err error) string {
@@ -126,21 +123,27 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// readRegular reads a file; a pipe or a device would block or never end.
-func readRegular(name string) ([]byte, error) {
+// readRegular reads a file, and then when it was changed last; a pipe or a device would block or never end.
+func readRegular(name string) (data []byte, modified time.Time, err error) {
 	info, err := os.Stat(name)
 	if err != nil {
-		return nil, err
+		return nil, time.Time{}, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("got %s, want a regular file", info.Mode().Type())
+		return nil, time.Time{}, fmt.Errorf("got %s, want a regular file", info.Mode().Type())
 	}
 	file, err := os.Open(name)
 	if err != nil {
-		return nil, err
+		return nil, time.Time{}, err
 	}
 	defer file.Close()
-	return io.ReadAll(io.LimitReader(file, mostBytes))
+	if data, err = io.ReadAll(io.LimitReader(file, mostBytes)); err != nil {
+		return nil, time.Time{}, err
+	}
+	if info, err = file.Stat(); err != nil {
+		return nil, time.Time{}, err
+	}
+	return data, info.ModTime(), nil
 }
 
 // decode returns a file's services, or its problems.
