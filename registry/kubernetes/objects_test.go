@@ -174,14 +174,18 @@ endpoints: [{addresses: [10.1.0.1]}]`}},
 ports: [{name: http, port: 8080}, {name: metrics, port: 9100}]
 endpoints: [{addresses: [10.1.0.1], conditions: {ready: true}, targetRef: {kind: Pod, name: p}}, {addresses: [10.1.0.2], conditions: {ready: true}, targetRef: {kind: Pod, name: q}}]`,
 			}, want: "web http:80/ metrics:81/\n  p 10.1.0.1 healthy http:8080 metrics:9100\n  q 10.1.0.2 healthy http:8080 metrics:9100"},
-			{put: []string{"name: b, " + of + `|addressType: IPv4
+			{
+				put: []string{"name: b, " + of + `|addressType: IPv4
 ports: [{name: http, port: 9090}]
 endpoints: [{addresses: [10.1.0.1], conditions: {ready: true}, targetRef: {kind: Pod, name: p}}, {addresses: [10.1.0.3], conditions: {ready: false}, targetRef: {kind: Pod, name: r}}]`},
-				want: "web http:80/ metrics:81/\n  p 10.1.0.1 healthy http:8080 metrics:9100\n  q 10.1.0.2 healthy http:8080 metrics:9100\n  r 10.1.0.3 unhealthy http:9090"},
-			{put: []string{"name: a, " + of + `|addressType: IPv4
+				want: "web http:80/ metrics:81/\n  p 10.1.0.1 healthy http:8080 metrics:9100\n  q 10.1.0.2 healthy http:8080 metrics:9100\n  r 10.1.0.3 unhealthy http:9090",
+			},
+			{
+				put: []string{"name: a, " + of + `|addressType: IPv4
 ports: [{name: http, port: 8080}, {name: metrics, port: 9100}]
 endpoints: [{addresses: [10.1.0.2], conditions: {ready: false, serving: true, terminating: true}, targetRef: {kind: Pod, name: q}}]`},
-				want: "web http:80/ metrics:81/\n  p 10.1.0.1 healthy http:9090\n  q 10.1.0.2 draining http:8080 metrics:9100\n  r 10.1.0.3 unhealthy http:9090"},
+				want: "web http:80/ metrics:81/\n  p 10.1.0.1 healthy http:9090\n  q 10.1.0.2 draining http:8080 metrics:9100\n  r 10.1.0.3 unhealthy http:9090",
+			},
 			{remove: []string{"name: a|addressType: IPv4"}, want: "web http:80/ metrics:81/\n  p 10.1.0.1 healthy http:9090\n  r 10.1.0.3 unhealthy http:9090"},
 		}},
 		{"both families", []step{{put: []string{
