@@ -322,3 +322,27 @@ func mutate(r *rand.Rand, truth, all []*Service, gone map[Name]map[string]time.T
 	}
 	return next
 }
+
+// TestAccountsOfDoubtEnd has a source lose and find the same again for an hour: what is remembered of it does not grow.
+func TestAccountsOfDoubtEnd(t *testing.T) {
+	g := newGuard(Guard{})
+	now := time.Unix(1, 0)
+	all := numbered(2, 3)
+	less := *all[1]
+	less.Endpoints = less.Endpoints[2:]
+	views := [][]*Service{all, {all[0], &less}}
+	for i := range 7200 {
+		now = now.Add(500 * time.Millisecond)
+		g.take(now, views[i%2], true)
+	}
+	kept, doubts := 0, 0
+	for _, a := range g.accounts {
+		kept += len(a.losses)
+	}
+	for _, n := range g.began {
+		doubts += n
+	}
+	if most := 3 * int(g.rules.Window/time.Second); doubts < 5000 || kept > most {
+		t.Errorf("%d losses are remembered of %d doubts, want at most %d", kept, doubts, most)
+	}
+}

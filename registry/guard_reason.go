@@ -2,7 +2,7 @@ package registry
 
 import "time"
 
-// quietAfter is how long nothing more is doubted until the reasons of what was tell the whole.
+// quietAfter is how long nothing more is doubted until the reasons of what was tell the whole; after Window they do anyhow.
 const quietAfter = time.Second
 
 // account is what was doubted for one thing, in views that came one soon after the other.
@@ -15,6 +15,9 @@ type account struct {
 // doubtAll doubts losses for one thing: "endpoints" or "services" of the source, or a service by name. lost is the number
 // in reason. What was doubted for it a moment ago, when the number was less, gets the last reason later.
 func (g *guard) doubtAll(now time.Time, thing string, losses []*loss, lost int, reason string) {
+	if len(g.accounts) == 0 {
+		g.opened = now
+	}
 	a := g.accounts[thing]
 	if a == nil {
 		a = &account{}
@@ -29,7 +32,7 @@ func (g *guard) doubtAll(now time.Time, thing string, losses []*loss, lost int, 
 			a.losses = append(a.losses, l)
 		}
 	}
-	g.quiet = now.Add(quietAfter)
+	g.quiet = earlier(now.Add(quietAfter), g.opened.Add(g.rules.Window)) // some source always loses something
 }
 
 // tellWhole gives what was doubted together the reason that tells the whole. It is done once, for a burst can be long.

@@ -33,6 +33,7 @@ type guard struct {
 	sweep                 time.Time // when young, sick and recent are to be looked through; zero: they are empty
 
 	accounts map[string]*account // of what is doubted, by what for, until quiet
+	opened   time.Time           // when the first of them was
 	quiet    time.Time           // when they are told; zero: there are none
 
 	overlay map[Name]*Service // what is served in place of truth
