@@ -73,7 +73,7 @@ func (r *Registry) Watch(ctx context.Context, publish func(registry.View)) error
 	}
 	defer session.close()
 	r.log.Debug("etcd connected", "endpoint", session.target.host)
-	f := follower{session: session, entries: r.entries, publish: publish}
+	f := follower{session: session, entries: r.entries, publish: publish, log: r.log}
 	if err := f.run(ctx); err != nil {
 		r.demote(session.target)
 		return fmt.Errorf("watch etcd %s: %w", session.target.host, r.explain(err, session.password))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync/atomic"
 	"time"
 
@@ -35,6 +36,7 @@ type follower struct {
 	*session
 	entries *entries
 	publish func(registry.View)
+	log     *slog.Logger
 	seen    atomic.Int64 // the revision up to which the entries are etcd's
 }
 
@@ -46,6 +48,9 @@ func (f *follower) run(ctx context.Context) error {
 		}
 		if err := f.entries.wrongLayout(); err != nil {
 			return err
+		}
+		if len(f.entries.keys) == 0 { // it may be a new site, or a slip of the pen that nothing else shows
+			f.log.Warn("etcd has no key that begins so: if there should be services, set prefix to where they are", "prefix", f.root)
 		}
 		f.publish(f.entries.view())
 		if err := f.follow(ctx); !errors.Is(err, rpctypes.ErrCompacted) {

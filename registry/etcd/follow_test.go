@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +22,7 @@ func listed(t *testing.T, server *testbed.Etcd) *follower {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.close)
-	f := &follower{session: s, entries: r.entries, publish: func(registry.View) {}}
+	f := &follower{session: s, entries: r.entries, publish: func(registry.View) {}, log: slog.New(slog.DiscardHandler)}
 	if err := f.list(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -84,10 +84,12 @@ func TestLayouts(t *testing.T) {
 		"skydns": {layoutSkyDNS, map[string]string{
 			"web/1": `{"host":"10.0.0.1","port":8080,"ttl":60}`, "web/2": `{"host":"10.0.0.2","priority":10,"weight":5,"text":"hello"}`,
 			"east/api/1": `{"host":"2001:db8::1","port":1}`, "alone": `{"host":"10.0.0.3","port":2}`,
-			"web/txt": `{"text":"only text"}`, "web/mx": `{"host":"10.0.0.9","mail":true}`, "dns/ns/a": `{"host":"10.0.0.9"}`, "dns/apex/x": `{"host":"10.0.0.9"}`,
+			"ext/3f1a2b4c": `{"host":"10.0.0.4","text":"\"heritage=external-dns\"","ttl":300,"targetstrip":1,"group":"g1"}`, // as external-dns writes
+			"web/txt":      `{"text":"only text"}`, "web/mx": `{"host":"10.0.0.9","mail":true}`, "dns/ns/a": `{"host":"10.0.0.9"}`, "dns/apex/x": `{"host":"10.0.0.9"}`,
 		}, []*registry.Service{
 			service("default", "alone", "", []registry.Port{{}}, one("@", "10.0.0.3", 2, nil)),
 			service("default", "api-east", "default/api.east", []registry.Port{{}}, one("1", "2001:db8::1", 1, nil)),
+			service("default", "ext", "", nil, one("3f1a2b4c", "10.0.0.4", 0, map[string]string{"text": `"heritage=external-dns"`})),
 			service("default", "web", "", []registry.Port{{}}, one("1", "10.0.0.1", 8080, nil), heavy),
 		}},
 	} {
