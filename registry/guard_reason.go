@@ -35,9 +35,14 @@ func (g *guard) doubtAll(now time.Time, thing string, losses []*loss, lost int, 
 	g.quiet = earlier(now.Add(quietAfter), g.opened.Add(g.rules.Window)) // some source always loses something
 }
 
-// tellWhole gives what was doubted together the reason that tells the whole. It is done once, for a burst can be long.
+// tellWhole gives what was doubted together the reason that tells the whole: that of the source's endpoints, which counts
+// those of single services too, before others. It is done once, for a burst can be long.
 func (g *guard) tellWhole() {
+	whole := g.accounts["endpoints"]
 	for _, a := range g.accounts {
+		if whole != nil {
+			a.reason = whole.reason
+		}
 		for _, l := range a.losses {
 			if l.state != doubted || !l.until.IsZero() || g.struck(l) || l.endpoint.Doubt.Reason == a.reason {
 				continue

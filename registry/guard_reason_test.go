@@ -1,6 +1,7 @@
 package registry_test
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -18,6 +19,13 @@ func TestReasonsTellTheWholeBurst(t *testing.T) {
 		want string
 	}{
 		{"of the registry", func(gone int) registry.View { return view(1, services(100)[gone:]...) }, 50, "50 of 100 endpoints of the registry left within 1s"},
+		{"service by service", func(gone int) registry.View {
+			var ids []string
+			for i := range gone {
+				ids = append(ids, fmt.Sprintf("s%03d-%d", i/2, i%2))
+			}
+			return without(view(2, services(50)...), ids...)
+		}, 50, "50 of 100 endpoints of the registry left within 1s"},
 		{"of a service", func(gone int) registry.View {
 			return without(view(10, services(10)...), []string{"s003-1", "s003-2", "s003-3", "s003-4", "s003-5", "s003-6"}[:gone]...)
 		}, 6, "6 of 10 endpoints of the service left within 100ms"},
