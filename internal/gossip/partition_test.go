@@ -102,8 +102,9 @@ func TestPartition(t *testing.T) {
 	control, _ = tap(t, Options{HostID: "control", Role: Control}, func(string) bool { return parted.Load() })
 	at := control.Addr().String()
 	ids := []string{"h0", "h1", "h2", "h3"}
+	var h *running
 	for _, id := range ids {
-		h, _ := tap(t, Options{HostID: id, Role: Proxy, Config: seeds(control)}, func(addr string) bool { return parted.Load() && addr == at })
+		h, _ = tap(t, Options{HostID: id, Role: Proxy, Config: seeds(control)}, func(addr string) bool { return parted.Load() && addr == at })
 		if err := h.Announce(announcement("web")); err != nil {
 			t.Fatal(err)
 		}
@@ -125,10 +126,14 @@ func TestPartition(t *testing.T) {
 	bodies := fmt.Sprintf("%p", control.Hosts()[0].Body)
 	parted.Store(true)
 	until(t, control, "that all seem dead", all(Dead))
+	if err := h.Announce(announcement("changed")); err != nil {
+		t.Fatal(err)
+	}
 	parted.Store(false)
 	begin := time.Now()
 	until(t, control, "all hosts again", all(Alive))
 	t.Logf("healed after %v", time.Since(begin).Round(time.Millisecond))
+	until(t, control, "what changed meanwhile", announces(ids[len(ids)-1], "changed"))
 	if got := fmt.Sprintf("%p", control.Hosts()[0].Body); got != bodies {
 		t.Error("an announcement that did not change was fetched again")
 	}
