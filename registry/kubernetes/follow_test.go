@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"testing"
 	"time"
 
 	core "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	typed "k8s.io/client-go/kubernetes"
 
@@ -137,6 +140,37 @@ func TestPages(t *testing.T) {
 	remove(names[0])
 	create("later")
 	awaitServices(t, s, ended, append(names[1:], "later")...)
+	cancel()
+	<-ended
+}
+
+// TestGoneBetweenPages has the server forget the version of a list in the middle of it: it is told as a failure, of which
+// the half that was read changes nothing, and the next time everything comes.
+func TestGoneBetweenPages(t *testing.T) {
+	server := testbed.StartKubernetes(t, testbed.KubernetesOptions{Args: []string{"--feature-gates=WatchList=false"}})
+	create, _ := writer(t, server)
+	names := []string{"stays"}
+	for i := range pageSize {
+		names = append(names, fmt.Sprintf("s%d", i))
+	}
+	for _, name := range names {
+		create(name)
+	}
+	s := newStore()
+	f := (&Registry{}).services(connected(t, server), s, "").(*feed[*service])
+	f.replace(batch[*service]{{Namespace: "default", Name: "stays"}: {}})
+	convert, forget := f.convert, sync.OnceFunc(func() { create("later"); server.LoseHistory(t) })
+	f.convert = func(o runtime.Object) (*service, error) { forget(); return convert(o) }
+	if _, err := f.readPages(t.Context()); !apierrors.IsResourceExpired(err) {
+		t.Fatalf("got %v, want that the continuation has expired", err)
+	}
+	if len(s.services) != 1 {
+		t.Fatalf("got %d Services of a list that broke off, want what was known", len(s.services))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- f.run(ctx) }()
+	awaitServices(t, s, ended, append(names, "later")...)
 	cancel()
 	<-ended
 }

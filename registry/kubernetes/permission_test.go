@@ -266,3 +266,44 @@ func TestTokenFile(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestClientCertificate reads as the user of a certificate, from files with paths that are relative to the kubeconfig,
+// through a name that only tls-server-name makes right; and changes the certificate for one that the server does not take.
+func TestClientCertificate(t *testing.T) {
+	certs := testbed.NewCerts(t)
+	server := testbed.StartKubernetes(t, testbed.KubernetesOptions{Args: []string{"--client-ca-file=" + certs.CAFile}})
+	a := newAdmin(t, server.Config())
+	bindRole(t, a, readmeRole(t), "client") // its common name
+	dir := t.TempDir()
+	place := func(from, name string) {
+		t.Helper()
+		data, err := os.ReadFile(from)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name), data, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	place(certs.ClientCertFile, "user.pem")
+	place(certs.ClientKeyFile, "user.key")
+	config, err := clientcmd.LoadFromFile(server.Kubeconfig(t, "https://[::ffff:127.0.0.1]"+server.Address[strings.LastIndex(server.Address, ":"):], ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.Clusters["test"].TLSServerName = "localhost"
+	config.AuthInfos["test"] = &clientcmdapi.AuthInfo{ClientCertificate: "user.pem", ClientKey: "user.key"}
+	cfg := kubernetes.Config{Kubeconfig: filepath.Join(dir, "kubeconfig")}
+	if err := clientcmd.WriteToFile(*config, cfg.Kubeconfig); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := awaitPermission(t, cfg); err != nil || service(v, "default", "kubernetes") == nil {
+		t.Fatalf("got %v, %v, want the server's own service", v, err)
+	}
+	other := testbed.NewCerts(t)
+	place(other.ClientCertFile, "user.pem")
+	place(other.ClientKeyFile, "user.key")
+	if _, err := firstView(t, cfg); !errors.Is(err, registry.ErrPermission) || !strings.Contains(err.Error(), "client certificate is not accepted") {
+		t.Fatalf("got %v, want the certificate refused", err)
+	}
+}
