@@ -78,6 +78,7 @@ func (d *datacenter) run(ctx context.Context) error {
 	d.group.Go(func() error { return d.listing.run(ctx) })
 	var last uint64
 	var pace limiter
+	probedAt := time.Now()
 	for {
 		a, err := d.client.get(ctx, query{path: "/v1/catalog/services", datacenter: d.name, index: last, wait: min(heartbeat, d.cfg.WaitTime)})
 		if err != nil {
@@ -88,10 +89,12 @@ func (d *datacenter) run(ctx context.Context) error {
 				return err
 			}
 		}
-		if last != 0 && a.index == last {
+		// A catalog that is never quiet must not put the probe off.
+		if last != 0 && (a.index == last || time.Since(probedAt) >= heartbeat) {
 			if err := d.probe(ctx); err != nil {
 				return err
 			}
+			probedAt = time.Now()
 		}
 		last = nextIndex(last, a.index)
 		pace.perSecond = listRate(d.size)

@@ -3,6 +3,7 @@ package consul_test
 import (
 	"errors"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -65,16 +66,7 @@ func TestCVEClass28_AnonymousThatMayRead(t *testing.T) {
 				t.Parallel()
 				server := loadedACL(t, mode)
 				client := server.Client()
-				policy, _, err := client.ACL().PolicyCreate(&api.ACLPolicy{Name: "anonymous", Rules: minimalRules}, nil)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if _, _, err := client.ACL().TokenUpdate(&api.ACLToken{
-					AccessorID: "00000000-0000-0000-0000-000000000002",
-					Policies:   []*api.ACLTokenPolicyLink{{ID: policy.ID}},
-				}, nil); err != nil {
-					t.Fatal(err)
-				}
+				policy := grantAnonymous(t, client)
 				f := follow(t, configOf(server))
 				f.sees(t, "all services", hasEndpoints("svc-0002", 2))
 				f.promise(hasEndpoints("svc-0002", 2))
@@ -85,6 +77,56 @@ func TestCVEClass28_AnonymousThatMayRead(t *testing.T) {
 			})
 		}
 	}
+}
+
+// grantAnonymous lets the anonymous token read all, and returns its policy.
+func grantAnonymous(t *testing.T, client *api.Client) *api.ACLPolicy {
+	t.Helper()
+	policy, _, err := client.ACL().PolicyCreate(&api.ACLPolicy{Name: "anonymous", Rules: minimalRules}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := client.ACL().TokenUpdate(&api.ACLToken{
+		AccessorID: "00000000-0000-0000-0000-000000000002",
+		Policies:   []*api.ACLTokenPolicyLink{{ID: policy.ID}},
+	}, nil); err != nil {
+		t.Fatal(err)
+	}
+	return policy
+}
+
+// TestCVEClass28_AnonymousIsAskedWhileServicesChange takes the right to read services that are not there yet, so that
+// nothing is missing, while the list of services is never quiet.
+func TestCVEClass28_AnonymousIsAskedWhileServicesChange(t *testing.T) {
+	t.Parallel()
+	server := loadedACL(t, testbed.ConsulTLS)
+	client := server.Client()
+	policy := grantAnonymous(t, client)
+	f := follow(t, configOf(server))
+	f.sees(t, "all services", hasEndpoints("svc-0002", 2))
+	f.promise(hasEndpoints("svc-0002", 2))
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(100 * time.Millisecond):
+			}
+			op := testbed.LoadedEndpoint(1, 0, 2)[:1]
+			op[0].Service.Service.Meta["version"] = strconv.Itoa(i)
+			if ok, _, _, err := client.Txn().Txn(op, nil); err != nil || !ok {
+				t.Errorf("change a service: %v", err)
+			}
+		}
+	}()
+	defer func() { close(stop); <-stopped }()
+	left := `service_prefix "svc-" { policy = "read" } service "consul" { policy = "read" } node_prefix "" { policy = "read" }`
+	if _, _, err := client.ACL().PolicyUpdate(&api.ACLPolicy{ID: policy.ID, Name: "anonymous", Rules: left}, nil); err != nil {
+		t.Fatal(err)
+	}
+	permissionError(t, f.fails(t, "what is new may not be read any more"))
 }
 
 func TestCVEClass28_TokenForSomeServices(t *testing.T) {
