@@ -53,7 +53,8 @@ type Problem struct {
 	// Kind is the class of Reason, which is what is counted. It is a fixed word, never the registry's own data: "syntax" (not
 	// of the format), "size" (beyond a bound), "name", "address", "port", "protocol" or "value" (another field, of what is
 	// no good), "type" (of a sort that the mesh does not serve), "duplicate" (of something that stands), "permission" (a part
-	// that we may not read), "layout" (written in another one), "unanswered" (a name in DNS), "entry" (refused by an Assembly) or "mapping".
+	// that we may not read), "layout" (written in another one), "unanswered" (a name in DNS, a host), "unreadable" (a
+	// file), "entry" (refused by an Assembly) or "mapping".
 	Kind string `json:"kind,omitempty"`
 }
 

@@ -194,8 +194,8 @@ func TestServiceInSeveralFiles(t *testing.T) {
 		t.Error(diff)
 	}
 	want := []registry.Problem{
-		{Object: "b.yml:2", Reason: "service default/web: got port 90 http, want 80 as in a.yaml:1"},
-		{Object: "b.yml:7", Reason: "service default/web: got endpoint 192.0.2.1:80 a second time, want it once (first at a.yaml:3)"},
+		{Object: "b.yml:2", Kind: "port", Reason: "service default/web: got port 90 http, want 80 as in a.yaml:1"},
+		{Object: "b.yml:7", Kind: "duplicate", Reason: "service default/web: got endpoint 192.0.2.1:80 a second time, want it once (first at a.yaml:3)"},
 	}
 	if diff := cmp.Diff(want, got.Problems); diff != "" {
 		t.Error(diff)

@@ -59,7 +59,7 @@ func (u *union) add(file string, s *hostfile.Service) (problems []registry.Probl
 		here := at(file, s.Line)
 		if i := slices.IndexFunc(u.service.Ports, func(have registry.Port) bool { return have.Name == p.Name }); i >= 0 {
 			if have := &u.service.Ports[i]; !agree(have, port) {
-				problems = append(problems, registry.Problem{Object: here, Reason: fmt.Sprintf(
+				problems = append(problems, registry.Problem{Object: here, Kind: "port", Reason: fmt.Sprintf(
 					"service %s: got port %s, want %s as in %s", u.service.Name, portString(port), portString(*have), u.ports[p.Name])})
 			}
 			continue
@@ -71,7 +71,7 @@ func (u *union) add(file string, s *hostfile.Service) (problems []registry.Probl
 		e := endpoint(&s.Endpoints[i])
 		here := at(file, s.Endpoints[i].Line)
 		if first, ok := u.ids[e.ID]; ok {
-			problems = append(problems, registry.Problem{Object: here, Reason: fmt.Sprintf(
+			problems = append(problems, registry.Problem{Object: here, Kind: "duplicate", Reason: fmt.Sprintf(
 				"service %s: got endpoint %s a second time, want it once (first at %s)", u.service.Name, e.ID, first)})
 			continue
 		}

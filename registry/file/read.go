@@ -98,7 +98,7 @@ func (f *files) readFile(name string, n *notifier) (changed bool) {
 			delete(f.known, name)
 			return true
 		}
-		problem := []registry.Problem{{Object: name, Reason: "cannot be read: " + reason(err)}}
+		problem := []registry.Problem{{Object: name, Kind: "unreadable", Reason: "cannot be read: " + reason(err)}}
 		changed = !slices.Equal(problem, known.problems)
 		f.known[name] = &content{services: known.services, problems: problem}
 		return changed
@@ -150,7 +150,7 @@ func readRegular(name string) (data []byte, modified time.Time, err error) {
 func decode(name string, data []byte) ([]hostfile.Service, []registry.Problem) {
 	if len(bytes.TrimSpace(data)) == 0 {
 		// Cut off, most likely: half of a rewrite, or a full disk. A comment says that it is meant.
-		return nil, []registry.Problem{{Object: name, Reason: "got an empty file, want a service (to remove its services delete the file)"}}
+		return nil, []registry.Problem{{Object: name, Kind: "syntax", Reason: "got an empty file, want a service (to remove its services delete the file)"}}
 	}
 	services, err := hostfile.DecodeStatic(name, data)
 	if err == nil {
@@ -158,14 +158,14 @@ func decode(name string, data []byte) ([]hostfile.Service, []registry.Problem) {
 	}
 	var problems []registry.Problem
 	for _, p := range hostfile.Problems(err) {
-		reason := fmt.Sprintf("got %s, want %s", p.Got, p.Want)
+		kind, reason := "syntax", fmt.Sprintf("got %s, want %s", p.Got, p.Want)
 		if p.Path != "" {
-			reason = p.Path + ": " + reason
+			kind, reason = "value", p.Path+": "+reason
 		}
-		problems = append(problems, registry.Problem{Object: at(name, p.Line), Reason: reason})
+		problems = append(problems, registry.Problem{Object: at(name, p.Line), Kind: kind, Reason: reason})
 	}
 	if problems == nil {
-		problems = []registry.Problem{{Object: name, Reason: err.Error()}}
+		problems = []registry.Problem{{Object: name, Kind: "syntax", Reason: err.Error()}}
 	}
 	return nil, problems
 }

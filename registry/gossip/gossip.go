@@ -175,18 +175,18 @@ func hostsOf(seen []judged) []registry.Host {
 func problems(all []ring.Host, judged judgement, status ring.Status) []registry.Problem {
 	var list []registry.Problem
 	if judged.doubt != "" {
-		list = append(list, registry.Problem{Object: "hosts", Reason: judged.doubt})
+		list = append(list, registry.Problem{Object: "hosts", Kind: "unanswered", Reason: judged.doubt})
 	}
 	if status.Problem != "" {
-		list = append(list, registry.Problem{Object: "seeds", Reason: status.Problem})
+		list = append(list, registry.Problem{Object: "seeds", Kind: "unanswered", Reason: status.Problem})
 	}
 	for _, h := range all {
 		if !h.Current && h.Body == nil && h.State == ring.Alive {
-			list = append(list, registry.Problem{Object: "host " + h.ID, Reason: "its announcement was not obtained yet, from " + h.Addr.String()})
+			list = append(list, registry.Problem{Object: "host " + h.ID, Kind: "unanswered", Reason: "its announcement was not obtained yet, from " + h.Addr.String()})
 		}
 		if h.Rival.IsValid() {
 			list = append(list, registry.Problem{
-				Object: "host " + h.ID,
+				Object: "host " + h.ID, Kind: "duplicate",
 				Reason: fmt.Sprintf("two nodes claim this host id, %s and %s; the one that started later is believed", h.Addr, h.Rival),
 			})
 		}
