@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// budgets are the most that the metrics of a benchmark may be, by their units as go test prints them.
+// budgets are the most that the metrics of a benchmark may be, by their units as go test prints them; 0 for one that is
+// only told.
 type budgets map[string]float64
 
 // budgetWork runs a Go benchmark that has no peer, once, and compares what it reports with budgets.
@@ -31,6 +32,10 @@ func budgetWork(work, pkg, name string, most budgets) func(context.Context, opti
 		t := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(t, "figure\tvalue\tbudget\tratio")
 		for _, r := range records {
+			if most[r.Figure] == 0 {
+				fmt.Fprintf(t, "%s\t%.1f\t-\t-\n", r.Figure, r.Value)
+				continue
+			}
 			fmt.Fprintf(t, "%s\t%.1f\t%.0f\t%.2f\n", r.Figure, r.Value, most[r.Figure], r.Ratio)
 		}
 		_ = t.Flush()
@@ -61,7 +66,10 @@ func compare(work, name, output string, most budgets) ([]record, error) {
 		if !ok {
 			return nil, fmt.Errorf("%s reported no %s:\n%s", name, unit, output)
 		}
-		ratio := round3(value / most[unit])
+		ratio := 0.0
+		if most[unit] > 0 {
+			ratio = round3(value / most[unit])
+		}
 		_, short, _ := cutLast(unit, "-")
 		records = append(records, record{Work: work, Peer: "budget", Figure: unit, Ratio: ratio, Min: ratio, Max: ratio, Unit: short, Value: value, Time: time.Now().UTC()})
 	}
