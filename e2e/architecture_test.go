@@ -31,6 +31,9 @@ var mayImport = map[string][]string{
 	"proxy/loop":   nil,
 	"proxy/http1":  nil,
 
+	"proxy/message": nil,
+	"proxy/http2":   {"proxy/message"},
+
 	"registry":              {"internal/watch", "internal/seal"},
 	"registry/registrytest": {"registry"},
 	"registry/consul":       {"registry", "internal/tlsfile"},
@@ -49,9 +52,12 @@ var mayImport = map[string][]string{
 	"controlplane/hds":     {"registry"},
 	"controlplane":         {"controlplane/…", "registry", "dnsserver", "internal/…"},
 
+	"proxy/retry":    {"proxy/config"},
 	"proxy/router":   {"proxy/config"},
+	"proxy/resolve":  {"proxy/config", "internal/watch"},
 	"proxy/upstream": {"proxy/config", "proxy/loop", "proxy/http1"},
-	"proxy/xds":      {"proxy/config", "internal/watch", "internal/seal"},
+	"proxy/xds":      {"proxy/config", "proxy/health", "internal/watch", "internal/seal"},
+	"proxy/health":   {"proxy/config"},
 	"proxy":          {"proxy/…", "host", "dnsserver", "internal/…"},
 
 	"cmd/…":   {"…"},
@@ -61,7 +67,7 @@ var mayImport = map[string][]string{
 
 // pure packages compute: they reach no network, no disk, no lock and no clock owner.
 var (
-	pure       = []string{"controlplane/compile", "controlplane/zone", "proxy/config", "proxy/router", "proxy/http1"}
+	pure       = []string{"controlplane/compile", "controlplane/zone", "proxy/config", "proxy/retry", "proxy/router", "proxy/http1", "proxy/message", "proxy/http2"}
 	notForPure = []string{"net", "os", "context", "sync", "google.golang.org/grpc"}
 )
 

@@ -1,0 +1,207 @@
+package http2
+
+import "github.com/hostmesh/hostmesh/proxy/message"
+
+// Pseudo-fields, as names behind the known ones.
+const (
+	pseudoAuthority message.Name = message.NumNames + iota
+	pseudoMethod
+	pseudoPath
+	pseudoScheme
+	pseudoStatus
+	pseudoProtocol
+	pseudoUnknown
+	numTokens
+)
+
+var pseudoTexts = [numTokens - message.NumNames]string{":authority", ":method", ":path", ":scheme", ":status", ":protocol", ":"}
+
+// tokenOf finds the name of a field, pseudo-fields with it; b is in lower case or refused already.
+func tokenOf(b []byte) message.Name {
+	if len(b) == 0 || b[0] != ':' {
+		return message.Lookup(b)
+	}
+	for i, text := range pseudoTexts {
+		if string(b) == text {
+			return message.NumNames + message.Name(i)
+		}
+	}
+	return pseudoUnknown
+}
+
+func tokenText(n message.Name) string {
+	if n >= message.NumNames {
+		return pseudoTexts[n-message.NumNames]
+	}
+	return n.String()
+}
+
+// staticTable is RFC 7541 appendix A.
+var staticTable = [...]struct {
+	name  message.Name
+	value string
+}{
+	1: {pseudoAuthority, ""},
+	{pseudoMethod, "GET"},
+	{pseudoMethod, "POST"},
+	{pseudoPath, "/"},
+	{pseudoPath, "/index.html"},
+	{pseudoScheme, "http"},
+	{pseudoScheme, "https"},
+	{pseudoStatus, "200"},
+	{pseudoStatus, "204"},
+	{pseudoStatus, "206"},
+	{pseudoStatus, "304"},
+	{pseudoStatus, "400"},
+	{pseudoStatus, "404"},
+	{pseudoStatus, "500"},
+	{message.AcceptCharset, ""},
+	{message.AcceptEncoding, "gzip, deflate"},
+	{message.AcceptLanguage, ""},
+	{message.AcceptRanges, ""},
+	{message.Accept, ""},
+	{message.AccessControlAllowOrigin, ""},
+	{message.Age, ""},
+	{message.Allow, ""},
+	{message.Authorization, ""},
+	{message.CacheControl, ""},
+	{message.ContentDisposition, ""},
+	{message.ContentEncoding, ""},
+	{message.ContentLanguage, ""},
+	{message.ContentLength, ""},
+	{message.ContentLocation, ""},
+	{message.ContentRange, ""},
+	{message.ContentType, ""},
+	{message.Cookie, ""},
+	{message.Date, ""},
+	{message.ETag, ""},
+	{message.Expect, ""},
+	{message.Expires, ""},
+	{message.From, ""},
+	{message.Host, ""},
+	{message.IfMatch, ""},
+	{message.IfModifiedSince, ""},
+	{message.IfNoneMatch, ""},
+	{message.IfRange, ""},
+	{message.IfUnmodifiedSince, ""},
+	{message.LastModified, ""},
+	{message.Link, ""},
+	{message.Location, ""},
+	{message.MaxForwards, ""},
+	{message.ProxyAuthenticate, ""},
+	{message.ProxyAuthorization, ""},
+	{message.Range, ""},
+	{message.Referer, ""},
+	{message.Refresh, ""},
+	{message.RetryAfter, ""},
+	{message.Server, ""},
+	{message.SetCookie, ""},
+	{message.StrictTransportSecurity, ""},
+	{message.TransferEncoding, ""},
+	{message.UserAgent, ""},
+	{message.Vary, ""},
+	{message.Via, ""},
+	{message.WWWAuthenticate, ""},
+}
+
+const firstDynamic = len(staticTable)
+
+// staticNames tells where a name stands first in the static table, 0 if nowhere.
+var staticNames = makeStaticNames()
+
+func makeStaticNames() (t [numTokens]uint8) {
+	for i := len(staticTable) - 1; i > 0; i-- {
+		t[staticTable[i].name] = uint8(i)
+	}
+	return t
+}
+
+// entry is one field in a dynamic table.
+type entry struct {
+	at          uint32 // of the name in the table's text; the value stands behind it
+	hash        uint32 // of the encoder
+	name, value uint16 // lengths
+	token       message.Name
+	bad         bool // a field that makes its message malformed; seen once, when it came in
+}
+
+func (e entry) size() int { return int(e.name) + int(e.value) + headerOverhead }
+
+// table is a dynamic table (RFC 7541 section 2.3.2). Its memory grows with what is in it, to twice its maximum at most.
+type table struct {
+	text    []byte
+	entries []entry // the ring; its length is a power of two
+	oldest  int
+	count   int
+	size    int
+	max     int
+	added   uint32 // entries ever added
+}
+
+func (t *table) get(i int) *entry { // 0 is the newest
+	return &t.entries[(t.oldest+t.count-1-i)&(len(t.entries)-1)]
+}
+
+func (t *table) texts(e *entry) (name, value []byte) {
+	at, mid := int(e.at), int(e.at)+int(e.name)
+	return t.text[at:mid:mid], t.text[mid : mid+int(e.value) : mid+int(e.value)]
+}
+
+func (t *table) resize(limit int) {
+	t.max = limit
+	t.evict(limit)
+}
+
+func (t *table) evict(size int) {
+	for t.size > size {
+		t.size -= t.entries[t.oldest].size()
+		t.oldest = (t.oldest + 1) & (len(t.entries) - 1)
+		t.count--
+	}
+	if t.count == 0 {
+		t.text = t.text[:0]
+	}
+}
+
+// add adds a field; name and value do not lie in the table. One that is larger than the table empties it (section 4.4).
+func (t *table) add(name, value []byte, token message.Name, hash uint32, bad bool) {
+	size := len(name) + len(value) + headerOverhead
+	if size > t.max {
+		t.evict(0)
+		return
+	}
+	t.evict(t.max - size)
+	if t.count == len(t.entries) {
+		t.grow()
+	}
+	if len(t.text)+len(name)+len(value) > 2*tableSize {
+		t.compact()
+	}
+	e := &t.entries[(t.oldest+t.count)&(len(t.entries)-1)]
+	*e = entry{uint32(len(t.text)), hash, uint16(len(name)), uint16(len(value)), token, bad}
+	t.text = append(append(t.text, name...), value...)
+	t.count++
+	t.size += size
+	t.added++
+}
+
+func (t *table) grow() {
+	bigger := make([]entry, max(8, 2*len(t.entries)))
+	for i := range t.count {
+		bigger[i] = t.entries[(t.oldest+i)&(len(t.entries)-1)]
+	}
+	t.entries, t.oldest = bigger, 0
+}
+
+// compact moves the texts of what is left to the front.
+func (t *table) compact() {
+	if t.count == 0 {
+		t.text = t.text[:0]
+		return
+	}
+	from := t.entries[t.oldest].at
+	t.text = t.text[:copy(t.text, t.text[from:])]
+	for i := range t.count {
+		t.entries[(t.oldest+i)&(len(t.entries)-1)].at -= from
+	}
+}

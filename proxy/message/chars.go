@@ -1,0 +1,142 @@
+package message
+
+import (
+	"bytes"
+	"encoding/binary"
+)
+
+// Classes of bytes.
+const (
+	isToken  = 1 << iota // RFC 9110 section 5.6.2 tchar
+	isLower              // tchar but upper case
+	isTarget             // may stand in a path or query (printable ASCII but space and '#')
+	isHost               // may stand in a registered name (RFC 3986 unreserved and sub-delims, but no comma)
+)
+
+var classes = makeClasses()
+
+func makeClasses() (t [256]byte) {
+	for c := range 256 {
+		upper := c >= 'A' && c <= 'Z'
+		alnum := c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || upper
+		if alnum || c < 0x80 && bytes.IndexByte([]byte("!#$%&'*+-.^_`|~"), byte(c)) >= 0 {
+			t[c] |= isToken
+			if !upper {
+				t[c] |= isLower
+			}
+		}
+		if c > ' ' && c < 0x7f && c != '#' {
+			t[c] |= isTarget
+		}
+		if alnum || c < 0x80 && bytes.IndexByte([]byte("-._~!$&'()*+;="), byte(c)) >= 0 {
+			t[c] |= isHost
+		}
+	}
+	return t
+}
+
+func all(b []byte, class byte) bool {
+	for _, c := range b {
+		if classes[c]&class == 0 {
+			return false
+		}
+	}
+	return len(b) > 0
+}
+
+// ValidToken reports whether b is a token.
+func ValidToken(b []byte) bool { return all(b, isToken) }
+
+// ValidLowerName reports whether b is a field name in lower case.
+func ValidLowerName(b []byte) bool { return all(b, isLower) }
+
+// ValidTarget reports whether b may be path and query: no control character, no space, no '#'.
+func ValidTarget(b []byte) bool { return all(b, isTarget) }
+
+// ValidValue reports whether b is a field value: no control character but HTAB (RFC 9110 section 5.5), no space or HTAB at its
+// ends. Eight bytes at a time: of all loops over a head this one sees the most bytes.
+func ValidValue(b []byte) bool {
+	if len(b) > 0 && (b[0] == ' ' || b[0] == '\t' || b[len(b)-1] == ' ' || b[len(b)-1] == '\t') {
+		return false
+	}
+	const (
+		low  = 0x0101010101010101
+		high = 0x8080808080808080
+	)
+	for len(b) >= 8 {
+		w := binary.LittleEndian.Uint64(b)
+		del := w ^ 0x7f*low
+		if ((w-0x20*low)&^w|(del-low)&^del)&high != 0 && !validBytes(b[:8]) {
+			return false
+		}
+		b = b[8:]
+	}
+	return validBytes(b)
+}
+
+func validBytes(b []byte) bool {
+	for _, c := range b {
+		if c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+func lower(c byte) byte {
+	if c >= 'A' && c <= 'Z' {
+		return c | 0x20
+	}
+	return c
+}
+
+// EqualFold compares b with name, which is lower case, without regard to ASCII case.
+func EqualFold(b []byte, name string) bool {
+	if len(b) != len(name) {
+		return false
+	}
+	for i, c := range b {
+		if lower(c) != name[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// EqualFoldBytes compares without regard to ASCII case.
+func EqualFoldBytes(a, b []byte) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if lower(a[i]) != lower(b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// AppendLower appends b in lower case.
+func AppendLower(dst, b []byte) []byte {
+	for _, c := range b {
+		dst = append(dst, lower(c))
+	}
+	return dst
+}
+
+// ParseLength reads a Content-Length: digits only, below 2^63.
+func ParseLength(b []byte) (int64, bool) {
+	if len(b) == 0 || len(b) > 19 {
+		return 0, false
+	}
+	var n uint64
+	for _, c := range b {
+		if !digit(c) {
+			return 0, false
+		}
+		n = n*10 + uint64(c-'0')
+	}
+	return int64(n), n < 1<<63
+}
+
+func digit(c byte) bool { return c >= '0' && c <= '9' }

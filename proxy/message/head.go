@@ -1,0 +1,133 @@
+// Package message holds the head and the fields of an HTTP message as every version of HTTP has them: what a parser of one
+// version fills, an encoder of another one reads.
+//
+// It is pure and holds no policy. A [Head] is reused: once its arrays have grown it allocates nothing.
+package message
+
+// Span is a piece of a head's text.
+type Span struct{ Start, End uint32 }
+
+// Field is one field line: offsets into the head's text, so that the text may move while it grows.
+type Field struct {
+	Name, Value Span
+	Known       Name
+	// Hop is set for a field that is not passed on and that nobody may see.
+	Hop bool
+	// Sensitive is set for a field that no hop may put into a compression table.
+	Sensitive bool
+}
+
+// Head is the head of a request or a response, or a trailer section.
+type Head struct {
+	Method        Method
+	Status        int
+	ContentLength int64 // -1 when it is not told
+
+	// Text is what the spans point into. A parser appends to it; nothing in it moves until Reset.
+	Text []byte
+
+	// The start line: method, scheme, authority, path, query and protocol as they came. A part that is not there is empty.
+	MethodText, Scheme, Authority, Path, Query, Protocol Span
+	HasQuery                                             bool // a '?' with nothing behind it is a query too
+
+	fields []Field
+	first  [NumNames]uint16 // index + 1 of the first field of that name
+}
+
+// Fields are the fields of a trailer section: a head without a start line.
+type Fields = Head
+
+// Reset empties the head and keeps its memory.
+func (h *Head) Reset() {
+	*h = Head{Text: h.Text[:0], fields: h.fields[:0], ContentLength: -1}
+}
+
+// Bytes returns the text of a span. It is valid until Reset.
+func (h *Head) Bytes(s Span) []byte { return h.Text[s.Start:s.End:s.End] }
+
+// Put appends text and returns where it stands.
+func (h *Head) Put(text string) Span {
+	start := uint32(len(h.Text))
+	h.Text = append(h.Text, text...)
+	return Span{start, uint32(len(h.Text))}
+}
+
+// Add appends a field whose text is in the head already.
+func (h *Head) Add(f Field) {
+	h.fields = append(h.fields, f)
+	if f.Known != Other && h.first[f.Known] == 0 {
+		h.first[f.Known] = uint16(len(h.fields))
+	}
+}
+
+// AddField appends a field with its text.
+func (h *Head) AddField(name, value string) {
+	n, v := h.Put(name), h.Put(value)
+	h.Add(Field{Name: n, Value: v, Known: Lookup(h.Bytes(n))})
+}
+
+// SetPath sets path and query from a target in origin or asterisk form.
+func (h *Head) SetPath(target Span) {
+	h.Path, h.Query, h.HasQuery = target, Span{}, false
+	for i := target.Start; i < target.End; i++ {
+		if h.Text[i] == '?' {
+			h.Path.End, h.Query, h.HasQuery = i, Span{i + 1, target.End}, true
+			return
+		}
+	}
+}
+
+// Len is the number of fields.
+func (h *Head) Len() int { return len(h.fields) }
+
+// Field returns field i.
+func (h *Head) Field(i int) Field { return h.fields[i] }
+
+// Known returns the value of the first field of a known name, nil without one.
+func (h *Head) Known(n Name) []byte {
+	if h.first[n] == 0 {
+		return nil
+	}
+	return h.Bytes(h.fields[h.first[n]-1].Value)
+}
+
+// Next returns the value of the first field at or after field i that is named name (in lower case) and passed on, and the
+// field to continue at; -1 when there is none. A field may occur more than once: who judges a value must see all of them.
+func (h *Head) Next(name string, i int) (value []byte, next int) {
+	for ; i < len(h.fields); i++ {
+		if f := &h.fields[i]; !f.Hop && EqualFold(h.Bytes(f.Name), name) {
+			return h.Bytes(f.Value), i + 1
+		}
+	}
+	return nil, -1
+}
+
+// Count is the number of fields of a known name.
+func (h *Head) Count(n Name) int {
+	if h.first[n] == 0 {
+		return 0
+	}
+	count := 0
+	for i := int(h.first[n]) - 1; i < len(h.fields); i++ {
+		if h.fields[i].Known == n {
+			count++
+		}
+	}
+	return count
+}
+
+// Edit is what an encoder changes while it writes a head. The head itself never changes, so it can be written again for
+// another try.
+type Edit struct {
+	Target    []byte // path and query; nil leaves them
+	Authority []byte // nil leaves it
+	Drop      NameSet
+	Set       []Set // written behind the fields of the head
+}
+
+// Set is one field to write. Name is in lower case.
+type Set struct {
+	Known Name // of Name; Other if it has none
+	Name  []byte
+	Value []byte
+}
