@@ -158,6 +158,9 @@ func (a *acceptor) acceptHTTP(fd int, peer netip.AddrPort) {
 		return
 	}
 	a.w.loop.Start(&c.timer, c.idleTimeout(), c)
+	if d := a.served.http().MaxConnectionDuration; d > 0 {
+		a.w.loop.Start(&c.life, d, c)
+	}
 }
 
 // forget takes a closed connection out.

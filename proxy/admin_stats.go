@@ -139,12 +139,19 @@ func (p *Proxy) samples(ctx context.Context) []sample {
 			v.scope, v.label, v.owner = "http", "envoy_http_conn_manager_prefix", prefix
 			out = append(out, v)
 		}
-		for i, v := range s.count {
+		for i, v := range s.count[:httpUnderscoreRejected] {
 			put(sample{name: httpCounterNames[i], value: v})
 		}
 		put(sample{name: "downstream_cx_active", value: uint64(s.conns), gauge: true})
 		put(sample{name: "downstream_rq_active", value: uint64(s.active), gauge: true})
 		put(sample{name: "downstream_rq_time", histogram: &s.time})
+	}
+	for i := httpUnderscoreRejected; i < numHTTPCounters; i++ {
+		sum := uint64(0)
+		for _, s := range n.http {
+			sum += s.count[i]
+		}
+		out = append(out, sample{scope: "http1", name: httpCounterNames[i], value: sum})
 	}
 	for _, prefix := range slices.Sorted(maps.Keys(n.tcp)) {
 		s := n.tcp[prefix]

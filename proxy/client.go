@@ -39,6 +39,8 @@ type client struct {
 
 	next, prev *client // all of the acceptor
 	timer      loop.Timer
+	life       loop.Timer // how long the connection may take requests
+	requests   uint32
 	x          *exchange // the request being received or served
 	tunnel     *tunnel
 
@@ -51,6 +53,7 @@ type client struct {
 	hup      bool // the client will send no more
 	closing  bool // close when out is sent
 	linger   bool // and the client may still be sending
+	over     bool // its life is: it ends with its present request
 	broken   bool // the last response is cut off, and the client must see that
 }
 
@@ -271,7 +274,7 @@ func (c *client) idleTimeout() time.Duration {
 
 // draining reports whether the connection is to end with its present request.
 func (c *client) draining() bool {
-	return c.w.draining || c.a.gone || c.a.served.http() == nil
+	return c.over || c.w.draining || c.a.gone || c.a.served.http() == nil
 }
 
 // finishClose ends a connection in good order. It reports false if that was at once.
@@ -323,6 +326,7 @@ func (c *client) dispose() {
 		c.x = nil
 	}
 	c.timer.Stop()
+	c.life.Stop()
 	c.w.loop.Release(c.in)
 	c.w.loop.Release(c.out)
 	c.in, c.out = nil, nil
@@ -334,8 +338,10 @@ func (c *client) dispose() {
 }
 
 // Expired handles the connection's own timeouts.
-func (c *client) Expired(*loop.Timer) {
+func (c *client) Expired(t *loop.Timer) {
 	switch {
+	case t == &c.life:
+		c.lifeOver()
 	case c.closing, c.phase == phaseLinger:
 		c.dispose()
 	case c.phase == phaseIdle:

@@ -49,6 +49,7 @@ type exchange struct {
 	firstByte int64 // of the response
 
 	routeTimer, tryTimer, idleTimer loop.Timer
+	tryIdle, streamTimer            loop.Timer
 
 	bytesIn, bytesOut uint64
 	status            int
@@ -74,6 +75,8 @@ type exchange struct {
 	rechunk     bool // the response's body is put into chunks
 	writeFailed bool // the upstream takes no more of the request
 	backoff     bool // tryTimer is the wait before a retry
+	noRetry     bool // the policy's request headers do not match
+	redirect    bool // the client is to ask for w.path
 }
 
 // meta says where in an exchange's buf the fields of its access-log line end; each begins where the one before ends.
@@ -101,6 +104,8 @@ func (w *worker) freeExchange(x *exchange) {
 	x.routeTimer.Stop()
 	x.tryTimer.Stop()
 	x.idleTimer.Stop()
+	x.tryIdle.Stop()
+	x.streamTimer.Stop()
 	w.loop.Release(x.buf)
 	w.loop.Release(x.upIn)
 	req, resp, match := x.req, x.resp, x.match
@@ -116,6 +121,7 @@ func (x *exchange) serve(data []byte, head int) {
 	c, w := x.c, x.w
 	c.phase = phaseServing
 	x.accept()
+	refused := c.served.http().Underscores != config.UnderscoresAllow && x.underscores()
 	m, err := c.served.table.Match(&x.match)
 	x.note(&m)
 	rest, broken := x.takeBody(data[head:])
@@ -124,8 +130,18 @@ func (x *exchange) serve(data []byte, head int) {
 	case broken != nil:
 		x.brokenBody(broken)
 		return
+	case refused:
+		x.keep = false
+		x.reply(400, textBadRequest, flagProtocol)
+		return
 	case err != nil:
+		c.http().count[httpPathFailed]++
 		x.reply(badPath(err), "", flagNone)
+		return
+	case m.Redirect:
+		c.http().count[httpPathRedirected]++
+		x.redirect = true
+		x.reply(307, "", flagNone)
 		return
 	case m.Route == nil:
 		c.http().count[httpNoRoute]++
@@ -151,6 +167,7 @@ func (x *exchange) serve(data []byte, head int) {
 		return
 	}
 	x.counted = true
+	x.startLimits(&m)
 	w.loop.Start(&x.idleTimer, x.streamIdle(), x)
 	if x.whole {
 		x.requestReceived()
@@ -168,11 +185,12 @@ func (x *exchange) accept() {
 	c.http().active++
 	x.method = req.Method
 	x.http10 = req.HTTP10()
-	x.keep = req.KeepAlive()
+	x.keep = !c.lastRequest() && req.KeepAlive()
 	x.upgrade = req.Upgrading() != nil
 	x.body = http1.NewBody(req.Framing(), false)
 	x.match.Method, x.match.Host, x.match.Path = req.MethodName, req.Authority, req.Path
 	x.match.Query, x.match.HasQuery, x.match.Headers = req.Query, req.HasQuery, req
+	x.match.Slashes, x.match.MergeSlashes = c.served.http().Slashes, c.served.http().MergeSlashes
 }
 
 // note writes the access log's part and the head for the upstream into buf.
@@ -233,7 +251,7 @@ func (x *exchange) appendForwarded(b []byte, http *config.HTTP) []byte {
 		b = append(b, value...)
 		i = next
 	}
-	if http.UseRemoteAddress {
+	if http.UseRemoteAddress && !http.SkipXFFAppend {
 		if len(b) > from {
 			b = append(b, ',')
 		}
@@ -265,6 +283,7 @@ func (x *exchange) extra(b []byte) []byte {
 	if x.setsProto() {
 		e = append(e, "x-forwarded-proto: http\r\n"...)
 	}
+	e = x.appendVia(e)
 	x.w.extra = e
 	return e
 }
@@ -281,6 +300,9 @@ func (x *exchange) streamIdle() time.Duration {
 func (x *exchange) touch() {
 	if x.idleTimer.Running() {
 		x.w.loop.Start(&x.idleTimer, x.streamIdle(), x)
+	}
+	if x.tryIdle.Running() {
+		x.w.loop.Start(&x.tryIdle, x.route.Retry.PerTryIdle, x)
 	}
 }
 

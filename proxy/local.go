@@ -57,7 +57,9 @@ const (
 	textOverflow       = textReset + "reset reason: overflow"
 	textRequestTimeout = "upstream request timeout"
 	textStreamTimeout  = "stream timeout"
-	textBadRequest     = "Bad Request"
+	// textDurationTimeout answers an exchange that went on for longer than it may.
+	textDurationTimeout = "downstream duration timeout"
+	textBadRequest      = "Bad Request"
 )
 
 // failureText says why the upstream failed.
@@ -125,7 +127,13 @@ func (x *exchange) appendReply(b []byte, status int, text string) []byte {
 	b = append(b, "server: "...)
 	b = append(b, x.c.served.serverName()...)
 	b = append(b, "\r\n"...)
-	if x.flags&flagOverflow != 0 {
+	b = x.appendVia(b)
+	if x.redirect {
+		b = append(b, "location: "...)
+		b = append(b, x.w.path...)
+		b = append(b, "\r\n"...)
+	}
+	if text == textOverflow {
 		b = append(b, "x-envoy-overloaded: true\r\n"...)
 	}
 	switch {

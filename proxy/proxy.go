@@ -21,6 +21,7 @@ import (
 
 	"github.com/hostmesh/hostmesh/internal/watch"
 	"github.com/hostmesh/hostmesh/proxy/config"
+	"github.com/hostmesh/hostmesh/proxy/upstream"
 	"github.com/hostmesh/hostmesh/proxy/xds"
 )
 
@@ -87,8 +88,9 @@ func New(opts Options) (*Proxy, error) {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
 	p := &Proxy{opts: opts, log: opts.Log, started: time.Now()}
+	breakers := upstream.NewBreakers()
 	for range opts.Loops {
-		w, err := newWorker(opts.Loops, opts.DrainTime)
+		w, err := newWorker(opts.Loops, opts.DrainTime, breakers)
 		if err != nil {
 			p.abandon()
 			return nil, fmt.Errorf("make proxy: %w", err)

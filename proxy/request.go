@@ -3,11 +3,10 @@ package proxy
 import (
 	"errors"
 	"syscall"
-	"time"
 
-	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/http1"
 	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/retry"
 	"github.com/hostmesh/hostmesh/proxy/upstream"
 )
 
@@ -93,6 +92,9 @@ func (x *exchange) Connected(err error) {
 	x.connected = true
 	x.up.Requests++
 	x.host.Stats.RequestTotal++
+	if x.route.Retry.PerTryIdle > 0 {
+		x.w.loop.Start(&x.tryIdle, x.route.Retry.PerTryIdle, x)
+	}
 	if x.sendRequest() {
 		x.pumpRequest()
 	}
@@ -109,7 +111,7 @@ func (x *exchange) sendRequest() bool {
 	x.cluster.Stats.Count[upstream.ConnTxBytes] += uint64(x.sent - from)
 	if n > 0 {
 		x.sentAny = true
-		x.retain = x.retain && x.method.Idempotent() && len(x.buf) <= retainBytes
+		x.retain = x.retain && x.keepsBody() && len(x.buf) <= retainBytes
 	}
 	if err != nil {
 		if !errors.Is(err, syscall.EAGAIN) {
@@ -238,10 +240,10 @@ func (x *exchange) brokenBody(err error) {
 // connectFailed handles a host that cannot be reached: nothing was sent, so another one is tried whatever the method.
 func (x *exchange) connectFailed(err error) {
 	x.host.Stats.RequestErr++
-	if x.policyRetry(config.RetryConnectFailure) {
+	if x.tryAgain(retry.Outcome{Failure: retry.NoConnect}) {
 		return
 	}
-	x.reply(503, x.failureText(connectReason(err)), flagConnectFailed|x.limitFlag(config.RetryConnectFailure))
+	x.reply(503, x.failureText(connectReason(err)), flagConnectFailed)
 }
 
 // upstreamEnded handles an upstream that closed the connection before the response's head was complete.
@@ -255,10 +257,10 @@ func (x *exchange) upstreamEnded(reset bool) {
 		if reused && x.repeatable() {
 			// The host had closed an idle connection: the request met nobody.
 			x.stale++
-			x.repeat()
+			x.repeat(0)
 			return
 		}
-		if x.repeatable() && x.policyRetry(config.RetryReset) {
+		if x.tryAgain(retry.Outcome{Failure: retry.Ended}) {
 			return
 		}
 	}
@@ -266,110 +268,7 @@ func (x *exchange) upstreamEnded(reset bool) {
 	if reset {
 		reason = "remote reset"
 	}
-	x.reply(503, x.failureText(reason), flagUpstreamEnded|x.limitFlag(config.RetryReset))
-}
-
-// repeatable reports whether the request can be sent again: nothing of it was sent, or it is idempotent and still at hand.
-func (x *exchange) repeatable() bool {
-	return x.retain && (!x.sentAny || x.method.Idempotent()) && !x.upgrade
-}
-
-// policyRetry tries another host if the route's policy says so.
-func (x *exchange) policyRetry(on config.RetryOn) bool {
-	r := &x.route.Retry
-	if r.On&on == 0 || r.Max == 0 {
-		return false
-	}
-	if x.retries >= r.Max {
-		x.cluster.Stats.Count[upstream.RetryLimitExceeded]++
-		return false
-	}
-	if !x.retrying && !x.cluster.BeginRetry() {
-		return false
-	}
-	if x.retrying {
-		x.cluster.Stats.Count[upstream.Retry]++
-	}
-	x.retrying = true
-	x.retries++
-	x.repeat()
-	return true
-}
-
-// limitFlag is set on a failure that was retried as often as the policy allows.
-func (x *exchange) limitFlag(on config.RetryOn) flags {
-	if r := &x.route.Retry; x.retries > 0 && r.On&on != 0 && x.retries >= r.Max {
-		return flagRetryLimit
-	}
-	return flagNone
-}
-
-// repeat sends the request again, at once if there is a host that was not tried, else after a pause.
-func (x *exchange) repeat() {
-	x.tryTimer.Stop()
-	x.sent = x.meta.end
-	x.connected, x.reused, x.sentAny = false, false, false
-	x.writeFailed, x.upReadable, x.upHup, x.upKeep = false, false, false, false
-	x.w.loop.Release(x.upIn)
-	x.upIn = nil
-	x.resp.Reset()
-	if x.stale > 0 && x.retries == 0 || x.attempts < len(x.cluster.Hosts()) {
-		x.connect()
-		return
-	}
-	x.backoff = true
-	const step = 5 * time.Millisecond // few steps: each is a timer list of the loop
-	pause := step * time.Duration(1+x.w.rand.IntN(5)) << min(x.retries, 4)
-	x.w.loop.Start(&x.tryTimer, pause, x)
-}
-
-// Expired handles the exchange's timeouts.
-func (x *exchange) Expired(t *loop.Timer) {
-	switch t {
-	case &x.tryTimer:
-		if x.backoff {
-			x.backoff = false
-			x.connect()
-			return
-		}
-		x.tryTimeout()
-	case &x.routeTimer:
-		x.cluster.Stats.Count[upstream.RequestTimeout]++
-		x.timedOut(504, textRequestTimeout, flagUpstreamTimeout)
-	case &x.idleTimer:
-		x.c.http().count[httpRqIdleTimeout]++
-		if x.whole {
-			x.timedOut(504, textStreamTimeout, flagStreamIdle)
-		} else {
-			x.timedOut(408, textStreamTimeout, flagStreamIdle)
-		}
-	}
-}
-
-func (x *exchange) timedOut(status int, text string, f flags) {
-	if x.host != nil {
-		x.host.Stats.RequestTimeout++
-	}
-	if x.headDone {
-		x.abort(f)
-		return
-	}
-	x.reply(status, text, f)
-}
-
-func (x *exchange) tryTimeout() {
-	if x.headDone {
-		return
-	}
-	x.cluster.Stats.Count[upstream.RequestPerTryTimeout]++
-	x.host.Stats.RequestTimeout++
-	if x.repeatable() && x.route.Retry.On&(config.Retry5xx|config.RetryGatewayError|config.RetryReset) != 0 {
-		x.dropUpstream()
-		if x.policyRetry(x.route.Retry.On) {
-			return
-		}
-	}
-	x.reply(504, textRequestTimeout, flagUpstreamTimeout)
+	x.reply(503, x.failureText(reason), flagUpstreamEnded)
 }
 
 // dropUpstream ends the connection of a try that is given up.

@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"syscall"
 
-	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/http1"
 	"github.com/hostmesh/hostmesh/proxy/loop"
 	"github.com/hostmesh/hostmesh/proxy/upstream"
@@ -187,6 +186,7 @@ func (x *exchange) responseFields(b []byte, w *http1.ResponseRewrite) []byte {
 	b = append(b, "\r\nx-envoy-upstream-service-time: "...)
 	b = strconv.AppendInt(b, (x.firstByte-x.connectAt)/1e6, 10)
 	b = append(b, "\r\n"...)
+	b = x.appendVia(b)
 	if x.resp.Known(http1.Date) == nil {
 		b = x.w.appendDate(b)
 	}
@@ -202,24 +202,6 @@ func (x *exchange) interim() {
 	if !x.http10 {
 		x.c.send(x.w.head)
 	}
-}
-
-// statusRetry tries another host because of the response's status, if the policy says so.
-func (x *exchange) statusRetry(status int) bool {
-	if status < 500 || !x.repeatable() || !x.whole {
-		return false
-	}
-	on := config.Retry5xx
-	if status == 502 || status == 503 || status == 504 {
-		on |= config.RetryGatewayError
-	}
-	r := &x.route.Retry
-	if r.On&on == 0 || x.retries >= r.Max {
-		return false
-	}
-	x.dropUpstream()
-	x.host.Stats.RequestErr++
-	return x.policyRetry(on)
 }
 
 // forwardAnswer passes on the body bytes in shared[from:to], behind the head if that was not sent yet.

@@ -23,6 +23,13 @@ const (
 	httpUpgradesTotal
 	httpNoRoute
 	httpNoCluster
+	httpCxMaxRequests
+	httpCxMaxDuration
+	httpRqMaxDuration
+	httpPathFailed
+	httpPathRedirected
+	httpUnderscoreRejected
+	httpUnderscoreDropped
 	numHTTPCounters
 )
 
@@ -44,6 +51,14 @@ var httpCounterNames = [numHTTPCounters]string{
 	httpUpgradesTotal:   "downstream_cx_upgrades_total",
 	httpNoRoute:         "no_route",
 	httpNoCluster:       "no_cluster",
+	httpCxMaxRequests:   "downstream_cx_max_requests_reached",
+	httpCxMaxDuration:   "downstream_cx_max_duration_reached",
+	httpRqMaxDuration:   "downstream_rq_max_duration_reached",
+	httpPathFailed:      "downstream_rq_failed_path_normalization",
+	httpPathRedirected:  "downstream_rq_redirected_with_normalized_path",
+	// Envoy counts these two by codec and not by listener; admin_stats.go sums them up.
+	httpUnderscoreRejected: "requests_rejected_with_underscores_in_headers",
+	httpUnderscoreDropped:  "dropped_headers_with_underscores",
 }
 
 // httpStats are one loop's counts of a stat prefix.

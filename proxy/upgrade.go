@@ -15,6 +15,7 @@ func (x *exchange) becomeTunnel(head []byte) (ended bool) {
 	x.routeTimer.Stop()
 	x.tryTimer.Stop()
 	x.idleTimer.Stop()
+	x.tryIdle.Stop()
 	t := &tunnel{}
 	t.open(x.w, &c.Socket, x.up, x.streamIdle(), c)
 	t.toUp.readable, t.toUp.hup = c.readable, c.hup

@@ -20,6 +20,7 @@ type worker struct {
 
 	config    *config.Config
 	clusters  map[string]*upstream.Cluster // those that were used
+	breakers  *upstream.Breakers           // of all workers
 	acceptors map[netip.AddrPort]*acceptor
 	http      map[string]*httpStats
 	tcp       map[string]*tcpStats
@@ -36,7 +37,7 @@ type worker struct {
 	drainTime time.Duration // for connections of listeners that say nothing about it
 }
 
-func newWorker(loops int, drainTime time.Duration) (*worker, error) {
+func newWorker(loops int, drainTime time.Duration, breakers *upstream.Breakers) (*worker, error) {
 	l, err := loop.New()
 	if err != nil {
 		return nil, err
@@ -46,7 +47,7 @@ func newWorker(loops int, drainTime time.Duration) (*worker, error) {
 	source := rand.NewChaCha8(seed)
 	return &worker{
 		loop: l, loops: loops, source: source, rand: rand.New(source), config: &config.Config{},
-		clusters: map[string]*upstream.Cluster{}, acceptors: map[netip.AddrPort]*acceptor{},
+		clusters: map[string]*upstream.Cluster{}, breakers: breakers, acceptors: map[netip.AddrPort]*acceptor{},
 		http: map[string]*httpStats{}, tcp: map[string]*tcpStats{}, logs: map[*sink]*logBuffer{}, drainIdle: time.Second, drainTime: drainTime,
 	}, nil
 }
@@ -61,6 +62,7 @@ func (w *worker) cluster(name string) *upstream.Cluster {
 		return nil
 	}
 	c := upstream.New(w.loop, w.loops, cfg, w.rand)
+	c.Join(w.breakers)
 	w.clusters[name] = c
 	return c
 }

@@ -47,6 +47,7 @@ type HTTP struct {
 	ServerName            string   // "server" header of local replies and, overwriting, of responses
 	Upgrades              []string // lower case, e.g. "websocket"; others are refused with 403
 	AccessLogs            []AccessLog
+	RequestPolicy
 }
 
 // TCP forwards bytes (Envoy's TcpProxy).
@@ -97,6 +98,7 @@ type Route struct {
 	Direct          *DirectResponse
 	Timeout         time.Duration // for the whole response; 0: none
 	IdleTimeout     time.Duration // 0: the HTTP's StreamIdleTimeout
+	MaxDuration     time.Duration // of a request and its response; 0: the HTTP's MaxStreamDuration, less than 0: no limit
 	Retry           Retry
 }
 
@@ -120,26 +122,6 @@ type DirectResponse struct {
 	Body   string
 }
 
-// RetryOn is a set of conditions under which a request is tried again on another host.
-type RetryOn uint8
-
-// The conditions, by Envoy's names.
-const (
-	RetryConnectFailure RetryOn = 1 << iota // connect-failure: no byte was sent
-	RetryReset                              // reset: the upstream ended before the first byte of a response
-	RetryRefusedStream                      // refused-stream
-	Retry5xx                                // 5xx
-	RetryGatewayError                       // gateway-error: 502, 503, 504
-)
-
-// Retry says when and how often a request is tried again. Whatever the policy says, a request that was sent is only
-// repeated when its method is idempotent (RFC 9110 section 9.2.2) and its body, if any, is still at hand.
-type Retry struct {
-	On            RetryOn
-	Max           int
-	PerTryTimeout time.Duration // 0: the route's Timeout
-}
-
 // Cluster is a set of endpoints and how to use them.
 type Cluster struct {
 	Name           string
@@ -152,6 +134,10 @@ type Cluster struct {
 	MaxPending     uint32
 	MaxRequests    uint32
 	MaxRetries     uint32
+	RetryBudget    *RetryBudget // takes the place of MaxRetries; nil: none
+	// A pooled connection is closed after so many requests, and when it is so old and its request is done. 0: no limit.
+	MaxConnRequests uint32
+	MaxConnDuration time.Duration
 	// Assigned is false until the endpoints are known (EDS has not answered). An assigned cluster may be empty.
 	Assigned  bool
 	Endpoints []*Endpoint

@@ -41,13 +41,24 @@ type timerList struct {
 	head Timer
 }
 
+func (l *timerList) init() { l.head.next, l.head.prev = &l.head, &l.head }
+
+func (l *timerList) append(t *Timer) {
+	head := &l.head
+	t.list = l
+	t.prev, t.next = head.prev, head
+	head.prev.next = t
+	head.prev = t
+}
+
 type timers struct {
 	loop     *Loop
 	byLength map[time.Duration]*timerList
 	lists    []*timerList
 	length   time.Duration // the last one looked up
 	list     *timerList
-	armed    int64 // when the timerfd fires; math.MaxInt64: never
+	wheel    *wheel // nil until StartAt was called
+	armed    int64  // when the timerfd fires; math.MaxInt64: never
 	fd       Socket
 }
 
@@ -65,7 +76,8 @@ func (ts *timers) open() error {
 
 func (ts *timers) close() { ts.fd.Close() }
 
-// Start has owner told when d has passed. A running timer is started afresh; a d of 0 or less only stops it.
+// Start has owner told when d has passed. A running timer is started afresh; a d of 0 or less only stops it. It is for the
+// few durations that the configuration names: each has a list that stays. Others are for StartAt.
 func (l *Loop) Start(t *Timer, d time.Duration, owner Expirer) {
 	t.Stop()
 	if d <= 0 {
@@ -76,17 +88,14 @@ func (l *Loop) Start(t *Timer, d time.Duration, owner Expirer) {
 		list := ts.byLength[d]
 		if list == nil {
 			list = &timerList{}
-			list.head.next, list.head.prev = &list.head, &list.head
+			list.init()
 			ts.byLength[d] = list
 			ts.lists = append(ts.lists, list)
 		}
 		ts.length, ts.list = d, list
 	}
-	head := &ts.list.head
-	t.list, t.owner, t.deadline = ts.list, owner, l.now+int64(d)
-	t.prev, t.next = head.prev, head
-	head.prev.next = t
-	head.prev = t
+	t.owner, t.deadline = owner, l.now+int64(d)
+	ts.list.append(t)
 	if t.deadline < ts.armed {
 		ts.arm(t.deadline)
 	}
@@ -123,6 +132,9 @@ func (ts *timers) run() {
 		}
 	}
 	next := int64(math.MaxInt64)
+	if ts.wheel != nil {
+		next = ts.wheel.run(now)
+	}
 	for _, list := range ts.lists {
 		if first := list.head.next; first != &list.head {
 			next = min(next, first.deadline)

@@ -11,6 +11,22 @@ func matchHeaders(matches []config.HeaderMatch, r *Request, path []byte) bool {
 	return true
 }
 
+// AnyHeader reports whether a request, whose path to forward is path, has a header that one of matches matches.
+func AnyHeader(matches []config.HeaderMatch, r *Request, path []byte) bool {
+	for i := range matches {
+		if matchHeader(&matches[i], r, path) {
+			return true
+		}
+	}
+	return false
+}
+
+// AnyField is AnyHeader for the fields of a response.
+func AnyField(matches []config.HeaderMatch, h Headers) bool {
+	r := Request{Headers: h}
+	return AnyHeader(matches, &r, nil)
+}
+
 // matchHeader compares all lines of a field, joined by commas, as one value: a second line cannot hide behind the first. As in
 // Envoy a field that is missing has no value, so that only an inverted test for presence matches.
 func matchHeader(m *config.HeaderMatch, r *Request, path []byte) bool {

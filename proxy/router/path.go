@@ -1,9 +1,6 @@
 package router
 
-import (
-	"bytes"
-	"slices"
-)
+import "bytes"
 
 // Error says why a request is refused by its path. It is a constant.
 type Error uint8
@@ -12,6 +9,7 @@ type Error uint8
 const (
 	ErrPath Error = iota + 1
 	ErrAmbiguousPath
+	ErrEscapedSlash
 )
 
 // Status is what the client is answered.
@@ -19,15 +17,21 @@ func (Error) Status() int { return 400 }
 
 // Reason is a short name without spaces for access logs and statistics.
 func (e Error) Reason() string {
-	if e == ErrAmbiguousPath {
+	switch e {
+	case ErrAmbiguousPath:
 		return "route.ambiguous_path"
+	case ErrEscapedSlash:
+		return "route.escaped_slash"
 	}
 	return "route.invalid_path"
 }
 
 // Error is the explanation in words.
 func (e Error) Error() string {
-	if e == ErrAmbiguousPath {
+	switch e {
+	case ErrEscapedSlash:
+		return "path has an escaped slash"
+	case ErrAmbiguousPath:
 		return "path has another route when slashes and escapes are read as an upstream may read them"
 	}
 	return "path is not absolute or has an invalid escape"
@@ -53,14 +57,6 @@ func Normalize(dst, path []byte) (normal []byte, ambiguous bool, err error) {
 		dst = path
 	}
 	return dst, needsWork(dst), nil
-}
-
-func (r *Request) normalize() (path []byte, ambiguous bool, err error) {
-	if len(r.Path) == 1 && r.Path[0] == '*' {
-		return r.Path, false, nil
-	}
-	r.normal = slices.Grow(r.normal[:0], len(r.Path)) // a normal form is never longer
-	return Normalize(r.normal, r.Path)
 }
 
 // needsWork reports whether a path has anything that Normalize or secondReading could change.

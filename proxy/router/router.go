@@ -21,8 +21,11 @@ type Request struct {
 	Query        []byte // without '?'
 	HasQuery     bool
 	Headers      Headers
+	Slashes      config.Slashes // how Path is read
+	MergeSlashes bool
 
 	lowered       []byte // Host in lower case
+	plain         []byte // Path with its escaped slashes decoded
 	normal, other []byte // the readings of Path
 }
 
@@ -33,6 +36,8 @@ type Match struct {
 	// Path is the path to forward: that of the request, or its normal form in memory that belongs to the Request until its next
 	// match.
 	Path []byte
+	// Redirect tells that the client is to ask for Path instead. There is no Route then.
+	Redirect bool
 }
 
 // Table is an immutable route table, safe for concurrent use.
@@ -98,11 +103,14 @@ func compile(r *config.Route) route {
 
 // Match finds the route of r. A non-nil error is an [Error]: the request must be refused.
 func (t *Table) Match(r *Request) (Match, error) {
-	path, ambiguous, err := r.normalize()
+	path, ambiguous, redirect, err := r.normalize()
 	if err != nil {
 		return Match{}, err
 	}
-	m := Match{Path: path}
+	m := Match{Path: path, Redirect: redirect}
+	if redirect {
+		return m, nil
+	}
 	host := t.host(r)
 	if host < 0 {
 		return m, nil

@@ -26,13 +26,11 @@ type Cluster struct {
 	byAddr map[netip.AddrPort]*Host
 	usable balance
 
-	conns    int // open or opening
-	idle     int // of these, in the hosts' pools
-	opening  int
-	requests int
-	retries  int
-	waiting  waiters
-	gone     bool
+	breaker breaker // counts connections (open or opening), requests, retries
+	idle    int     // of the connections, in the hosts' pools
+	opening int
+	waiting waiters
+	gone    bool
 }
 
 // Host is an endpoint of a cluster with its connections. It stays the same while configurations change around it.
@@ -72,6 +70,7 @@ func (c *Cluster) Update(cfg *config.Cluster) {
 	}
 	old := c.byAddr
 	c.cfg = cfg
+	c.setLimits()
 	c.hosts = make([]*Host, 0, len(cfg.Endpoints))
 	c.byAddr = make(map[netip.AddrPort]*Host, len(cfg.Endpoints))
 	for _, e := range cfg.Endpoints {
@@ -116,38 +115,33 @@ func (h *Host) Active() int { return h.active }
 // Conns is the number of connections to the host that are open or opening.
 func (h *Host) Conns() int { return h.conns }
 
-// limit is this loop's part of a limit of the whole proxy; 0 is none.
-func (c *Cluster) limit(all uint32) int { return (int(all) + c.share - 1) / c.share }
-
 func over(used, limit int) bool { return limit > 0 && used >= limit }
 
 // BeginRequest counts a request in, or reports false when the cluster serves as many as it may.
 func (c *Cluster) BeginRequest() bool {
-	if over(c.requests, c.limit(c.cfg.MaxRequests)) {
+	if !c.take(limitRequests) {
 		c.Stats.Count[RequestPendingOverflow]++
 		return false
 	}
-	c.requests++
 	c.Stats.Count[RequestTotal]++
 	return true
 }
 
 // EndRequest counts a request out that BeginRequest counted in.
-func (c *Cluster) EndRequest() { c.requests-- }
+func (c *Cluster) EndRequest() { c.give(limitRequests) }
 
 // BeginRetry counts a retry in, or reports false when there are as many as may be.
 func (c *Cluster) BeginRetry() bool {
-	if over(c.retries, c.limit(c.cfg.MaxRetries)) {
+	if !c.take(limitRetries) {
 		c.Stats.Count[RetryOverflow]++
 		return false
 	}
-	c.retries++
 	c.Stats.Count[Retry]++
 	return true
 }
 
 // EndRetry counts a retry out.
-func (c *Cluster) EndRetry() { c.retries-- }
+func (c *Cluster) EndRetry() { c.give(limitRetries) }
 
 // Gauges are the present values of a cluster on one loop.
 type Gauges struct {
@@ -158,7 +152,8 @@ type Gauges struct {
 
 // Gauges returns the present values.
 func (c *Cluster) Gauges() Gauges {
-	g := Gauges{Conns: c.conns, Requests: c.requests, Pending: c.waiting.count, Members: len(c.hosts), ConnsOpening: c.opening, RetriesInFlight: c.retries}
+	used := &c.breaker.used
+	g := Gauges{Conns: used[limitConns], Requests: used[limitRequests], Pending: c.waiting.count, Members: len(c.hosts), ConnsOpening: c.opening, RetriesInFlight: used[limitRetries]}
 	for _, h := range c.hosts {
 		if h.Healthy() {
 			g.HealthyMembers++

@@ -50,6 +50,7 @@ type Conn struct {
 	next, prev *Conn // in the host's idle stack; next was used earlier
 	idle       bool
 	connecting bool
+	opened     int64      // when it began to open
 	timer      loop.Timer // connecting, or idle
 }
 
@@ -77,31 +78,31 @@ func (c *Cluster) Acquire(h *Host, user User, w *Waiter, want Want) (conn *Conn,
 		h.active++
 		return conn, true, nil
 	}
-	if over(c.conns, c.limit(c.cfg.MaxConnections)) && !c.evict(h) {
-		if over(c.waiting.count, c.limit(c.cfg.MaxPending)) {
-			c.Stats.Count[RequestPendingOverflow]++
-			return nil, false, ErrOverflow
+	if !c.take(limitPending) {
+		c.Stats.Count[RequestPendingOverflow]++
+		return nil, false, ErrOverflow
+	}
+	for !c.take(limitConns) {
+		if c.evict(h) {
+			continue
 		}
 		c.Stats.Count[ConnOverflow]++
 		c.Stats.Count[RequestPendingTotal]++
 		c.enqueue(w, user)
 		return nil, false, ErrWait
 	}
-	if over(c.opening+c.waiting.count, c.limit(c.cfg.MaxPending)) {
-		c.Stats.Count[RequestPendingOverflow]++
-		return nil, false, ErrOverflow
-	}
 	return c.open(h, user)
 }
 
 func (c *Cluster) open(h *Host, user User) (*Conn, bool, error) {
-	conn := &Conn{Host: h, user: user, connecting: true}
+	conn := &Conn{Host: h, user: user, connecting: true, opened: c.loop.Now()}
 	if err := conn.Dial(c.loop, h.Endpoint.Addr, conn); err != nil {
 		c.Stats.Count[ConnConnectFail]++
 		h.Stats.ConnectFail++
+		c.give(limitPending)
+		c.give(limitConns)
 		return nil, false, err
 	}
-	c.conns++
 	c.opening++
 	h.conns++
 	h.active++
@@ -128,7 +129,7 @@ func (c *Cluster) enqueue(w *Waiter, user User) {
 	w.user, w.prev, w.next = user, head.prev, head
 	head.prev.next = w
 	head.prev = w
-	c.waiting.count++
+	c.queued(1)
 }
 
 // Dequeue takes a user out of the queue, if it is in it.
@@ -138,7 +139,8 @@ func (c *Cluster) Dequeue(w *Waiter) {
 	}
 	w.prev.next, w.next.prev = w.next, w.prev
 	*w = Waiter{}
-	c.waiting.count--
+	c.give(limitPending)
+	c.queued(-1)
 }
 
 // serveWaiting asks those in the queue as long as there is room: one who is asked may give up instead of taking it, and
@@ -154,7 +156,7 @@ func (c *Cluster) serveWaiting() {
 
 // room reports whether a connection can be had, or never can.
 func (c *Cluster) room() bool {
-	return c.idle > 0 || c.gone || !over(c.conns, c.limit(c.cfg.MaxConnections))
+	return c.idle > 0 || c.gone || !c.full(limitConns)
 }
 
 // Release gives a connection back whose request is done and which can serve another one.
@@ -163,7 +165,7 @@ func (conn *Conn) Release() {
 	c := h.cluster
 	h.active--
 	conn.user = nil
-	if h.gone || c.gone {
+	if h.gone || c.gone || conn.worn() || c.passOn() {
 		conn.Close()
 		c.closed(h)
 		c.serveWaiting()
@@ -175,7 +177,7 @@ func (conn *Conn) Release() {
 		h.idle.prev = conn
 	}
 	h.idle = conn
-	c.loop.Start(&conn.timer, c.cfg.IdleTimeout, conn)
+	conn.waitIdle()
 	c.serveWaiting()
 }
 
@@ -214,6 +216,7 @@ func (conn *Conn) end() {
 	if conn.connecting {
 		conn.connecting = false
 		c.opening--
+		c.give(limitPending)
 	}
 	conn.timer.Stop()
 	conn.user = nil
@@ -222,8 +225,8 @@ func (conn *Conn) end() {
 }
 
 func (c *Cluster) closed(h *Host) {
-	c.conns--
 	h.conns--
+	c.give(limitConns)
 }
 
 // Ready takes the socket's events.
@@ -254,6 +257,7 @@ func (conn *Conn) connected(e loop.Event) {
 	c := conn.Host.cluster
 	conn.connecting = false
 	c.opening--
+	c.give(limitPending)
 	conn.timer.Stop()
 	conn.user.Connected(nil)
 	// What came along with the first event would not be told again.
@@ -266,7 +270,7 @@ func (conn *Conn) connected(e loop.Event) {
 func (conn *Conn) Expired(*loop.Timer) {
 	c := conn.Host.cluster
 	if !conn.connecting {
-		c.Stats.Count[ConnIdleTimeout]++
+		conn.countEnd()
 		conn.Discard()
 		return
 	}

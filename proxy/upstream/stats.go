@@ -12,6 +12,8 @@ const (
 	ConnConnectTimeout
 	ConnOverflow
 	ConnIdleTimeout
+	ConnMaxRequests
+	ConnMaxDuration
 	ConnRxBytes
 	ConnTxBytes
 	NoneHealthy
@@ -23,12 +25,15 @@ const (
 	RequestCancelled
 	RequestTimeout
 	RequestPerTryTimeout
+	RequestPerTryIdleTimeout
 	RequestRxReset
 	RequestTxReset
 	Retry
 	RetrySuccess
 	RetryLimitExceeded
 	RetryOverflow
+	RetryBackoffExponential
+	RetryBackoffRateLimited
 	Request1xx
 	Request2xx
 	Request3xx
@@ -38,33 +43,38 @@ const (
 )
 
 var counterNames = [NumCounters]string{
-	ConnTotal:              "upstream_cx_total",
-	ConnConnectFail:        "upstream_cx_connect_fail",
-	ConnConnectTimeout:     "upstream_cx_connect_timeout",
-	ConnOverflow:           "upstream_cx_overflow",
-	ConnIdleTimeout:        "upstream_cx_idle_timeout",
-	ConnRxBytes:            "upstream_cx_rx_bytes_total",
-	ConnTxBytes:            "upstream_cx_tx_bytes_total",
-	NoneHealthy:            "upstream_cx_none_healthy",
-	Panic:                  "lb_healthy_panic",
-	RequestTotal:           "upstream_rq_total",
-	RequestCompleted:       "upstream_rq_completed",
-	RequestPendingTotal:    "upstream_rq_pending_total",
-	RequestPendingOverflow: "upstream_rq_pending_overflow",
-	RequestCancelled:       "upstream_rq_cancelled",
-	RequestTimeout:         "upstream_rq_timeout",
-	RequestPerTryTimeout:   "upstream_rq_per_try_timeout",
-	RequestRxReset:         "upstream_rq_rx_reset",
-	RequestTxReset:         "upstream_rq_tx_reset",
-	Retry:                  "upstream_rq_retry",
-	RetrySuccess:           "upstream_rq_retry_success",
-	RetryLimitExceeded:     "upstream_rq_retry_limit_exceeded",
-	RetryOverflow:          "upstream_rq_retry_overflow",
-	Request1xx:             "upstream_rq_1xx",
-	Request2xx:             "upstream_rq_2xx",
-	Request3xx:             "upstream_rq_3xx",
-	Request4xx:             "upstream_rq_4xx",
-	Request5xx:             "upstream_rq_5xx",
+	ConnTotal:                "upstream_cx_total",
+	ConnConnectFail:          "upstream_cx_connect_fail",
+	ConnConnectTimeout:       "upstream_cx_connect_timeout",
+	ConnOverflow:             "upstream_cx_overflow",
+	ConnIdleTimeout:          "upstream_cx_idle_timeout",
+	ConnMaxRequests:          "upstream_cx_max_requests",
+	ConnMaxDuration:          "upstream_cx_max_duration_reached",
+	ConnRxBytes:              "upstream_cx_rx_bytes_total",
+	ConnTxBytes:              "upstream_cx_tx_bytes_total",
+	NoneHealthy:              "upstream_cx_none_healthy",
+	Panic:                    "lb_healthy_panic",
+	RequestTotal:             "upstream_rq_total",
+	RequestCompleted:         "upstream_rq_completed",
+	RequestPendingTotal:      "upstream_rq_pending_total",
+	RequestPendingOverflow:   "upstream_rq_pending_overflow",
+	RequestCancelled:         "upstream_rq_cancelled",
+	RequestTimeout:           "upstream_rq_timeout",
+	RequestPerTryTimeout:     "upstream_rq_per_try_timeout",
+	RequestPerTryIdleTimeout: "upstream_rq_per_try_idle_timeout",
+	RequestRxReset:           "upstream_rq_rx_reset",
+	RequestTxReset:           "upstream_rq_tx_reset",
+	Retry:                    "upstream_rq_retry",
+	RetrySuccess:             "upstream_rq_retry_success",
+	RetryLimitExceeded:       "upstream_rq_retry_limit_exceeded",
+	RetryOverflow:            "upstream_rq_retry_overflow",
+	RetryBackoffExponential:  "upstream_rq_retry_backoff_exponential",
+	RetryBackoffRateLimited:  "upstream_rq_retry_backoff_ratelimited",
+	Request1xx:               "upstream_rq_1xx",
+	Request2xx:               "upstream_rq_2xx",
+	Request3xx:               "upstream_rq_3xx",
+	Request4xx:               "upstream_rq_4xx",
+	Request5xx:               "upstream_rq_5xx",
 }
 
 // String is the counter's name.

@@ -115,6 +115,7 @@ func (r *reader) breakers(at *path, m *clusterv3.CircuitBreakers, c *cluster) {
 			continue
 		}
 		seen = true
+		c.RetryBudget = r.retryBudget(t.GetRetryBudget())
 		for _, limit := range []struct {
 			name string
 			from interface{ GetValue() uint32 }
@@ -140,6 +141,8 @@ func (r *reader) breakers(at *path, m *clusterv3.CircuitBreakers, c *cluster) {
 // protocolOptions reads what is set for the upstream's HTTP, in the old place and in the new one.
 func (r *reader) protocolOptions(at *path, m *clusterv3.Cluster, c *cluster) {
 	//lint:ignore SA1019 it is still sent
+	c.MaxConnRequests = m.GetMaxRequestsPerConnection().GetValue()
+	//lint:ignore SA1019 it is still sent
 	r.poolOptions(at.field("common_http_protocol_options"), m.GetCommonHttpProtocolOptions(), c)
 	options := m.GetTypedExtensionProtocolOptions()
 	for _, name := range slices.Sorted(maps.Keys(options)) {
@@ -152,15 +155,5 @@ func (r *reader) protocolOptions(at *path, m *clusterv3.Cluster, c *cluster) {
 		if r.unpack(p, options[name], o) {
 			r.poolOptions(p.field("common_http_protocol_options"), o.GetCommonHttpProtocolOptions(), c)
 		}
-	}
-}
-
-func (r *reader) poolOptions(at *path, m *corev3.HttpProtocolOptions, c *cluster) {
-	if m == nil {
-		return
-	}
-	c.IdleTimeout = r.duration(at.field("idle_timeout"), m.GetIdleTimeout(), defaultPoolIdleTimeout)
-	if m.GetMaxHeadersCount() != nil {
-		r.wrong(at.field("max_headers_count"), m.GetMaxHeadersCount().GetValue(), "it unset: not supported")
 	}
 }

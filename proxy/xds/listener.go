@@ -131,6 +131,7 @@ func (r *reader) http(at *path, m *hcmv3.HttpConnectionManager) (*config.HTTP, s
 		GenerateRequestID:     m.GetGenerateRequestId() == nil || m.GetGenerateRequestId().GetValue(),
 		ServerName:            m.GetServerName(),
 		AccessLogs:            r.accessLogs(at, m.GetAccessLog()),
+		RequestPolicy:         r.requestPolicy(at, m),
 	}
 	if h.RequestHeadersTimeout == 0 {
 		h.RequestHeadersTimeout = h.StreamIdleTimeout // a head that never ends would hold its connection for ever; so does Envoy

@@ -35,7 +35,7 @@ func TestResourcesRefused(t *testing.T) {
 		{"another name", listeners, strings.Replace(hcmYAML, "name: x", "name: y", 1), []string{"name: got y, want the resource's name x"}},
 		{"no chain", listeners, "name: x\naddress: {socket_address: {address: 127.0.0.1, port_value: 80}}", []string{"filter_chains: got 0, want exactly one"}},
 		{"network filter", listeners, strings.Replace(hcmYAML, "typed_config:\n      \"@type\"", "config_discovery: {config_source: {ads: {}}, type_urls: [a]}\n  - name: b\n    typed_config:\n      \"@type\"", 1), []string{"filter_chains[0].filters[0].config_discovery"}},
-		{"hcm fields", listeners, hcm("tracing: {}\n      normalize_path: true"), []string{chain + "tracing: got", chain + "normalize_path: got true"}},
+		{"hcm fields", listeners, hcm("tracing: {}\n      normalize_path: false\n      max_request_headers_kb: 61"), []string{chain + "tracing: got", chain + "normalize_path: got false", chain + "max_request_headers_kb: got 61, want at most 60"}},
 		{"codec", listeners, hcm("codec_type: HTTP2"), []string{chain + "codec_type: got HTTP2, want AUTO or HTTP1"}},
 		{"connect", listeners, hcm("upgrade_configs: [{upgrade_type: CONNECT}]"), []string{chain + "upgrade_configs[0].upgrade_type: got CONNECT"}},
 		{"http filter", listeners, strings.Replace(hcmYAML, "http_filters: [", "http_filters: [{name: lua}, ", 1), []string{chain + "http_filters[0]: got lua without a typed_config, want envoy.filters.http.router", chain + "http_filters: got 2, want exactly one"}},
@@ -61,7 +61,7 @@ func TestResourcesRefused(t *testing.T) {
 		{"breaker", clusters, eds + "circuit_breakers: {thresholds: [{priority: HIGH}, {max_requests: 0}]}", []string{"thresholds[0].priority: got HIGH", "thresholds[1].max_requests: got 0, want at least 1"}},
 		{"eds nowhere", clusters, "name: x\ntype: EDS", []string{"eds_cluster_config.eds_config: got another source, want ads"}},
 		{"no action", routeTables, route("{match: {prefix: /}, non_forwarding_action: {}}"), []string{first + "non_forwarding_action: got a value"}},
-		{"both an unknown field and a wrong value", clusters, "name: x\ntype: STRICT_DNS\nuse_tcp_for_dns_lookups: true", []string{"use_tcp_for_dns_lookups: got true", "type: got STRICT_DNS"}},
+		{"both an unknown field and a wrong value", clusters, "name: x\ntype: ORIGINAL_DST\nuse_tcp_for_dns_lookups: true", []string{"use_tcp_for_dns_lookups: got true", "type: got ORIGINAL_DST"}},
 		{"eds elsewhere", clusters, "name: x\ntype: EDS\neds_cluster_config: {eds_config: {self: {}}}", []string{"eds_cluster_config.eds_config.self: got a value"}},
 		{"rule of the API", clusters, "name: \"\"\ntype: EDS\neds_cluster_config: {eds_config: {ads: {}}}", []string{"invalid Cluster.Name"}},
 

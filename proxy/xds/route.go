@@ -14,7 +14,6 @@ import (
 const (
 	defaultRouteTimeout = 15 * time.Second
 	defaultBodyLimit    = 4096 // of a direct response, as in Envoy
-	previousHosts       = typePrefix + "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
 )
 
 // intern makes equal names share their memory: a mesh repeats few of them often.
@@ -108,8 +107,14 @@ func (r *reader) match(at *path, m *routev3.RouteMatch, out *config.Route) {
 		r.wrong(at, clip(out.Path), "a path without query and fragment")
 	}
 	out.CaseInsensitive = m.GetCaseSensitive() != nil && !m.GetCaseSensitive().GetValue()
-	for i, h := range m.GetHeaders() {
-		p := at.at("headers", i)
+	out.Headers = r.headerMatches(at, "headers", m.GetHeaders())
+}
+
+// headerMatches reads the comparisons of headers that stand in the list field of at.
+func (r *reader) headerMatches(at *path, field string, all []*routev3.HeaderMatcher) []config.HeaderMatch {
+	var out []config.HeaderMatch
+	for i, h := range all {
+		p := at.at(field, i)
 		match := config.HeaderMatch{Name: intern(strings.ToLower(h.GetName())), Invert: h.GetInvertMatch()}
 		switch s := h.GetHeaderMatchSpecifier().(type) {
 		case nil: // nothing to compare: the header is to be there
@@ -128,8 +133,9 @@ func (r *reader) match(at *path, m *routev3.RouteMatch, out *config.Route) {
 		default:
 			r.missing(p, "another comparison", "string_match.exact, exact_match or present_match")
 		}
-		out.Headers = append(out.Headers, match)
+		out = append(out, match)
 	}
+	return out
 }
 
 func (r *reader) action(at *path, m *routev3.RouteAction, out *config.Route, retry config.Retry) {
@@ -138,6 +144,7 @@ func (r *reader) action(at *path, m *routev3.RouteAction, out *config.Route, ret
 	if m.GetIdleTimeout() != nil && out.IdleTimeout == 0 {
 		r.wrong(at.field("idle_timeout"), "0s", "more than 0s, or nothing")
 	}
+	out.MaxDuration = r.maxStreamDuration(at.field("max_stream_duration"), m.GetMaxStreamDuration())
 	out.Retry = retry
 	if m.GetRetryPolicy() != nil {
 		out.Retry = r.retry(at.field("retry_policy"), m.GetRetryPolicy())
@@ -164,41 +171,4 @@ func (r *reader) action(at *path, m *routev3.RouteAction, out *config.Route, ret
 	default:
 		r.missing(at, "no cluster", "cluster or weighted_clusters")
 	}
-}
-
-// retry reads a RetryPolicy; nil is no retry. A reset of the upstream counts as a 5xx, as in Envoy, so that 5xx and
-// gateway-error contain the conditions without a response.
-func (r *reader) retry(at *path, m *routev3.RetryPolicy) config.Retry {
-	if m == nil {
-		return config.Retry{}
-	}
-	const withoutResponse = config.RetryReset | config.RetryConnectFailure | config.RetryRefusedStream
-	out := config.Retry{Max: 1, PerTryTimeout: r.duration(at.field("per_try_timeout"), m.GetPerTryTimeout(), 0)}
-	for name := range strings.SplitSeq(m.GetRetryOn(), ",") {
-		switch strings.TrimSpace(name) {
-		case "":
-		case "connect-failure":
-			out.On |= config.RetryConnectFailure
-		case "refused-stream":
-			out.On |= config.RetryRefusedStream
-		case "reset":
-			out.On |= withoutResponse
-		case "5xx":
-			out.On |= config.Retry5xx | withoutResponse
-		case "gateway-error":
-			out.On |= config.RetryGatewayError | withoutResponse
-		default:
-			r.wrong(at.field("retry_on"), clip(strings.TrimSpace(name)), "connect-failure, refused-stream, reset, gateway-error or 5xx")
-		}
-	}
-	if n := m.GetNumRetries(); n != nil {
-		out.Max = int(n.GetValue())
-	}
-	for i, predicate := range m.GetRetryHostPredicate() {
-		// Another host is always preferred for a retry, so this one is met and every other is refused.
-		if predicate.GetTypedConfig().GetTypeUrl() != previousHosts {
-			r.wrong(at.at("retry_host_predicate", i), named(predicate.GetName(), predicate.GetTypedConfig().GetTypeUrl()), "envoy.retry_host_predicates.previous_hosts")
-		}
-	}
-	return out
 }

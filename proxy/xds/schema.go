@@ -20,6 +20,8 @@ func newSchema() schema {
 		s[message] = known
 	}
 	s.addCore(add)
+	s.addRetry(add)
+	s.addPolicy(add)
 	s.addListener(add)
 	s.addRoute(add)
 	s.addCluster(add)
@@ -55,11 +57,10 @@ func (schema) addListener(add func(protoreflect.FullName, string)) {
 	add(listener+"Filter", "name typed_config")
 	add(hcm+"HttpConnectionManager", `codec_type stat_prefix rds route_config http_filters common_http_protocol_options
 		server_name max_request_headers_kb stream_idle_timeout request_timeout request_headers_timeout drain_timeout access_log
-		use_remote_address xff_num_trusted_hops generate_request_id upgrade_configs`)
+		use_remote_address xff_num_trusted_hops generate_request_id upgrade_configs`+policyFields)
 	add(hcm+"Rds", "config_source route_config_name")
 	add(hcm+"HttpFilter", "name typed_config")
 	add(hcm+"HttpConnectionManager.UpgradeConfig", "upgrade_type enabled")
-	add("envoy.config.core.v3.HttpProtocolOptions", "idle_timeout max_headers_count")
 	add("envoy.extensions.filters.http.router.v3.Router", "suppress_envoy_headers")
 	add(network+"tcp_proxy.v3.TcpProxy", "stat_prefix cluster weighted_clusters idle_timeout access_log")
 	add(network+"tcp_proxy.v3.TcpProxy.WeightedCluster", "clusters")
@@ -77,12 +78,10 @@ func (schema) addRoute(add func(protoreflect.FullName, string)) {
 	add(route+"Route", "name match route direct_response metadata")
 	add(route+"RouteMatch", "prefix path path_separated_prefix case_sensitive headers")
 	add(route+"HeaderMatcher", "name exact_match present_match string_match invert_match")
-	add(route+"RouteAction", "cluster weighted_clusters timeout idle_timeout retry_policy")
+	add(route+"RouteAction", "cluster weighted_clusters timeout idle_timeout retry_policy max_stream_duration")
 	add(route+"WeightedCluster", "clusters total_weight")
 	add(route+"WeightedCluster.ClusterWeight", "name weight")
 	add(route+"DirectResponseAction", "status body")
-	add(route+"RetryPolicy", "retry_on num_retries per_try_timeout retry_host_predicate host_selection_retry_max_attempts")
-	add(route+"RetryPolicy.RetryHostPredicate", "name typed_config")
 }
 
 func (schema) addCluster(add func(protoreflect.FullName, string)) {
@@ -92,13 +91,12 @@ func (schema) addCluster(add func(protoreflect.FullName, string)) {
 		http     = "envoy.extensions.upstreams.http.v3."
 	)
 	add(cluster+"Cluster", `name alt_stat_name type eds_cluster_config connect_timeout lb_policy load_assignment circuit_breakers
-		common_http_protocol_options typed_extension_protocol_options least_request_lb_config common_lb_config metadata`)
+		common_http_protocol_options typed_extension_protocol_options least_request_lb_config common_lb_config metadata max_requests_per_connection`)
 	add(cluster+"Cluster.EdsClusterConfig", "eds_config service_name")
-	add(cluster+"Cluster.LeastRequestLbConfig", "choice_count")
 	add(cluster+"Cluster.CommonLbConfig", "healthy_panic_threshold locality_weighted_lb_config")
 	add(cluster+"Cluster.CommonLbConfig.LocalityWeightedLbConfig", "")
 	add(cluster+"CircuitBreakers", "thresholds")
-	add(cluster+"CircuitBreakers.Thresholds", "priority max_connections max_pending_requests max_requests max_retries")
+	add(cluster+"CircuitBreakers.Thresholds", "priority max_connections max_pending_requests max_requests max_retries retry_budget")
 	add(http+"HttpProtocolOptions", "common_http_protocol_options explicit_http_config")
 	add(http+"HttpProtocolOptions.ExplicitHttpConfig", "http_protocol_options")
 	add("envoy.config.core.v3.Http1ProtocolOptions", "")
