@@ -166,6 +166,7 @@ func (p *Proxy) samples(ctx context.Context) []sample {
 			out = append(out, sample{scope: "listener", label: "envoy_listener_address", owner: owner, name: listenerCounterNames[i], value: v, gauge: listenerCounter(i) == listenerCxActive})
 		}
 	}
+	out = append(out, p.nameSamples()...)
 	out = append(out, p.controlSamples()...)
 	return append(out, p.serverSamples()...)
 }

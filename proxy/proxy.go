@@ -21,6 +21,7 @@ import (
 
 	"github.com/hostmesh/hostmesh/internal/watch"
 	"github.com/hostmesh/hostmesh/proxy/config"
+	"github.com/hostmesh/hostmesh/proxy/resolve"
 	"github.com/hostmesh/hostmesh/proxy/upstream"
 	"github.com/hostmesh/hostmesh/proxy/xds"
 )
@@ -58,6 +59,7 @@ type Proxy struct {
 	log     *slog.Logger
 	workers []*worker
 	binder  binder
+	names   *resolve.Resolver
 	admin   *admin
 	started time.Time
 	life    watch.Value[stage]
@@ -87,7 +89,8 @@ func New(opts Options) (*Proxy, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Proxy{opts: opts, log: opts.Log, started: time.Now()}
+	p := &Proxy{opts: opts, log: opts.Log, started: time.Now(), names: resolve.New(opts.Config, opts.Log)}
+	p.opts.Config = p.names.Config() // with the addresses of what is given by name
 	breakers := upstream.NewBreakers()
 	for range opts.Loops {
 		w, err := newWorker(opts.Loops, opts.DrainTime, breakers)
@@ -130,6 +133,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 		group.Go(func() error { return w.loop.Run(inner) })
 	}
 	group.Go(func() error { return p.admin.run(inner) })
+	group.Go(func() error { p.names.Run(inner); return nil })
 	group.Go(func() error {
 		defer stop()
 		serving, cancel := context.WithCancel(ctx)

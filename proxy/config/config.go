@@ -141,6 +141,7 @@ type Cluster struct {
 	// Assigned is false until the endpoints are known (EDS has not answered). An assigned cluster may be empty.
 	Assigned  bool
 	Endpoints []*Endpoint
+	DNS       *DNS // where the endpoints come from, if by name
 }
 
 // Policy is a load balancing policy.

@@ -69,6 +69,9 @@ func (c *Cluster) Update(cfg *config.Cluster) {
 		cfg = &config.Cluster{Name: c.cfg.Name, ConnectTimeout: c.cfg.ConnectTimeout}
 	}
 	old := c.byAddr
+	if len(c.hosts) == 1 && sameLogical(c.cfg, cfg) {
+		old = map[netip.AddrPort]*Host{cfg.Endpoints[0].Addr: c.hosts[0]}
+	}
 	c.cfg = cfg
 	c.setLimits()
 	c.hosts = make([]*Host, 0, len(cfg.Endpoints))
