@@ -104,8 +104,15 @@ func TestIntegers(t *testing.T) {
 		want   int
 		ok     bool
 	}{
-		{"0a", 5, 10, true}, {"1f9a0a", 5, 1337, true}, {"2a", 8, 42, true}, {"1f00", 5, 31, true}, {"1fff", 5, 0, false}, {"1f", 5, 0, false},
-		{"1fffffffff0f", 5, 0, false}, {"1f80808080808080808000", 5, 0, false}, {"7f80808000", 7, 127, true},
+		{"0a", 5, 10, true},
+		{"1f9a0a", 5, 1337, true},
+		{"2a", 8, 42, true},
+		{"1f00", 5, 31, true},
+		{"1fff", 5, 0, false},
+		{"1f", 5, 0, false},
+		{"1fffffffff0f", 5, 0, false},
+		{"1f80808080808080808000", 5, 0, false},
+		{"7f80808000", 7, 127, true},
 	} {
 		got, rest, ok := readInt(unhex(t, c.in), c.prefix)
 		if got != c.want || ok != c.ok || ok && len(rest) != 0 {

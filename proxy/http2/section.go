@@ -229,12 +229,12 @@ func (c *encoder) appendStart(dst []byte, h *message.Head, e *message.Edit) []by
 }
 
 func (c *encoder) appendPath(dst []byte, h *message.Head, e *message.Edit) []byte {
-	if e != nil && e.Target != nil {
-		return appendLiteral(dst, 0, 4, pseudoPath, nil, e.Target)
-	}
 	path := h.Bytes(h.Path)
 	if len(path) == 0 {
 		return dst // CONNECT
+	}
+	if e != nil && e.Target != nil {
+		return appendLiteral(dst, 0, 4, pseudoPath, nil, e.Target)
 	}
 	if !h.HasQuery {
 		if len(path) == 1 && path[0] == '/' {

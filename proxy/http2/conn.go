@@ -1,0 +1,330 @@
+package http2
+
+import (
+	"encoding/binary"
+
+	"github.com/hostmesh/hostmesh/proxy/message"
+)
+
+// Event is something that concerns the connection as a whole.
+type Event uint8
+
+// The events.
+const (
+	EventSettings Event = iota + 1 // the peer's settings came or changed
+	EventGoAway                    // the peer takes no new streams
+	EventPingAck
+)
+
+// Handler is told what the peer's bytes mean. It may call any method of the connection but Feed and Close. What it is given of
+// bytes and heads is valid during the call.
+type Handler interface {
+	// Headers tells a new request, or an informational or the final response.
+	Headers(s *Stream, h *message.Head, end bool)
+	// Data tells content; it counts against the windows until [Conn.Consumed].
+	Data(s *Stream, p []byte, end bool)
+	// Trailers ends the message.
+	Trailers(s *Stream, f *message.Fields)
+	// Reset tells that the stream is cut off, by the peer or because of what the peer sent. A stream that was refused or never
+	// seen (RefusedStream from the peer) was not processed.
+	Reset(s *Stream, code ErrCode, remote bool)
+	// Writable tells that a stream for which DataHeader took nothing can send again.
+	Writable(s *Stream)
+	Event(e Event)
+}
+
+// Conn is one end of a connection.
+type Conn struct {
+	arena  *Arena
+	limits Limits
+	client bool
+
+	dec     decoder
+	enc     encoder
+	table   streams
+	active  int // streams begun and not released
+	blocked queue
+	ours    resetIDs
+	section section
+
+	preface  int    // bytes of the client's preface seen
+	settled  bool   // the peer's SETTINGS came
+	acked    bool   // the peer knows ours
+	lastPeer uint32 // the highest stream of the peer
+	lastTake uint32 // the highest one that is taken still
+	nextID   uint32 // a client's next stream
+
+	window, credit int // of the connection, as of a stream
+	room           int
+
+	peer settings
+	gone bool // the peer sent GOAWAY
+	last uint32
+
+	control []byte // frames that wait to be sent
+	urgent  bool   // control goes before anything else
+
+	block block
+	data  content
+
+	noise, resets int
+	now           uint32
+	failed        ErrCode
+	feeding       bool
+	done          *Stream // released during Feed
+}
+
+type settings struct {
+	window  int
+	frame   int
+	streams uint32
+	connect bool
+}
+
+// block is a field section that is not complete.
+type block struct {
+	open   bool
+	stream uint32
+	end    bool
+	frames int
+	self   bool // the stream depends on itself
+	buf    []byte
+}
+
+// content is a DATA frame that is being read.
+type content struct {
+	open   bool
+	stream *Stream // nil: nobody gets it
+	left   int
+	pad    int
+	end    bool
+}
+
+const prefaceText = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// InitServer makes c the server's end of a new connection.
+func (c *Conn) InitServer(l Limits, a *Arena) { c.init(l, a, false) }
+
+// InitClient makes c the client's end of a new connection.
+func (c *Conn) InitClient(l Limits, a *Arena) { c.init(l, a, true) }
+
+func (c *Conn) init(l Limits, a *Arena, client bool) {
+	l = l.orDefaults()
+	*c = Conn{
+		arena: a, limits: l, client: client, nextID: 1, room: initialWindow, lastTake: maxWindow, last: maxWindow,
+		peer: settings{initialWindow, maxFrame, maxWindow, false}, window: l.ConnWindow, urgent: true, control: c.control[:0],
+		enc: encoder{finder: c.enc.finder},
+	}
+	c.dec.init()
+	c.enc.init()
+	if client {
+		c.control = append(c.control, prefaceText...)
+		c.preface = len(prefaceText)
+	}
+	c.control = appendSettings(c.control, l, client)
+	if l.ConnWindow > initialWindow {
+		c.control = appendWindowUpdate(c.control, 0, l.ConnWindow-initialWindow)
+	}
+}
+
+func appendSettings(dst []byte, l Limits, client bool) []byte {
+	start := len(dst)
+	dst = append(dst, make([]byte, frameHeaderSize)...)
+	set := func(id uint16, value int) {
+		dst = binary.BigEndian.AppendUint16(dst, id)
+		dst = binary.BigEndian.AppendUint32(dst, uint32(value))
+	}
+	if client {
+		set(settingPush, 0)
+	} else {
+		set(settingStreams, l.Streams)
+		if l.ExtendedConnect {
+			set(settingConnect, 1)
+		}
+	}
+	set(settingWindow, l.Window)
+	set(settingHeaderList, l.HeaderBytes)
+	h := frame{len(dst) - start - frameHeaderSize, frameSettings, 0, 0}.bytes()
+	copy(dst[start:], h[:])
+	return dst
+}
+
+// Tick tells the time in seconds, of any clock. Call it before Feed: the budgets of [Limits] fill up as time passes.
+func (c *Conn) Tick(now uint32) {
+	if passed := int(now - c.now); passed > 0 && c.now != 0 {
+		passed = min(passed, 10)
+		c.noise = max(0, c.noise-passed*(c.limits.Noise+9)/10)
+		c.resets = max(0, c.resets-passed*(c.limits.Resets+9)/10)
+	}
+	c.now = now
+}
+
+// Feed reads what the peer sent. It uses whole frames, and content as it comes; what it leaves over is to be given again with
+// more behind it, at most a frame. An error is the end of the connection: send what AppendControl has, then close it.
+func (c *Conn) Feed(buf []byte, to Handler) (used int, err error) {
+	if c.failed != NoError {
+		return 0, c.failed
+	}
+	c.feeding = true
+	code := NoError
+	for code == NoError {
+		var n int
+		if n, code = c.step(buf[used:], to); n == 0 {
+			break
+		}
+		used += n
+		c.forget()
+		if code == NoError && len(c.control) > controlBytes {
+			code = EnhanceYourCalm
+		}
+	}
+	c.feeding = false
+	if code != NoError {
+		c.failed = code
+		c.control = appendGoAway(c.control, min(c.lastPeer, c.lastTake), code)
+		return used, code
+	}
+	return used, nil
+}
+
+// step reads the preface, one frame or some content. n is 0 when more is needed.
+func (c *Conn) step(p []byte, to Handler) (n int, code ErrCode) {
+	switch {
+	case len(p) == 0:
+		return 0, NoError
+	case c.preface < len(prefaceText):
+		n = min(len(p), len(prefaceText)-c.preface)
+		if string(p[:n]) != prefaceText[c.preface:c.preface+n] {
+			return 0, ProtocolError
+		}
+		c.preface += n
+		return n, NoError
+	case c.data.open:
+		return c.readContent(p, to), NoError
+	case len(p) < frameHeaderSize:
+		return 0, NoError
+	}
+	f := parseFrame(p)
+	if code = c.admit(f); code != NoError {
+		return 0, code
+	}
+	if f.kind == frameData {
+		return c.beginData(f, p, to)
+	}
+	if len(p) < frameHeaderSize+f.length {
+		return 0, NoError
+	}
+	n = frameHeaderSize + f.length
+	return n, c.frame(f, p[frameHeaderSize:n], to)
+}
+
+// admit judges a frame by its header.
+func (c *Conn) admit(f frame) ErrCode {
+	switch {
+	case f.length > maxFrame:
+		return FrameSizeError
+	case !c.settled && (f.kind != frameSettings || f.has(flagAck)):
+		return ProtocolError
+	case c.block.open != (f.kind == frameContinuation) || c.block.open && f.stream != c.block.stream:
+		return ProtocolError
+	}
+	connection := f.kind == frameSettings || f.kind == framePing || f.kind == frameGoAway
+	if connection && f.stream != 0 || f.stream == 0 && f.kind <= frameContinuation && !connection && f.kind != frameWindowUpdate {
+		return ProtocolError
+	}
+	return NoError
+}
+
+func (c *Conn) frame(f frame, p []byte, to Handler) ErrCode {
+	switch f.kind {
+	case frameHeaders:
+		return c.headers(f, p, to)
+	case frameContinuation:
+		return c.continuation(f, p, to)
+	case framePriority:
+		return c.priority(f, p, to)
+	case frameReset:
+		return c.peerReset(f, p, to)
+	case frameSettings:
+		return c.settings(f, p, to)
+	case framePushPromise:
+		return ProtocolError // a client does not allow it, a server must not get it
+	case framePing:
+		return c.ping(f, p, to)
+	case frameGoAway:
+		return c.goAway(p, to)
+	case frameWindowUpdate:
+		return c.windowUpdate(f, p, to)
+	}
+	return c.charge(1) // unknown frames are ignored (RFC 9113 section 5.5)
+}
+
+// charge counts frames that make work and move nothing.
+func (c *Conn) charge(n int) ErrCode {
+	if c.noise += n; c.noise > c.limits.Noise {
+		return EnhanceYourCalm
+	}
+	return NoError
+}
+
+// chargeReset counts a stream that was begun for nothing.
+func (c *Conn) chargeReset() ErrCode {
+	if c.resets++; c.resets > c.limits.Resets {
+		return EnhanceYourCalm
+	}
+	return NoError
+}
+
+// idle reports whether a stream was never begun.
+func (c *Conn) idle(id uint32) bool {
+	if c.client == (id&1 == 1) {
+		return !c.client || id >= c.nextID
+	}
+	return id > c.lastPeer
+}
+
+// late reports whether what comes on a stream that is not there may have been sent before the peer knew.
+func (c *Conn) late(id uint32) bool { return c.ours.maybe(id) || id > c.lastTake }
+
+// streamWindow is what a peer may send on a new stream. Until it knows our settings it goes by the protocol's.
+func (c *Conn) streamWindow() int {
+	if c.acked {
+		return c.limits.Window
+	}
+	return max(c.limits.Window, initialWindow)
+}
+
+// streamError resets a stream because of what the peer sent.
+func (c *Conn) streamError(s *Stream, id uint32, code ErrCode, to Handler) ErrCode {
+	c.ours.add(id)
+	c.control = appendReset(c.control, id, code)
+	if s != nil {
+		c.cutOff(s)
+		to.Reset(s, code, false)
+	}
+	return c.chargeReset()
+}
+
+// cutOff ends a stream here; what it held goes back to the connection's window.
+func (c *Conn) cutOff(s *Stream) {
+	s.reset = true
+	c.giveBack(s.held)
+	s.held = 0
+	c.blocked.remove(s)
+}
+
+// finished is told that one direction ended. A stream that was worth its while pays for frames that were not.
+func (c *Conn) finished(s *Stream) {
+	if s.complete() {
+		c.noise = max(0, c.noise-10)
+		c.resets = max(0, c.resets-1)
+	}
+}
+
+func (c *Conn) free() {
+	for c.done != nil {
+		s := c.done
+		c.done = s.queue.after
+		c.arena.put(s)
+	}
+}

@@ -1,0 +1,214 @@
+package http2
+
+import "encoding/binary"
+
+// beginData takes the header of a DATA frame. All of the frame counts against the windows (RFC 9113 section 6.9.1).
+func (c *Conn) beginData(f frame, p []byte, to Handler) (n int, code ErrCode) {
+	n = frameHeaderSize
+	pad := 0
+	if f.has(flagPadded) {
+		if f.length == 0 {
+			return 0, FrameSizeError
+		}
+		if len(p) <= n {
+			return 0, NoError
+		}
+		if pad = int(p[n]); pad >= f.length {
+			return 0, ProtocolError
+		}
+		n++
+	}
+	overhead := n - frameHeaderSize + pad
+	length := f.length - overhead
+	if c.window -= f.length; c.window < 0 {
+		return n, FlowControlError
+	}
+	c.data = content{open: true, left: length, pad: pad, end: f.has(flagEndStream)}
+	s := c.table.find(f.stream)
+	if s == nil && c.idle(f.stream) {
+		return n, ProtocolError
+	}
+	c.giveBack(overhead)
+	if s == nil || s.reset {
+		code = c.lateData(s, f.stream, to)
+	} else if wrong := s.take(f.length, length, c.data.end); wrong != NoError {
+		code = c.streamError(s, f.stream, wrong, to)
+	} else {
+		c.data.stream = s
+		c.giveBackStream(s, overhead)
+	}
+	if code == NoError && length == 0 && !c.data.end {
+		code = c.charge(1)
+	}
+	if code == NoError && length == 0 {
+		c.endContent(nil, to)
+	}
+	return n, code
+}
+
+// lateData is content for a stream that is closed.
+func (c *Conn) lateData(s *Stream, id uint32, to Handler) ErrCode {
+	if s != nil || c.late(id) {
+		return c.charge(1)
+	}
+	return c.streamError(nil, id, StreamClosed, to)
+}
+
+// take counts content against the window and the length that was told.
+func (s *Stream) take(frame, length int, end bool) ErrCode {
+	switch {
+	case s.ended:
+		return StreamClosed
+	case !s.started:
+		return ProtocolError
+	}
+	if s.window -= frame; s.window < 0 {
+		return FlowControlError
+	}
+	if s.remaining >= 0 {
+		s.remaining -= int64(length)
+		if s.remaining < 0 || end && s.remaining != 0 {
+			return ProtocolError
+		}
+	}
+	return NoError
+}
+
+// readContent gives content as it comes, then skips the padding.
+func (c *Conn) readContent(p []byte, to Handler) (n int) {
+	d := &c.data
+	if d.left == 0 {
+		n = min(len(p), d.pad)
+		d.pad -= n
+		d.open = d.pad > 0
+		return n
+	}
+	n = min(len(p), d.left)
+	d.left -= n
+	if d.left == 0 {
+		c.endContent(p[:n], to)
+		return n
+	}
+	c.giveContent(p[:n], false, to)
+	return n
+}
+
+func (c *Conn) endContent(p []byte, to Handler) {
+	d := &c.data
+	d.open = d.pad > 0
+	if s := d.stream; s != nil && d.end && !s.reset && !s.released {
+		s.ended = true
+		c.finished(s)
+	}
+	if len(p) > 0 || d.end {
+		c.giveContent(p, d.end, to)
+	}
+	d.stream = nil
+}
+
+func (c *Conn) giveContent(p []byte, end bool, to Handler) {
+	s := c.data.stream
+	if s == nil || s.reset || s.released {
+		c.data.stream = nil
+		c.giveBack(len(p))
+		return
+	}
+	s.held += len(p)
+	to.Data(s, p, end)
+}
+
+// Consumed tells that n bytes of a stream's content are no longer held here: the peer may send as many again.
+func (c *Conn) Consumed(s *Stream, n int) {
+	n = min(n, s.held)
+	s.held -= n
+	c.giveBack(n)
+	c.giveBackStream(s, n)
+}
+
+func (c *Conn) giveBack(n int) {
+	c.credit += n
+	if c.credit >= c.limits.ConnWindow/2 {
+		c.control = appendWindowUpdate(c.control, 0, c.credit)
+		c.window += c.credit
+		c.credit = 0
+	}
+}
+
+func (c *Conn) giveBackStream(s *Stream, n int) {
+	s.credit += n
+	if s.credit >= (c.limits.Window+1)/2 && !s.ended && !s.reset {
+		c.control = appendWindowUpdate(c.control, s.id, s.credit)
+		s.window += s.credit
+		s.credit = 0
+	}
+}
+
+func (c *Conn) windowUpdate(f frame, p []byte, to Handler) ErrCode {
+	if len(p) != 4 {
+		return FrameSizeError
+	}
+	n := int(binary.BigEndian.Uint32(p) & maxWindow)
+	if f.stream == 0 {
+		if n == 0 {
+			return ProtocolError
+		}
+		if c.room += n; c.room > maxWindow {
+			return FlowControlError
+		}
+		c.wake(to)
+		return c.charge(1)
+	}
+	if c.idle(f.stream) {
+		return ProtocolError
+	}
+	s := c.table.find(f.stream)
+	if s == nil || s.reset {
+		return c.charge(1)
+	}
+	if n == 0 {
+		return c.streamError(s, f.stream, ProtocolError, to)
+	}
+	if s.room += n; s.room > maxWindow {
+		return c.streamError(s, f.stream, FlowControlError, to)
+	}
+	if s.blocked && s.room > 0 && c.room > 0 {
+		c.blocked.remove(s)
+		to.Writable(s)
+	}
+	return c.charge(1)
+}
+
+// initialWindow changes the windows of all streams (RFC 9113 section 6.9.2).
+func (c *Conn) initialWindow(window int, to Handler) ErrCode {
+	change := window - c.peer.window
+	if change == 0 {
+		return NoError
+	}
+	c.peer.window = window
+	over := false
+	c.table.each(func(s *Stream) {
+		s.room += change
+		over = over || s.room > maxWindow
+	})
+	if over {
+		return FlowControlError
+	}
+	c.wake(to)
+	return NoError
+}
+
+// wake gives every waiting stream a turn, the longest waiting first, while the connection's window lasts.
+func (c *Conn) wake(to Handler) {
+	for range c.blocked.count {
+		s := c.blocked.first
+		if s == nil || c.room <= 0 {
+			return
+		}
+		c.blocked.remove(s)
+		if s.room <= 0 {
+			c.blocked.push(s)
+			continue
+		}
+		to.Writable(s)
+	}
+}
