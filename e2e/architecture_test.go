@@ -34,6 +34,8 @@ var mayImport = map[string][]string{
 	"proxy/message": nil,
 	"proxy/http2":   {"proxy/message"},
 
+	"proxy/preamble": nil,
+
 	"registry":              {"internal/watch", "internal/seal"},
 	"registry/registrytest": {"registry"},
 	"registry/consul":       {"registry", "internal/tlsfile"},
@@ -67,7 +69,7 @@ var mayImport = map[string][]string{
 
 // pure packages compute: they reach no network, no disk, no lock and no clock owner.
 var (
-	pure       = []string{"controlplane/compile", "controlplane/zone", "proxy/config", "proxy/retry", "proxy/router", "proxy/http1", "proxy/message", "proxy/http2"}
+	pure       = []string{"controlplane/compile", "controlplane/zone", "proxy/config", "proxy/retry", "proxy/router", "proxy/http1", "proxy/message", "proxy/http2", "proxy/preamble"}
 	notForPure = []string{"net", "os", "context", "sync", "google.golang.org/grpc"}
 )
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/upstream"
+	"github.com/hostmesh/hostmesh/proxy/upstream/balance"
 )
 
 // The JSON forms of Envoy's admin messages (envoy.admin.v3), as far as there is something to say.
@@ -33,9 +34,6 @@ type (
 		Name  string `json:"name"`
 		Value string `json:"value,omitempty"`
 	}
-	jsonHealth struct {
-		EDS string `json:"eds_health_status"`
-	}
 	jsonLocality struct {
 		Region  string `json:"region,omitempty"`
 		Zone    string `json:"zone,omitempty"`
@@ -45,6 +43,8 @@ type (
 		Address  jsonAddress  `json:"address"`
 		Stats    []jsonStat   `json:"stats"`
 		Health   jsonHealth   `json:"health_status"`
+		Rate     *jsonPercent `json:"success_rate,omitempty"`
+		Local    *jsonPercent `json:"local_origin_success_rate,omitempty"`
 		Weight   uint32       `json:"weight"`
 		Hostname string       `json:"hostname,omitempty"`
 		Priority uint32       `json:"priority,omitempty"`
@@ -124,19 +124,6 @@ func (a *admin) serverInfo(w http.ResponseWriter, _ *http.Request) {
 	})
 }
 
-// healthFlags is how Envoy's text form says health.
-func healthFlags(h config.Health) string {
-	switch h {
-	case config.Degraded:
-		return "/degraded_eds_health"
-	case config.Unhealthy:
-		return "/failed_eds_health"
-	case config.Draining:
-		return "/eds_status_draining"
-	}
-	return "healthy"
-}
-
 func healthName(h config.Health) string {
 	return [...]string{config.Healthy: "HEALTHY", config.Degraded: "DEGRADED", config.Unhealthy: "UNHEALTHY", config.Draining: "DRAINING"}[h]
 }
@@ -173,9 +160,9 @@ func (a *admin) clusters(w http.ResponseWriter, r *http.Request) {
 	for _, name := range slices.Sorted(maps.Keys(cfg.Clusters)) {
 		c := cfg.Clusters[name]
 		if asJSON {
-			statuses = append(statuses, clusterJSON(c, counts.clusters[name]))
+			statuses = append(statuses, clusterJSON(c, a.p.fleet.hosts(c), counts.clusters[name]))
 		} else {
-			writeCluster(w, c, counts.clusters[name])
+			writeCluster(w, c, a.p.fleet.hosts(c), counts.clusters[name])
 		}
 	}
 	if asJSON {
@@ -183,13 +170,14 @@ func (a *admin) clusters(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func clusterJSON(c *config.Cluster, counts *clusterCounts) jsonCluster {
+func clusterJSON(c *config.Cluster, hosts []fleetHost, counts *clusterCounts) jsonCluster {
 	out := jsonCluster{Name: c.Name, AddedViaAPI: true, ObservabilityName: c.Name, Breakers: jsonBreakers{[]jsonThreshold{
 		{"DEFAULT", c.MaxConnections, c.MaxPending, c.MaxRequests, c.MaxRetries},
 	}}}
-	for _, e := range c.Endpoints {
+	for _, known := range hosts {
+		e := known.Endpoint
 		h := jsonHost{
-			Address: addressOf(e.Addr), Health: jsonHealth{healthName(e.Health)}, Weight: e.Weight, Hostname: e.Hostname,
+			Address: addressOf(e.Addr), Health: known.json(), Rate: percent(known.rate), Local: percent(known.localRate), Weight: e.Weight, Hostname: e.Hostname,
 			Priority: e.Priority, Locality: jsonLocality(e.Locality),
 		}
 		for _, v := range hostValues(counts.host(e.Addr)) {
@@ -207,28 +195,29 @@ func clusterJSON(c *config.Cluster, counts *clusterCounts) jsonCluster {
 	return out
 }
 
-func writeCluster(w http.ResponseWriter, c *config.Cluster, counts *clusterCounts) {
+func writeCluster(w http.ResponseWriter, c *config.Cluster, hosts []fleetHost, counts *clusterCounts) {
 	fmt.Fprintf(w, "%s::observability_name::%s\n", c.Name, c.Name)
 	fmt.Fprintf(w, "%s::default_priority::max_connections::%d\n", c.Name, c.MaxConnections)
 	fmt.Fprintf(w, "%s::default_priority::max_pending_requests::%d\n", c.Name, c.MaxPending)
 	fmt.Fprintf(w, "%s::default_priority::max_requests::%d\n", c.Name, c.MaxRequests)
 	fmt.Fprintf(w, "%s::default_priority::max_retries::%d\n", c.Name, c.MaxRetries)
 	fmt.Fprintf(w, "%s::added_via_api::true\n", c.Name)
-	for _, e := range c.Endpoints {
+	for _, known := range hosts {
+		e := known.Endpoint
 		at := c.Name + "::" + e.Addr.String()
 		for _, v := range hostValues(counts.host(e.Addr)) {
 			fmt.Fprintf(w, "%s::%s::%d\n", at, v.name, v.value)
 		}
 		fmt.Fprintf(w, "%s::hostname::%s\n", at, e.Hostname)
-		fmt.Fprintf(w, "%s::health_flags::%s\n", at, healthFlags(e.Health))
+		fmt.Fprintf(w, "%s::health_flags::%s\n", at, known.text())
 		fmt.Fprintf(w, "%s::weight::%d\n", at, e.Weight)
 		fmt.Fprintf(w, "%s::region::%s\n", at, e.Locality.Region)
 		fmt.Fprintf(w, "%s::zone::%s\n", at, e.Locality.Zone)
 		fmt.Fprintf(w, "%s::sub_zone::%s\n", at, e.Locality.SubZone)
 		fmt.Fprintf(w, "%s::canary::false\n", at)
 		fmt.Fprintf(w, "%s::priority::%d\n", at, e.Priority)
-		fmt.Fprintf(w, "%s::success_rate::-1\n", at)
-		fmt.Fprintf(w, "%s::local_origin_success_rate::-1\n", at)
+		fmt.Fprintf(w, "%s::success_rate::%g\n", at, known.rate)
+		fmt.Fprintf(w, "%s::local_origin_success_rate::%g\n", at, known.localRate)
 	}
 }
 
@@ -236,6 +225,7 @@ func writeCluster(w http.ResponseWriter, c *config.Cluster, counts *clusterCount
 type clusterCounts struct {
 	stats  upstream.Stats
 	gauges upstream.Gauges
+	plan   *balance.Plan
 	hosts  map[netip.AddrPort]*hostCounts
 }
 

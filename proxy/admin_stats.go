@@ -23,6 +23,7 @@ type counts struct {
 	http      map[string]*httpStats
 	tcp       map[string]*tcpStats
 	listeners map[netip.AddrPort]*listenerStats
+	prefaces  prefaceStats
 }
 
 // gather asks each loop for its counts, on the loop, and sums them. A loop that does not answer in time is left out.
@@ -40,13 +41,13 @@ func (p *Proxy) gather(ctx context.Context) *counts {
 }
 
 func newCounts() *counts {
-	return &counts{map[string]*clusterCounts{}, map[string]*httpStats{}, map[string]*tcpStats{}, map[netip.AddrPort]*listenerStats{}}
+	return &counts{map[string]*clusterCounts{}, map[string]*httpStats{}, map[string]*tcpStats{}, map[netip.AddrPort]*listenerStats{}, prefaceStats{}}
 }
 
 // take copies what a worker has counted; on its loop.
 func (n *counts) take(w *worker) {
 	for name, c := range w.clusters {
-		cc := &clusterCounts{gauges: c.Gauges(), hosts: map[netip.AddrPort]*hostCounts{}}
+		cc := &clusterCounts{gauges: c.Gauges(), plan: c.Plan(), hosts: map[netip.AddrPort]*hostCounts{}}
 		cc.stats.Add(&c.Stats)
 		for _, h := range c.Hosts() {
 			cc.hosts[h.Endpoint.Addr] = &hostCounts{h.Stats, h.Active(), h.Conns()}
@@ -65,6 +66,7 @@ func (n *counts) take(w *worker) {
 		own := *a.stats
 		n.listeners[addr] = &own
 	}
+	n.prefaces = w.prefaces
 }
 
 func (n *counts) add(other *counts) {
@@ -91,6 +93,7 @@ func (n *counts) add(other *counts) {
 	merge(n.http, other.http, (*httpStats).add)
 	merge(n.tcp, other.tcp, (*tcpStats).add)
 	merge(n.listeners, other.listeners, (*listenerStats).add)
+	n.prefaces.add(&other.prefaces)
 }
 
 func merge[K comparable, V any](into, from map[K]*V, add func(*V, *V)) {
@@ -129,6 +132,9 @@ func (p *Proxy) samples(ctx context.Context) []sample {
 		put(sample{name: "upstream_rq_pending_active", value: uint64(c.gauges.Pending), gauge: true})
 		put(sample{name: "membership_total", value: uint64(c.gauges.Members), gauge: true})
 		put(sample{name: "membership_healthy", value: uint64(c.gauges.HealthyMembers), gauge: true})
+		for _, s := range planSamples(c.plan) {
+			put(s)
+		}
 		if c.stats.Time != nil {
 			put(sample{name: "upstream_rq_time", histogram: c.stats.Time})
 		}
@@ -163,10 +169,12 @@ func (p *Proxy) samples(ctx context.Context) []sample {
 	for _, addr := range slices.SortedFunc(maps.Keys(n.listeners), netip.AddrPort.Compare) {
 		owner := strings.ReplaceAll(addr.String(), ":", "_")
 		for i, v := range n.listeners[addr].count {
-			out = append(out, sample{scope: "listener", label: "envoy_listener_address", owner: owner, name: listenerCounterNames[i], value: v, gauge: listenerCounter(i) == listenerCxActive})
+			out = append(out, sample{scope: "listener", label: "envoy_listener_address", owner: owner, name: listenerCounterNames[i], value: v, gauge: listenerCounter(i) >= listenerPreCxActive})
 		}
 	}
+	out = append(out, n.prefaces.samples()...)
 	out = append(out, p.nameSamples()...)
+	out = append(out, p.fleet.samples()...)
 	out = append(out, p.controlSamples()...)
 	return append(out, p.serverSamples()...)
 }

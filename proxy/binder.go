@@ -2,11 +2,8 @@ package proxy
 
 import (
 	"context"
-	"fmt"
-	"io"
 	"maps"
 	"net/netip"
-	"os"
 	"slices"
 	"sync"
 	"syscall"
@@ -15,6 +12,7 @@ import (
 	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/loop"
 	"github.com/hostmesh/hostmesh/proxy/router"
+	"github.com/hostmesh/hostmesh/proxy/upstream"
 )
 
 const (
@@ -26,8 +24,10 @@ const (
 // gives each loop only what changed. It runs on one goroutine; mu guards what the admin interface reads.
 type binder struct {
 	p      *Proxy
-	config *config.Config
+	given  *config.Config // what was taken up last
+	config *config.Config // what the fleet has made of it
 	tables map[*config.RouteTable]*router.Table
+	plans  plans
 
 	drainAsked chan struct{} // by the admin interface
 	drained    bool          // addresses were closed for good
@@ -57,16 +57,17 @@ func (b *binder) run(ctx, loops context.Context) {
 	defer retry.Stop()
 	for {
 		cfg, changed := b.p.opts.Config.Get()
-		if cfg != nil && cfg != b.config {
-			b.update(loops, cfg)
-			if b.p.life.Load() == stageInitial {
-				b.p.life.Set(stageLive)
-			}
+		if cfg != nil && cfg != b.given {
+			b.take(loops, cfg)
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-changed:
+		case <-b.p.fleet.changed:
+			if b.given != nil {
+				b.take(loops, b.given)
+			}
 		case <-b.drainAsked:
 			b.drained = true
 			b.p.life.Set(stageDraining)
@@ -78,16 +79,33 @@ func (b *binder) run(ctx, loops context.Context) {
 	}
 }
 
-// update takes up one configuration.
-func (b *binder) update(ctx context.Context, cfg *config.Config) {
+// take takes up a configuration, with what is known of the hosts at this time.
+func (b *binder) take(ctx context.Context, cfg *config.Config) {
+	next, shared, held := b.p.fleet.overlay(cfg, b.config)
+	b.given = cfg
+	if next != b.config {
+		b.update(ctx, next, shared)
+	}
+	if !held && b.p.life.Load() == stageInitial {
+		b.p.life.Set(stageLive)
+	}
+}
+
+// update gives one configuration to the loops.
+func (b *binder) update(ctx context.Context, cfg *config.Config, shared map[string]*upstream.Shared) {
 	changed := changedClusters(b.config, cfg)
 	wanted := b.wanted(cfg)
 	b.config = cfg
+	b.plans = b.plans.next(cfg, changed, time.Now())
+	plans := b.plans
 	b.drop(ctx, wanted)
 	replaced := b.replace(wanted)
 	for _, w := range b.p.workers {
 		// In one step: no request may see the routes of one configuration and the clusters of another.
-		_ = w.loop.Do(ctx, func() { w.update(cfg, changed, replaced) })
+		_ = w.loop.Do(ctx, func() {
+			w.shared, w.plans = shared, plans
+			w.update(cfg, changed, replaced)
+		})
 	}
 	b.bindMissing(ctx)
 }
@@ -130,7 +148,8 @@ func (b *binder) wanted(cfg *config.Config) map[netip.AddrPort]*served {
 		}
 		s := known[l]
 		if s == nil {
-			s = &served{cfg: l, table: t, sinks: b.sinksOf(l)}
+			s = &served{cfg: l, table: t}
+			s.sinks, s.lines = b.logsOf(l)
 		}
 		for _, addr := range l.Addresses {
 			if other := wanted[addr]; other != nil && other.cfg != l {
@@ -261,51 +280,6 @@ func (b *binder) bind(ctx context.Context, at *binding) error {
 		return failed
 	}
 	return nil
-}
-
-// sinksOf opens the access logs of a listener; one that cannot be opened is left out and said.
-func (b *binder) sinksOf(l *config.Listener) []*sink {
-	logs := l.AccessLogs
-	if l.HTTP != nil {
-		logs = l.HTTP.AccessLogs
-	} else if len(l.TCP.AccessLogs) > 0 {
-		logs = l.TCP.AccessLogs
-	}
-	var sinks []*sink
-	for _, log := range logs {
-		s := b.sinks[log.Path]
-		if s == nil {
-			w, closeFile, err := b.openLog(log.Path)
-			if err != nil {
-				b.p.log.Error("cannot write access log", "listener", l.Name, "err", err)
-				continue
-			}
-			s = newSink(log.Path, w, closeFile)
-			b.mu.Lock()
-			b.sinks[log.Path] = s
-			b.mu.Unlock()
-		}
-		if !slices.Contains(sinks, s) {
-			sinks = append(sinks, s)
-		}
-	}
-	return sinks
-}
-
-func (b *binder) openLog(path string) (io.Writer, func() error, error) {
-	switch {
-	case b.p.opts.AccessLog != nil:
-		return b.p.opts.AccessLog, nil, nil
-	case path == "/dev/stdout":
-		return os.Stdout, nil, nil
-	case path == "/dev/stderr":
-		return os.Stderr, nil, nil
-	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
-	if err != nil {
-		return nil, nil, fmt.Errorf("open access log: %w", err)
-	}
-	return f, f.Close, nil
 }
 
 // stopSinks ends all access logs; the loops have flushed.

@@ -59,6 +59,7 @@ type Proxy struct {
 	log     *slog.Logger
 	workers []*worker
 	binder  binder
+	fleet   *fleet
 	names   *resolve.Resolver
 	admin   *admin
 	started time.Time
@@ -98,8 +99,11 @@ func New(opts Options) (*Proxy, error) {
 			p.abandon()
 			return nil, fmt.Errorf("make proxy: %w", err)
 		}
+		w.slot = len(p.workers)
+		w.nextConn = uint64(len(p.workers))
 		p.workers = append(p.workers, w)
 	}
+	p.fleet = newFleet(opts.Loops)
 	p.binder.init(p)
 	admin, err := newAdmin(p)
 	if err != nil {
@@ -133,6 +137,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 		group.Go(func() error { return w.loop.Run(inner) })
 	}
 	group.Go(func() error { return p.admin.run(inner) })
+	group.Go(func() error { p.fleet.run(inner); return nil })
 	group.Go(func() error { p.names.Run(inner); return nil })
 	group.Go(func() error {
 		defer stop()

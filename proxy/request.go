@@ -35,7 +35,7 @@ func (x *exchange) takeBody(data []byte) (rest []byte, err error) {
 func (x *exchange) connect() {
 	x.attempts++
 	tried := x.tried[:min(x.attempts-1, maxTried)]
-	h := x.cluster.Pick(tried)
+	h := x.cluster.PickBy(x.key, tried)
 	if h == nil {
 		x.reply(503, textNoHealthy, flagNoHealthy)
 		return
@@ -74,7 +74,7 @@ func (x *exchange) acquire(h *upstream.Host) {
 
 // Free is told that a connection may be had after all.
 func (x *exchange) Free() {
-	h := x.cluster.Pick(x.tried[:min(x.attempts-1, maxTried)])
+	h := x.cluster.PickBy(x.key, x.tried[:min(x.attempts-1, maxTried)])
 	if h == nil {
 		x.reply(503, textNoHealthy, flagNoHealthy)
 		return
@@ -86,12 +86,17 @@ func (x *exchange) Free() {
 func (x *exchange) Connected(err error) {
 	if err != nil {
 		x.up = nil
+		x.host.Reached(upstream.LocalFailed)
 		x.connectFailed(err)
 		return
 	}
 	x.connected = true
+	if x.kept != nil {
+		x.keepConnected()
+	}
 	x.up.Requests++
 	x.host.Stats.RequestTotal++
+	x.host.Reached(upstream.LocalConnected)
 	if x.route.Retry.PerTryIdle > 0 {
 		x.w.loop.Start(&x.tryIdle, x.route.Retry.PerTryIdle, x)
 	}
@@ -109,6 +114,9 @@ func (x *exchange) sendRequest() bool {
 	n, err := x.up.Write(x.buf[x.sent:])
 	x.sent += n
 	x.cluster.Stats.Count[upstream.ConnTxBytes] += uint64(x.sent - from)
+	if x.kept != nil {
+		x.kept.sent = x.w.loop.Clock()
+	}
 	if n > 0 {
 		x.sentAny = true
 		x.retain = x.retain && x.keepsBody() && len(x.buf) <= retainBytes
@@ -192,6 +200,9 @@ func (x *exchange) forwardBody(data []byte) bool {
 		return true // the rest is read and dropped
 	}
 	n, err := x.up.Write(data[:kept])
+	if x.kept != nil {
+		x.kept.sent = x.w.loop.Clock()
+	}
 	x.cluster.Stats.Count[upstream.ConnTxBytes] += uint64(n)
 	if err == nil {
 		return true
@@ -253,6 +264,9 @@ func (x *exchange) upstreamEnded(reset bool) {
 	up.Discard()
 	x.cluster.Stats.Count[upstream.RequestRxReset]++
 	x.host.Stats.RequestErr++
+	if !reused || !x.repeatable() {
+		x.host.Reached(upstream.LocalFailed)
+	}
 	if len(x.upIn) == 0 {
 		if reused && x.repeatable() {
 			// The host had closed an idle connection: the request met nobody.

@@ -139,6 +139,7 @@ func (x *exchange) responseHead(out *[]byte) (ended, ok bool) {
 		x.badResponse()
 		return true, false
 	}
+	x.host.Answered(resp.Status)
 	if x.statusRetry(resp.Status) {
 		return true, false
 	}
@@ -152,6 +153,9 @@ func (x *exchange) responseHead(out *[]byte) (ended, ok bool) {
 	x.w.extra = x.responseFields(x.w.extra[:0], &w)
 	w.Extra = x.w.extra
 	x.w.head = resp.AppendHead(x.w.head[:0], x.method, &w)
+	if x.kept != nil {
+		x.keepAnswer(x.w.head)
+	}
 	x.headDone = true
 	*out = x.w.head
 	if resp.Status == 101 {
@@ -275,12 +279,14 @@ func (x *exchange) responseEnded(err error) {
 	}
 	// The client must see that the body was cut off.
 	x.cluster.Stats.Count[upstream.RequestRxReset]++
+	x.host.Reached(upstream.LocalFailed)
 	x.abort(flagUpstreamEnded)
 }
 
 // badResponse answers for an upstream that does not speak HTTP.
 func (x *exchange) badResponse() {
 	x.host.Stats.RequestErr++
+	x.host.Reached(upstream.LocalFailed)
 	x.dropUpstream()
 	x.reply(502, x.failureText("protocol error"), flagUpstreamProtocol)
 }

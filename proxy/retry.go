@@ -125,6 +125,7 @@ func (x *exchange) Expired(t *loop.Timer) {
 	case &x.routeTimer:
 		x.cluster.Stats.Count[upstream.RequestTimeout]++
 		if x.up != nil && !x.headDone {
+			x.host.Reached(upstream.LocalTimeout)
 		}
 		x.timedOut(504, textRequestTimeout, flagUpstreamTimeout)
 	case &x.streamTimer:
@@ -161,6 +162,7 @@ func (x *exchange) tryTimeout(count upstream.Counter) {
 		x.abort(flagUpstreamTimeout)
 		return
 	}
+	x.host.Reached(upstream.LocalTimeout)
 	if x.tryAgain(retry.Outcome{Failure: retry.TimedOut}) {
 		return
 	}

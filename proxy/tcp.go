@@ -20,6 +20,8 @@ type stream struct {
 	a    *acceptor
 	cfg  *served
 	peer netip.AddrPort
+	via  *proxied // nil: peer is who is connected
+	id   uint64
 
 	next, prev *stream // all of the acceptor
 	cluster    *upstream.Cluster
@@ -32,15 +34,17 @@ type stream struct {
 
 	began     int64
 	flags     flags
+	failure   error // of the last attempt to connect
 	readable  bool
 	hup       bool
 	bytesIn   uint64
 	bytesOut  uint64
 	connected bool
+	local     netip.AddrPort // of the upstream connection, if an access log wants it
 }
 
-func (a *acceptor) acceptTCP(fd int, peer netip.AddrPort) {
-	s := &stream{w: a.w, a: a, cfg: a.served, peer: peer, began: a.w.loop.Clock()}
+func (a *acceptor) acceptTCP(fd int, peer netip.AddrPort, via *proxied) {
+	s := &stream{w: a.w, a: a, cfg: a.served, peer: peer, via: via, id: a.w.connectionID(), began: a.w.loop.Clock()}
 	head := &a.streams
 	s.prev, s.next = head.prev, head
 	head.prev.next = s
@@ -75,6 +79,7 @@ func (s *stream) connect() {
 	case errors.Is(err, upstream.ErrOverflow):
 		s.fail(flagOverflow)
 	case err != nil:
+		s.failure = err
 		s.retry()
 	default:
 		s.up = up
@@ -98,12 +103,15 @@ func (s *stream) Free() {
 // Connected is told that the connection is there, or why not.
 func (s *stream) Connected(err error) {
 	if err != nil {
-		s.up = nil
+		s.up, s.failure = nil, err
+		s.host.Reached(upstream.LocalFailed)
 		s.retry()
 		return
 	}
-	s.connected = true
+	s.connected, s.failure = true, nil
+	s.keepLocal()
 	s.host.Stats.RequestTotal++
+	s.host.Reached(upstream.LocalDone)
 	s.up.Requests++
 	s.tunnel = &tunnel{}
 	s.tunnel.open(s.w, &s.Socket, s.up, s.cfg.cfg.TCP.IdleTimeout, s)

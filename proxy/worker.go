@@ -21,12 +21,21 @@ type worker struct {
 	config    *config.Config
 	clusters  map[string]*upstream.Cluster // those that were used
 	breakers  *upstream.Breakers           // of all workers
+	shared    map[string]*upstream.Shared  // of all workers; clusters that are not in it have nothing to share
+	slot      int                          // the number of this worker
 	acceptors map[netip.AddrPort]*acceptor
 	http      map[string]*httpStats
 	tcp       map[string]*tcpStats
+	prefaces  prefaceStats
 	logs      map[*sink]*logBuffer
+	kept      []*kept // free
+	nextConn  uint64  // identity of the next connection; those of the loops interleave
 
 	leaving []*acceptor // removed, with connections that are ending
+
+	plans  plans
+	hashed []byte   // scratch, for values that are hashed
+	values [][]byte // scratch
 
 	exchanges         []*exchange // free
 	head, extra, path []byte      // scratch
@@ -61,8 +70,9 @@ func (w *worker) cluster(name string) *upstream.Cluster {
 	if cfg == nil {
 		return nil
 	}
-	c := upstream.New(w.loop, w.loops, cfg, w.rand)
+	c := w.planned(cfg)
 	c.Join(w.breakers)
+	c.Share(w.shared[name], w.slot)
 	w.clusters[name] = c
 	return c
 }
@@ -87,7 +97,8 @@ func (w *worker) update(cfg *config.Config, changed []string, replaced map[netip
 			c.Close()
 			continue
 		}
-		c.Update(next)
+		c.Share(w.shared[name], w.slot)
+		c.UpdatePlanned(w.plans[name])
 	}
 }
 

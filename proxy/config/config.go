@@ -27,6 +27,8 @@ type Listener struct {
 	HTTP       *HTTP
 	TCP        *TCP
 	AccessLogs []AccessLog
+	// ProxyProtocol, if set, is what connections begin with.
+	ProxyProtocol *ProxyProtocol
 }
 
 // HTTP says how requests on a listener are read, changed and routed (Envoy's HttpConnectionManager). Durations of 0
@@ -56,11 +58,6 @@ type TCP struct {
 	Clusters    []WeightedCluster // at least one
 	IdleTimeout time.Duration
 	AccessLogs  []AccessLog
-}
-
-// AccessLog is a place for Envoy's default line. Path is a file, "/dev/stdout" or "/dev/stderr".
-type AccessLog struct {
-	Path string
 }
 
 // RouteTable maps requests to clusters (Envoy's RouteConfiguration).
@@ -95,6 +92,7 @@ type Route struct {
 	CaseInsensitive bool
 	Headers         []HeaderMatch // all must match
 	Clusters        []WeightedCluster
+	Hash            []HashPolicy // what chooses the host, with RingHash and Maglev
 	Direct          *DirectResponse
 	Timeout         time.Duration // for the whole response; 0: none
 	IdleTimeout     time.Duration // 0: the HTTP's StreamIdleTimeout
@@ -129,6 +127,7 @@ type Cluster struct {
 	ConnectTimeout time.Duration // more than 0
 	// PanicThreshold in percent: when fewer endpoints are healthy, health is ignored. 0: never.
 	PanicThreshold float64
+	Balancing
 	IdleTimeout    time.Duration // of a pooled connection; 0: none
 	MaxConnections uint32        // circuit breakers; 0: no limit
 	MaxPending     uint32
@@ -142,6 +141,12 @@ type Cluster struct {
 	Assigned  bool
 	Endpoints []*Endpoint
 	DNS       *DNS // where the endpoints come from, if by name
+
+	HealthCheck *HealthCheck // nil: the proxy checks nothing itself
+	Outlier     *Outlier     // nil: no outlier is detected
+	// DropRemoved: an endpoint that is checked is not used on when it is taken away. SkipUnchecked: a new one is not even
+	// counted before its first check.
+	DropRemoved, SkipUnchecked bool
 }
 
 // Policy is a load balancing policy.
@@ -151,16 +156,22 @@ type Policy uint8
 const (
 	RoundRobin Policy = iota
 	LeastRequest
+	Random
+	RingHash
+	Maglev
 )
 
 // Endpoint is one upstream host of a cluster. Two Endpoints of one Addr in two Configs are the same host.
 type Endpoint struct {
 	Addr     netip.AddrPort
 	Hostname string
-	Weight   uint32 // at least 1; locality weights are already multiplied in
+	Weight   uint32 // at least 1
 	Priority uint32
 	Health   Health
 	Locality Locality
+	// LocalityWeight is the weight of the locality in its priority; 0: no requests where the cluster is LocalityWeighted.
+	LocalityWeight uint32
+	HashKey        string // RingHash and Maglev know the endpoint by it; empty: by its address or hostname
 }
 
 // Locality is where an endpoint runs.

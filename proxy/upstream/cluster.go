@@ -11,6 +11,7 @@ import (
 
 	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/upstream/balance"
 )
 
 // Cluster is one loop's part of a cluster.
@@ -24,13 +25,16 @@ type Cluster struct {
 
 	hosts  []*Host // all, in the order of the configuration
 	byAddr map[netip.AddrPort]*Host
-	usable balance
+	picker balance.Picker
 
 	breaker breaker // counts connections (open or opening), requests, retries
 	idle    int     // of the connections, in the hosts' pools
 	opening int
 	waiting waiters
 	gone    bool
+
+	shared *Shared // what the process knows; nil: nobody asks how requests end
+	slot   int     // this loop's number there
 }
 
 // Host is an endpoint of a cluster with its connections. It stays the same while configurations change around it.
@@ -43,15 +47,22 @@ type Host struct {
 	gone    bool  // no longer in the configuration
 	active  int   // requests
 	conns   int
+	state   *HostState // what the process knows; nil: nobody asks
 
-	deadline float64 // of the weighted round robin
+	turn balance.State
 }
 
 // New builds a loop's part of a cluster. loops is the number of parts; random draws the balancing's choices.
 func New(l *loop.Loop, loops int, cfg *config.Cluster, random *rand.Rand) *Cluster {
+	return NewPlanned(l, loops, balance.New(cfg, nil, l.Wall(l.Now())), random)
+}
+
+// NewPlanned is New for a cluster of which there is a plan already.
+func NewPlanned(l *loop.Loop, loops int, plan *balance.Plan, random *rand.Rand) *Cluster {
 	c := &Cluster{loop: l, share: max(loops, 1), rand: random, cfg: &config.Cluster{}}
 	c.waiting.init()
-	c.Update(cfg)
+	c.picker.Init(random, (*activity)(c))
+	c.UpdatePlanned(plan)
 	return c
 }
 
@@ -68,6 +79,12 @@ func (c *Cluster) Update(cfg *config.Cluster) {
 	if c.gone {
 		cfg = &config.Cluster{Name: c.cfg.Name, ConnectTimeout: c.cfg.ConnectTimeout}
 	}
+	c.UpdatePlanned(balance.New(cfg, c.picker.Plan(), c.now()))
+}
+
+// UpdatePlanned is Update for a plan.
+func (c *Cluster) UpdatePlanned(plan *balance.Plan) {
+	cfg := plan.Config()
 	old := c.byAddr
 	if len(c.hosts) == 1 && sameLogical(c.cfg, cfg) {
 		old = map[netip.AddrPort]*Host{cfg.Endpoints[0].Addr: c.hosts[0]}
@@ -84,7 +101,7 @@ func (c *Cluster) Update(cfg *config.Cluster) {
 		if h == nil {
 			h = &Host{cluster: c}
 		}
-		h.Endpoint = e
+		h.Endpoint, h.state = e, c.state(e.Addr)
 		c.byAddr[e.Addr] = h
 		c.hosts = append(c.hosts, h)
 	}
@@ -93,7 +110,7 @@ func (c *Cluster) Update(cfg *config.Cluster) {
 			h.leave()
 		}
 	}
-	c.usable.build(c)
+	c.usePlan(plan)
 	c.serveWaiting()
 }
 

@@ -107,6 +107,9 @@ func (c *Cluster) open(h *Host, user User) (*Conn, bool, error) {
 	h.conns++
 	h.active++
 	c.Stats.Count[ConnTotal]++
+	if c.shared != nil {
+		c.shared.markUsed()
+	}
 	c.Stats.Count[RequestPendingTotal]++
 	h.Stats.ConnTotal++
 	c.loop.Start(&conn.timer, c.cfg.ConnectTimeout, conn)

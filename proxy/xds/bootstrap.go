@@ -236,7 +236,13 @@ func (s schema) forControl() schema {
 		known[field] = true
 		own[protoreflect.FullName(message)] = known
 	}
+	for field := range strings.FieldsSeq(dnsFields + " cluster_type") { // the server is on this host: nothing is looked up
+		delete(own[clusterAPI], field)
+	}
 	own["envoy.config.core.v3.Http2ProtocolOptions"] = map[string]bool{}
+	for _, f := range healthFields() { // gRPC does its own
+		delete(own["envoy.config.cluster.v3.Cluster"], f)
+	}
 	return own
 }
 

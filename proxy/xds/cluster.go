@@ -27,8 +27,7 @@ const (
 // cluster is a decoded Cluster. When eds is set its endpoints come by EDS under that name and Endpoints is nil.
 type cluster struct {
 	config.Cluster
-	eds      string
-	weighted bool // the weights of localities count
+	eds string
 }
 
 // cluster reads a Cluster.
@@ -41,7 +40,6 @@ func (r *reader) cluster(at *path, m *clusterv3.Cluster) *cluster {
 			PanicThreshold: defaultPanicThreshold,
 			IdleTimeout:    defaultPoolIdleTimeout,
 		},
-		weighted: lb.GetLocalityWeightedLbConfig() != nil,
 	}
 	if c.ConnectTimeout == 0 {
 		r.wrong(at.field("connect_timeout"), "0s", "more than 0s")
@@ -53,14 +51,16 @@ func (r *reader) cluster(at *path, m *clusterv3.Cluster) *cluster {
 	r.breakers(at.field("circuit_breakers"), m.GetCircuitBreakers(), c)
 	r.protocolOptions(at, m, c)
 	r.discovery(at, m, c)
+	r.health(at, m, c)
 	return c
 }
 
 // discovery reads where the endpoints come from.
 func (r *reader) discovery(at *path, m *clusterv3.Cluster, c *cluster) {
 	switch {
+	case r.byName(at, m, c):
 	case m.GetClusterType() != nil:
-		r.wrong(at.field("cluster_type"), clip(m.GetClusterType().GetName()), "type STATIC or EDS")
+		r.wrong(at.field("cluster_type"), named(m.GetClusterType().GetName(), m.GetClusterType().GetTypedConfig().GetTypeUrl()), "a type, or "+dnsCluster)
 	case m.GetType() == clusterv3.Cluster_STATIC:
 		if m.GetEdsClusterConfig() != nil {
 			r.wrong(at.field("eds_cluster_config"), "a value", "it unset with type STATIC")
@@ -71,7 +71,7 @@ func (r *reader) discovery(at *path, m *clusterv3.Cluster, c *cluster) {
 		}
 		assigned := r.assignment(at.field("load_assignment"), m.GetLoadAssignment())
 		if len(r.problems) == 0 {
-			c.Endpoints = assigned.endpoints(c.weighted)
+			assigned.give(&c.Cluster, nil)
 		}
 	case m.GetType() == clusterv3.Cluster_EDS:
 		if m.GetLoadAssignment() != nil {
@@ -83,24 +83,7 @@ func (r *reader) discovery(at *path, m *clusterv3.Cluster, c *cluster) {
 			c.eds = intern(name)
 		}
 	default:
-		r.wrong(at.field("type"), m.GetType(), "STATIC or EDS")
-	}
-}
-
-func (r *reader) policy(at *path, m *clusterv3.Cluster, c *cluster) {
-	switch m.GetLbPolicy() {
-	case clusterv3.Cluster_ROUND_ROBIN:
-		c.Policy = config.RoundRobin
-		if m.GetLeastRequestLbConfig() != nil {
-			r.wrong(at.field("least_request_lb_config"), "a value", "it unset with lb_policy ROUND_ROBIN")
-		}
-	case clusterv3.Cluster_LEAST_REQUEST:
-		c.Policy = config.LeastRequest
-		if n := m.GetLeastRequestLbConfig().GetChoiceCount(); n != nil && n.GetValue() != 2 {
-			r.wrong(at.field("least_request_lb_config").field("choice_count"), n.GetValue(), "2")
-		}
-	default:
-		r.wrong(at.field("lb_policy"), m.GetLbPolicy(), "ROUND_ROBIN or LEAST_REQUEST")
+		r.wrong(at.field("type"), m.GetType(), "STATIC, EDS, STRICT_DNS or LOGICAL_DNS")
 	}
 }
 

@@ -2,14 +2,11 @@ package xds
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -17,6 +14,8 @@ import (
 	healthv3 "github.com/envoyproxy/go-control-plane/envoy/service/health/v3"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/hostmesh/hostmesh/proxy/health"
 )
 
 // Bounds of what a server may ask for.
@@ -164,21 +163,16 @@ func (h *healthChecks) round(ctx context.Context, cluster int, connects chan str
 
 // connect connects and closes. It is unknown when the reason it cannot is this host's.
 func connect(ctx context.Context, at netip.AddrPort, timeout time.Duration) corev3.HealthStatus {
-	dialer := net.Dialer{Timeout: timeout, KeepAlive: -1}
-	conn, err := dialer.DialContext(ctx, "tcp", at.String())
-	var late net.Error
-	switch {
-	case err == nil:
-		_ = conn.Close()
+	switch health.Connect(ctx, at, timeout) {
+	case health.Passed:
 		return corev3.HealthStatus_HEALTHY
-	case ctx.Err() != nil:
-		return corev3.HealthStatus_UNKNOWN
-	case errors.As(err, &late) && late.Timeout():
+	case health.Late:
 		return corev3.HealthStatus_TIMEOUT
-	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EHOSTUNREACH):
+	case health.Refused:
 		return corev3.HealthStatus_UNHEALTHY
+	default:
+		return corev3.HealthStatus_UNKNOWN
 	}
-	return corev3.HealthStatus_UNKNOWN // no descriptors, no network, …
 }
 
 // report sends what was found since the last report, until ctx ends or send fails.

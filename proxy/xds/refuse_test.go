@@ -20,6 +20,10 @@ func TestResourcesRefused(t *testing.T) {
 	}
 	endpoint := func(inner string) string { return "cluster_name: x\nendpoints: [{lb_endpoints: [" + inner + "]}]" }
 	const eds = "name: x\ntype: EDS\neds_cluster_config: {eds_config: {ads: {}}}\n"
+	const log = chain + "access_log[0]."
+	logs := func(filter, format string) string {
+		return hcm(`access_log: [{name: f, ` + filter + `typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog, log_format: {` + format + `}}}]`)
+	}
 	const first = "virtual_hosts[0].routes[0]."
 	for _, c := range []struct {
 		name string
@@ -28,7 +32,7 @@ func TestResourcesRefused(t *testing.T) {
 		want []string
 	}{
 		{"listener field", listeners, hcmYAML + "tcp_backlog_size: 7\n", []string{"tcp_backlog_size: got 7, want it unset"}},
-		{"listener filter", listeners, hcmYAML + "listener_filters: [{name: tls}]\n", []string{"listener_filters: got a value"}},
+		{"listener filter", listeners, hcmYAML + "listener_filters: [{name: tls}]\n", []string{"listener_filters[0]: got tls without a typed_config, want envoy.filters.listener.proxy_protocol"}},
 		{"listener TLS", listeners, strings.Replace(hcmYAML, "- filters:", "- transport_socket: {name: tls}\n  filters:", 1), []string{"filter_chains[0].transport_socket"}},
 		{"pipe", listeners, strings.Replace(hcmYAML, "{socket_address: {address: 127.0.0.1, port_value: 80}}", "{pipe: {path: /x}}", 1), []string{"address: got no socket_address"}},
 		{"host name", listeners, strings.Replace(hcmYAML, "127.0.0.1", "localhost", 1), []string{"address.socket_address.address: got localhost, want an IP address"}},
@@ -40,13 +44,19 @@ func TestResourcesRefused(t *testing.T) {
 		{"connect", listeners, hcm("upgrade_configs: [{upgrade_type: CONNECT}]"), []string{chain + "upgrade_configs[0].upgrade_type: got CONNECT"}},
 		{"http filter", listeners, strings.Replace(hcmYAML, "http_filters: [", "http_filters: [{name: lua}, ", 1), []string{chain + "http_filters[0]: got lua without a typed_config, want envoy.filters.http.router", chain + "http_filters: got 2, want exactly one"}},
 		{"rds elsewhere", listeners, strings.Replace(hcmYAML, "{ads: {}}", "{path_config_source: {path: /x}}", 1), []string{chain + "rds.config_source.path_config_source"}},
-		{"log format", listeners, hcm(`access_log: [{name: f, typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: /l, log_format: {text_format_source: {inline_string: hi}}}}]`), []string{chain + "access_log[0].typed_config.log_format"}},
-		{"log filter", listeners, hcm(`access_log: [{name: f, filter: {not_health_check_filter: {}}, typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog}}]`), []string{chain + "access_log[0].filter: got a value"}},
+		{"log operator", listeners, logs("", "text_format_source: {inline_string: 'a %DYNAMIC_METADATA(a)%'}"), []string{log + "typed_config.log_format.text_format_source: got the command operator %DYNAMIC_METADATA%"}},
+		{"log JSON", listeners, logs("", "json_format: {a: {b: '%REQ%'}}"), []string{log + "typed_config.log_format.json_format: \"a\": \"b\": got %REQ()%"}},
+		{"log fields", listeners, logs("", "json_format: {a: b}, content_type: a, formatters: [{name: a, typed_config: {\"@type\": type.googleapis.com/envoy.config.core.v3.Pipe, path: a}}]"), []string{log + "typed_config.log_format.content_type: got a", log + "typed_config.log_format.formatters"}},
+		{"log file", listeners, logs("", "text_format_source: {filename: /a}"), []string{log + "typed_config.log_format.text_format_source.filename: got /a"}},
+		{"log filter", listeners, logs("filter: {grpc_status_filter: {statuses: [OK]}}, ", "json_format: {a: b}"), []string{log + "filter.grpc_status_filter: got a value"}},
+		{"log filter in filters", listeners, logs("filter: {and_filter: {filters: [{not_health_check_filter: {}}, {metadata_filter: {}}]}}, ", "json_format: {a: b}"), []string{log + "filter.and_filter.filters[1].metadata_filter"}},
+		{"log header", listeners, logs("filter: {header_filter: {header: {name: a, range_match: {start: 1, end: 2}}}}, ", "json_format: {a: b}"), []string{log + "filter.header_filter.header"}},
+		{"log header name", listeners, logs("filter: {header_filter: {header: {name: ':b', present_match: true}}}, ", "json_format: {a: b}"), []string{log + "filter: got the field name \":b\""}},
 
 		{"route action", routeTables, route("{match: {prefix: /}, redirect: {}}"), []string{first + "redirect: got a value"}},
 		{"route match", routeTables, route("{match: {safe_regex: {regex: a}}, route: {cluster: c}}"), []string{first + "match.safe_regex"}},
 		{"regex header", routeTables, route("{match: {prefix: /, headers: [{name: a, string_match: {prefix: b}}]}, route: {cluster: c}}"), []string{first + "match.headers[0].string_match.prefix: got b, want it unset"}},
-		{"rewrite", routeTables, route("{match: {prefix: /}, route: {cluster: c, prefix_rewrite: /b, hash_policy: [{terminal: true}]}}"), []string{first + "route.prefix_rewrite: got /b", first + "route.hash_policy"}},
+		{"rewrite", routeTables, route("{match: {prefix: /}, route: {cluster: c, prefix_rewrite: /b, hash_policy: [{filter_state: {key: k}}]}}"), []string{first + "route.prefix_rewrite: got /b", first + "route.hash_policy[0].filter_state"}},
 		{"retry name", routeTables, route("{match: {prefix: /}, route: {cluster: c, retry_policy: {retry_on: \"5xx,often\"}}}"), []string{first + "route.retry_policy.retry_on: got often, want connect-failure"}},
 		{"weights", routeTables, route("{match: {prefix: /}, route: {weighted_clusters: {clusters: [{name: a, weight: 0}]}}}"), []string{first + "route.weighted_clusters: got 0, want a sum"}},
 		{"domain twice", routeTables, "name: x\nvirtual_hosts: [{name: v, domains: [a]}, {name: w, domains: [A]}]", []string{"virtual_hosts[1].domains[0]: got a, want each domain once; virtual host v has it"}},
@@ -54,9 +64,9 @@ func TestResourcesRefused(t *testing.T) {
 		{"big body", routeTables, route("{match: {prefix: /}, direct_response: {status: 200, body: {inline_string: \"" + strings.Repeat("x", 4097) + "\"}}}"), []string{first + "direct_response.body: got 4097"}},
 		{"body file", routeTables, route("{match: {prefix: /}, direct_response: {status: 200, body: {filename: /etc/passwd}}}"), []string{first + "direct_response.body.filename: got /etc/passwd, want it unset"}},
 
-		{"cluster type", clusters, "name: x\ntype: STRICT_DNS", []string{"type: got STRICT_DNS, want STATIC or EDS"}},
-		{"cluster policy", clusters, eds + "lb_policy: RING_HASH", []string{"lb_policy: got RING_HASH, want ROUND_ROBIN or LEAST_REQUEST"}},
-		{"cluster fields", clusters, eds + "outlier_detection: {}\nhealth_checks: []\ntransport_socket: {name: tls}", []string{"outlier_detection: got a value", "transport_socket: got a value"}},
+		{"cluster type", clusters, "name: x\ntype: ORIGINAL_DST\nlb_policy: CLUSTER_PROVIDED", []string{"type: got ORIGINAL_DST, want STATIC, EDS, STRICT_DNS or LOGICAL_DNS"}},
+		{"cluster policy", clusters, eds + "lb_policy: CLUSTER_PROVIDED", []string{"lb_policy: got CLUSTER_PROVIDED, want ROUND_ROBIN, LEAST_REQUEST, RANDOM, RING_HASH or MAGLEV"}},
+		{"cluster fields", clusters, eds + "track_cluster_stats: {}\ntransport_socket: {name: tls}", []string{"track_cluster_stats: got a value", "transport_socket: got a value"}},
 		{"http2", clusters, eds + "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http2_protocol_options: {}}}}", []string{"explicit_http_config.http2_protocol_options: got a value"}},
 		{"breaker", clusters, eds + "circuit_breakers: {thresholds: [{priority: HIGH}, {max_requests: 0}]}", []string{"thresholds[0].priority: got HIGH", "thresholds[1].max_requests: got 0, want at least 1"}},
 		{"eds nowhere", clusters, "name: x\ntype: EDS", []string{"eds_cluster_config.eds_config: got another source, want ads"}},
@@ -102,6 +112,7 @@ func FuzzResource(f *testing.F) {
 	} {
 		f.Add(int(k), mustWire(f, k, text))
 	}
+	f.Add(int(clusters), mustWire(f, clusters, healthEDS+"health_checks: [{timeout: 1s, interval: 5s, unhealthy_threshold: 2, healthy_threshold: 3, http_health_check: {path: /}}]\noutlier_detection: {}"))
 	f.Add(int(routeTables), routesNamed(f, "x", "1", "a").GetResource().GetValue())
 	f.Add(int(endpoints), endpointsNamed(f, "x", "1", 80).GetResource().GetValue())
 	f.Fuzz(func(t *testing.T, n int, raw []byte) {
@@ -120,7 +131,7 @@ func FuzzResource(f *testing.F) {
 				t.Errorf("accepted %+v", v)
 			}
 		case assignment:
-			for _, e := range v.copy().endpoints(true) {
+			for _, e := range v.endpoints {
 				if !e.Addr.IsValid() || e.Weight == 0 {
 					t.Errorf("accepted %+v", e)
 				}

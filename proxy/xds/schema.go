@@ -23,9 +23,15 @@ func newSchema() schema {
 	s.addRetry(add)
 	s.addPolicy(add)
 	s.addListener(add)
+	s.addListenerFilters(add)
+	s.addAccessLog(add)
 	s.addRoute(add)
 	s.addCluster(add)
+	s.addDNS(add)
+	s.addBalance(add)
+	s.addHash(add)
 	s.addBootstrap(add)
+	s.addHealth(add)
 	return s
 }
 
@@ -39,7 +45,6 @@ func (schema) addCore(add func(protoreflect.FullName, string)) {
 	add(core+"Metadata", "filter_metadata")
 	add(core+"Locality", "region zone sub_zone")
 	add(core+"DataSource", "inline_string inline_bytes")
-	add(core+"SubstitutionFormatString", "text_format_source")
 	add(core+"TypedExtensionConfig", "name typed_config")
 	add("envoy.type.matcher.v3.StringMatcher", "exact")
 }
@@ -49,9 +54,8 @@ func (schema) addListener(add func(protoreflect.FullName, string)) {
 		listener = "envoy.config.listener.v3."
 		network  = "envoy.extensions.filters.network."
 		hcm      = network + "http_connection_manager.v3."
-		logs     = "envoy.extensions.access_loggers."
 	)
-	add(listener+"Listener", "name address additional_addresses filter_chains metadata traffic_direction access_log enable_reuse_port bind_to_port")
+	add(listener+"Listener", "name address additional_addresses filter_chains metadata traffic_direction access_log enable_reuse_port bind_to_port"+listenerFilterFields)
 	add(listener+"AdditionalAddress", "address")
 	add(listener+"FilterChain", "name filters metadata")
 	add(listener+"Filter", "name typed_config")
@@ -65,10 +69,6 @@ func (schema) addListener(add func(protoreflect.FullName, string)) {
 	add(network+"tcp_proxy.v3.TcpProxy", "stat_prefix cluster weighted_clusters idle_timeout access_log")
 	add(network+"tcp_proxy.v3.TcpProxy.WeightedCluster", "clusters")
 	add(network+"tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight", "name weight")
-	add("envoy.config.accesslog.v3.AccessLog", "name typed_config")
-	add(logs+"file.v3.FileAccessLog", "path log_format")
-	add(logs+"stream.v3.StdoutAccessLog", "log_format")
-	add(logs+"stream.v3.StderrAccessLog", "log_format")
 }
 
 func (schema) addRoute(add func(protoreflect.FullName, string)) {
