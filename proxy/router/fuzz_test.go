@@ -144,7 +144,8 @@ func FuzzNormalize(f *testing.F) {
 	})
 }
 
-// FuzzNoBypass: however a server reads the path that is forwarded, it is not under /admin when the route was another's.
+// FuzzNoBypass: however a server reads the path that is forwarded, it is not under /admin when the route was another's;
+// whatever is done about escaped and double slashes before.
 func FuzzNoBypass(f *testing.F) {
 	for _, p := range []string{
 		"/admin", "//admin", "/x/..%2fadmin", `/\admin`, "/x/..;/admin", "/adm%69n", "/admin;x/y", "/%5c/admin", "/x/.;a/../admin", "/x%2f%2e%2e/admin",
@@ -156,10 +157,6 @@ func FuzzNoBypass(f *testing.F) {
 		if strings.Contains(p, "?") {
 			return
 		}
-		m, err := table.Match(request("h", p, nil))
-		if err != nil || m.Route == nil || m.Route.Name == "admin" {
-			return
-		}
 		unescape := func(s string) string {
 			u, err := url.PathUnescape(s)
 			if err != nil {
@@ -169,11 +166,19 @@ func FuzzNoBypass(f *testing.F) {
 		}
 		slashes := func(s string) string { return strings.ReplaceAll(s, `\`, "/") }
 		steps := []func(string) string{unescape, slashes, stripParameters, path.Clean, resolve}
-		forAllOrders(string(m.Path), steps, func(read string) {
-			if clean := path.Clean(read); clean == "/admin" || strings.HasPrefix(clean, "/admin/") {
-				t.Fatalf("%q has route %q, is forwarded as %q and may be read as %q", p, m.Route.Name, m.Path, read)
+		for policy := range 8 {
+			r := request("h", p, nil)
+			r.Slashes, r.MergeSlashes = config.Slashes(policy/2), policy%2 == 1
+			m, err := table.Match(r)
+			if err != nil || m.Route == nil || m.Route.Name == "admin" {
+				continue
 			}
-		})
+			forAllOrders(string(m.Path), steps, func(read string) {
+				if clean := path.Clean(read); clean == "/admin" || strings.HasPrefix(clean, "/admin/") {
+					t.Fatalf("%q has route %q, is forwarded as %q and may be read as %q (policy %d)", p, m.Route.Name, m.Path, read, policy)
+				}
+			})
+		}
 	})
 }
 
