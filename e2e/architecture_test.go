@@ -54,13 +54,14 @@ var mayImport = map[string][]string{
 	"controlplane/hds":     {"registry"},
 	"controlplane":         {"controlplane/…", "registry", "dnsserver", "internal/…"},
 
-	"proxy/retry":    {"proxy/config"},
-	"proxy/router":   {"proxy/config"},
-	"proxy/resolve":  {"proxy/config", "internal/watch"},
-	"proxy/upstream": {"proxy/config", "proxy/loop", "proxy/http1"},
-	"proxy/xds":      {"proxy/config", "proxy/health", "internal/watch", "internal/seal"},
-	"proxy/health":   {"proxy/config"},
-	"proxy":          {"proxy/…", "host", "dnsserver", "internal/…"},
+	"proxy/retry":            {"proxy/config"},
+	"proxy/router":           {"proxy/config"},
+	"proxy/resolve":          {"proxy/config", "internal/watch"},
+	"proxy/upstream":         {"proxy/config", "proxy/loop", "proxy/http1", "proxy/upstream/balance"},
+	"proxy/upstream/balance": {"proxy/config"},
+	"proxy/xds":              {"proxy/config", "proxy/health", "internal/watch", "internal/seal"},
+	"proxy/health":           {"proxy/config"},
+	"proxy":                  {"proxy/…", "host", "dnsserver", "internal/…"},
 
 	"cmd/…":   {"…"},
 	"e2e/…":   {"e2e/…"},
@@ -69,7 +70,7 @@ var mayImport = map[string][]string{
 
 // pure packages compute: they reach no network, no disk, no lock and no clock owner.
 var (
-	pure       = []string{"controlplane/compile", "controlplane/zone", "proxy/config", "proxy/retry", "proxy/router", "proxy/http1", "proxy/message", "proxy/http2", "proxy/preamble"}
+	pure       = []string{"controlplane/compile", "controlplane/zone", "proxy/config", "proxy/retry", "proxy/router", "proxy/upstream/balance", "proxy/http1", "proxy/message", "proxy/http2", "proxy/preamble"}
 	notForPure = []string{"net", "os", "context", "sync", "google.golang.org/grpc"}
 )
 

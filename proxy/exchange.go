@@ -8,6 +8,7 @@ import (
 	"github.com/hostmesh/hostmesh/proxy/loop"
 	"github.com/hostmesh/hostmesh/proxy/router"
 	"github.com/hostmesh/hostmesh/proxy/upstream"
+	"github.com/hostmesh/hostmesh/proxy/upstream/balance"
 )
 
 const (
@@ -33,6 +34,7 @@ type exchange struct {
 
 	route   *config.Route
 	cluster *upstream.Cluster
+	key     balance.Key // what chooses the host
 	host    *upstream.Host
 	up      *upstream.Conn
 	waiter  upstream.Waiter
@@ -155,6 +157,9 @@ func (x *exchange) serve(data []byte, head int) {
 	if d := m.Route.Direct; d != nil {
 		x.reply(d.Status, d.Body, flagNone)
 		return
+	}
+	if m.Route.Hash != nil {
+		x.key = x.hashKey(&m)
 	}
 	x.cluster = w.cluster(router.Pick(m.Route.Clusters, w.rand.Uint64()))
 	if x.cluster == nil {

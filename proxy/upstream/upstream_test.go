@@ -50,7 +50,8 @@ func TestPickChoosesAmong(t *testing.T) {
 		want  []int
 	}{
 		{"healthy ones", []*config.Endpoint{endpoint(1, 1, h, 0), endpoint(2, 1, u, 0), endpoint(3, 1, h, 0)}, 50, []int{1, 3}},
-		{"not the degraded", []*config.Endpoint{endpoint(1, 1, h, 0), endpoint(2, 1, d, 0)}, 50, []int{1}},
+		{"not the degraded", []*config.Endpoint{endpoint(1, 1, h, 0), endpoint(2, 1, d, 0), endpoint(3, 1, h, 0), endpoint(4, 1, h, 0)}, 50, []int{1, 3, 4}},
+		{"the degraded too when the healthy are few", []*config.Endpoint{endpoint(1, 1, h, 0), endpoint(2, 1, d, 0)}, 50, []int{1, 2}},
 		{"the degraded when none is healthy", []*config.Endpoint{endpoint(1, 1, u, 0), endpoint(2, 1, d, 0)}, 50, []int{2}},
 		{"all in panic but the draining", []*config.Endpoint{endpoint(1, 1, u, 0), endpoint(2, 1, u, 0), endpoint(3, 1, h, 0), endpoint(4, 1, x, 0)}, 50, []int{1, 2, 3}},
 		{"none without panic", []*config.Endpoint{endpoint(1, 1, u, 0)}, 0, nil},
@@ -61,7 +62,7 @@ func TestPickChoosesAmong(t *testing.T) {
 		{"draining at last", []*config.Endpoint{endpoint(1, 1, x, 0)}, 50, []int{1}},
 		{"nothing", nil, 50, nil},
 	} {
-		for _, policy := range []config.Policy{config.RoundRobin, config.LeastRequest} {
+		for _, policy := range []config.Policy{config.RoundRobin, config.LeastRequest, config.Random, config.RingHash, config.Maglev} {
 			t.Run(fmt.Sprint(c.name, policy), func(t *testing.T) {
 				on(t, func(l *loop.Loop) {
 					cl := upstream.New(l, 1, &config.Cluster{Name: "c", Policy: policy, PanicThreshold: c.panic, Endpoints: c.hosts}, random())
@@ -113,7 +114,7 @@ func TestWeights(t *testing.T) {
 }
 
 func TestPickAvoidsTheTried(t *testing.T) {
-	for _, policy := range []config.Policy{config.RoundRobin, config.LeastRequest} {
+	for _, policy := range []config.Policy{config.RoundRobin, config.LeastRequest, config.Random, config.RingHash, config.Maglev} {
 		on(t, func(l *loop.Loop) {
 			cfg := &config.Cluster{Name: "c", Policy: policy}
 			for i := range 5 {

@@ -201,6 +201,7 @@ func TestCluster(t *testing.T) {
 	full := config.Cluster{
 		Name: "x", Policy: config.LeastRequest, ConnectTimeout: time.Second, PanicThreshold: 1, IdleTimeout: time.Minute,
 		MaxConnections: 1, MaxPending: 2, MaxRequests: 3, MaxRetries: 4,
+		Balancing: config.Balancing{LocalityWeighted: true},
 	}
 	for _, c := range []struct {
 		name, text string
@@ -216,7 +217,7 @@ func TestCluster(t *testing.T) {
 			typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {
 			"@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions,
 			common_http_protocol_options: {idle_timeout: 60s}, explicit_http_config: {http_protocol_options: {}}}}}`,
-			cluster{Cluster: full, eds: "s", weighted: true},
+			cluster{Cluster: full, eds: "s"},
 		},
 		{
 			"old place", "{name: x, type: EDS, eds_cluster_config: {eds_config: {ads: {}}}, common_http_protocol_options: {idle_timeout: 3600s}}",
@@ -238,6 +239,7 @@ func TestCluster(t *testing.T) {
 func TestAssignment(t *testing.T) {
 	got, err := decoded(t, endpoints, `
 cluster_name: x
+policy: {overprovisioning_factor: 110}
 endpoints:
 - locality: {region: r, zone: z, sub_zone: s}
   load_balancing_weight: 3
@@ -247,7 +249,7 @@ endpoints:
   - {endpoint: {address: {socket_address: {address: 10.0.0.1, port_value: 80}}}, health_status: DRAINING}
 - load_balancing_weight: 1
   lb_endpoints: [{endpoint: {address: {socket_address: {address: 10.0.0.3, port_value: 80}}}, health_status: DRAINING}]
-- lb_endpoints: [{endpoint: {address: {socket_address: {address: 10.0.0.4, port_value: 80}}}, health_status: DEGRADED}]
+- lb_endpoints: [{endpoint: {address: {socket_address: {address: 10.0.0.4, port_value: 80}}}, health_status: DEGRADED, metadata: {filter_metadata: {envoy.lb: {hash_key: k}}}}]
 - priority: 1
   load_balancing_weight: 9
   lb_endpoints:
@@ -259,23 +261,17 @@ endpoints:
 	at := func(n int) netip.AddrPort { return netip.MustParseAddrPort(fmt.Sprintf("10.0.0.%d:80", n)) }
 	where := config.Locality{Region: "r", Zone: "z", SubZone: "s"}
 	plain := []*config.Endpoint{
-		{Addr: at(1), Hostname: "h", Weight: 2, Locality: where},
-		{Addr: at(2), Weight: 1, Locality: where, Health: config.Unhealthy},
-		{Addr: at(3), Weight: 1, Health: config.Draining},
-		{Addr: at(4), Weight: 1, Health: config.Degraded},
-		{Addr: at(5), Weight: 7, Health: config.Unhealthy, Priority: 1},
+		{Addr: at(1), Hostname: "h", Weight: 2, Locality: where, LocalityWeight: 3},
+		{Addr: at(2), Weight: 1, Locality: where, Health: config.Unhealthy, LocalityWeight: 3},
+		{Addr: at(3), Weight: 1, Health: config.Draining, LocalityWeight: 1},
+		{Addr: at(4), Weight: 1, Health: config.Degraded, HashKey: "k"},
+		{Addr: at(5), Weight: 7, Health: config.Unhealthy, Priority: 1, LocalityWeight: 9},
 	}
 	a := got.(assignment)
-	if diff := cmp.Diff(plain, a.copy().endpoints(false), compareAddr); diff != "" {
-		t.Errorf("without the localities' weights:\n%s", diff)
-	}
-	// 3:1 between the localities, 2:1 within the first; the one without weight gets nothing; alone in its priority is 1.
-	var weights []uint32
-	for _, e := range a.endpoints(true) {
-		weights = append(weights, e.Weight)
-	}
-	if diff := cmp.Diff([]uint32{200, 100, 100, 1}, weights); diff != "" {
-		t.Errorf("with the localities' weights:\n%s", diff)
+	c := config.Cluster{}
+	a.give(&c, nil)
+	if diff := cmp.Diff(config.Cluster{Assigned: true, Endpoints: plain, Balancing: config.Balancing{Overprovisioning: 110}}, c, compareAddr); diff != "" {
+		t.Error(diff)
 	}
 }
 

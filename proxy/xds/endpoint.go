@@ -3,6 +3,7 @@ package xds
 import (
 	"math"
 	"net/netip"
+	"slices"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -14,47 +15,36 @@ const envoyOverprovisioning = 140 // percent; the value that is in force when no
 
 // assignment is a decoded ClusterLoadAssignment.
 type assignment struct {
-	name       string
-	localities []locality
-}
-
-// locality is one group of endpoints. Its weight counts only where a cluster asks for it.
-type locality struct {
-	weight    uint32
-	priority  uint32
-	sum       uint64 // of the endpoints' weights
-	endpoints []*config.Endpoint
+	name             string
+	overprovisioning uint32 // percent; 0: none is given
+	endpoints        []*config.Endpoint
 }
 
 // assignment reads a ClusterLoadAssignment. Of endpoints with equal addresses the first counts.
 func (r *reader) assignment(at *path, m *endpointv3.ClusterLoadAssignment) assignment {
-	out := assignment{name: m.GetClusterName()}
-	if f := m.GetPolicy().GetOverprovisioningFactor(); f != nil && f.GetValue() != envoyOverprovisioning {
-		r.wrong(at.field("policy").field("overprovisioning_factor"), f.GetValue(), "140 or nothing")
-	}
+	out := assignment{name: m.GetClusterName(), overprovisioning: m.GetPolicy().GetOverprovisioningFactor().GetValue()}
 	seen := map[netip.AddrPort]bool{}
 	for i, l := range m.GetEndpoints() {
 		p := at.at("endpoints", i)
-		group := locality{weight: l.GetLoadBalancingWeight().GetValue(), priority: l.GetPriority()}
+		sum := uint64(0)
 		where := config.Locality{
 			Region:  intern(l.GetLocality().GetRegion()),
 			Zone:    intern(l.GetLocality().GetZone()),
 			SubZone: intern(l.GetLocality().GetSubZone()),
 		}
 		for j, e := range l.GetLbEndpoints() {
-			out := r.endpoint(p.at("lb_endpoints", j), e)
-			if out == nil || seen[out.Addr] {
+			own := r.endpoint(p.at("lb_endpoints", j), e)
+			if own == nil || seen[own.Addr] {
 				continue
 			}
-			seen[out.Addr] = true
-			out.Priority, out.Locality = l.GetPriority(), where
-			group.sum += uint64(out.Weight)
-			group.endpoints = append(group.endpoints, out)
+			seen[own.Addr] = true
+			own.Priority, own.Locality, own.LocalityWeight = l.GetPriority(), where, l.GetLoadBalancingWeight().GetValue()
+			sum += uint64(own.Weight)
+			out.endpoints = append(out.endpoints, own)
 		}
-		if group.sum > math.MaxUint32 {
-			r.wrong(p, group.sum, "a sum of weights of at most 4294967295")
+		if sum > math.MaxUint32 {
+			r.wrong(p, sum, "a sum of weights of at most 4294967295")
 		}
-		out.localities = append(out.localities, group)
 	}
 	return out
 }
@@ -72,7 +62,15 @@ func (r *reader) endpoint(at *path, m *endpointv3.LbEndpoint) *config.Endpoint {
 	if addr.Port() == 0 || addr.Addr().IsUnspecified() {
 		r.wrong(p, addr, "an address and port that can be dialled")
 	}
-	out := &config.Endpoint{Addr: addr, Hostname: m.GetEndpoint().GetHostname(), Weight: 1}
+	out := &config.Endpoint{Addr: addr}
+	r.endpointValues(at, m, out)
+	return out
+}
+
+// endpointValues reads all of an endpoint but its address.
+func (r *reader) endpointValues(at *path, m *endpointv3.LbEndpoint, out *config.Endpoint) {
+	out.Hostname, out.Weight = m.GetEndpoint().GetHostname(), 1
+	out.HashKey = m.GetMetadata().GetFilterMetadata()["envoy.lb"].GetFields()["hash_key"].GetStringValue()
 	if w := m.GetLoadBalancingWeight(); w != nil {
 		out.Weight = w.GetValue()
 	}
@@ -88,48 +86,9 @@ func (r *reader) endpoint(at *path, m *endpointv3.LbEndpoint) *config.Endpoint {
 	default:
 		r.wrong(at.field("health_status"), m.GetHealthStatus(), "a health status")
 	}
-	return out
 }
 
-// endpoints lists all endpoints. When weighted, each locality gets its weight's share of its priority, divided among
-// its endpoints by theirs, and a locality without weight gets nothing; otherwise only the endpoints' weights count. It
-// may change the endpoints in place and is called once.
-func (a assignment) endpoints(weighted bool) []*config.Endpoint {
-	var out []*config.Endpoint
-	smallest, largest := map[uint32]float64{}, map[uint32]float64{}
-	for _, l := range a.localities {
-		if weighted && l.weight == 0 {
-			continue
-		}
-		out = append(out, l.endpoints...)
-		for _, e := range l.endpoints {
-			s := l.share(e)
-			if least, seen := smallest[l.priority]; !seen || s < least {
-				smallest[l.priority] = s
-			}
-			largest[l.priority] = max(largest[l.priority], s)
-		}
-	}
-	if !weighted {
-		return out
-	}
-	// Shares become whole weights of which the smallest in a priority is 100 (or 1, when all are equal).
-	for _, l := range a.localities {
-		scale := 100 / smallest[l.priority]
-		if smallest[l.priority] == largest[l.priority] {
-			scale = 1 / smallest[l.priority]
-		}
-		if l.weight == 0 {
-			continue
-		}
-		for _, e := range l.endpoints {
-			e.Weight = uint32(max(1, min(math.Round(l.share(e)*scale), 1<<24)))
-		}
-	}
-	return out
-}
-
-// share is what an endpoint gets of its priority's requests, up to a factor that all endpoints share.
-func (l locality) share(e *config.Endpoint) float64 {
-	return float64(l.weight) * float64(e.Weight) / float64(l.sum)
+// give puts the endpoints into a cluster. Those that did not change since old, which may be nil, keep their pointers.
+func (a assignment) give(c, old *config.Cluster) {
+	c.Endpoints, c.Overprovisioning, c.Assigned = keep(old, slices.Clone(a.endpoints)), a.overprovisioning, true
 }

@@ -145,6 +145,7 @@ func (r *reader) action(at *path, m *routev3.RouteAction, out *config.Route, ret
 		r.wrong(at.field("idle_timeout"), "0s", "more than 0s, or nothing")
 	}
 	out.MaxDuration = r.maxStreamDuration(at.field("max_stream_duration"), m.GetMaxStreamDuration())
+	out.Hash = r.hashPolicies(at, m.GetHashPolicy())
 	out.Retry = retry
 	if m.GetRetryPolicy() != nil {
 		out.Retry = r.retry(at.field("retry_policy"), m.GetRetryPolicy())

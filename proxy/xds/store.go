@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -285,10 +284,9 @@ func (s *store) setCluster(name string, c *cluster) {
 	if c.eds != "" {
 		if known := s.types[endpoints].have[c.eds]; known != nil {
 			r := &reader{rules: s.rules}
-			a := r.namedAssignment(c.eds, known.raw) // it was accepted before
-			c.Endpoints, c.Assigned = keep(old, a.endpoints(c.weighted)), true
+			r.namedAssignment(c.eds, known.raw).give(&c.Cluster, old) // it was accepted before
 		} else if old != nil && old.Assigned {
-			c.Endpoints, c.Assigned = old.Endpoints, true
+			c.Endpoints, c.Overprovisioning, c.Assigned = old.Endpoints, old.Overprovisioning, true
 		} else {
 			c.Assigned = s.types[endpoints].absent[c.eds]
 		}
@@ -298,34 +296,16 @@ func (s *store) setCluster(name string, c *cluster) {
 
 // assign gives the clusters that use an assignment its endpoints.
 func (s *store) assign(name string, a assignment) {
-	for i, user := range s.users[name] {
+	for _, user := range s.users[name] {
 		c, ok := s.clusters[user]
 		if !ok {
 			continue
 		}
-		own := a
-		if i < len(s.users[name])-1 { // weights are set in place
-			own = a.copy()
-		}
 		next := c.Cluster
-		next.Endpoints, next.Assigned = keep(s.built[user], own.endpoints(c.weighted)), true
+		a.give(&next, s.built[user])
 		c.Cluster = next
 		s.built[user] = &next
 	}
-}
-
-// copy returns an assignment whose endpoints are its own.
-func (a assignment) copy() assignment {
-	a.localities = slices.Clone(a.localities)
-	for i, l := range a.localities {
-		own := make([]*config.Endpoint, len(l.endpoints))
-		for j, e := range l.endpoints {
-			clone := *e
-			own[j] = &clone
-		}
-		a.localities[i].endpoints = own
-	}
-	return a
 }
 
 // keep puts the old pointer in the place of each endpoint that did not change.

@@ -139,8 +139,8 @@ func TestSharedAssignmentReachesEveryUser(t *testing.T) {
 	b.Resource.Value = mustWire(t, clusters, replaceName(plain, "b"))
 	s.tell(clusters, list(a, b))
 	c := s.tell(endpoints, list(endpointsNamed(t, "shared", "1", 80)))
-	if len(c.Clusters["a"].Endpoints) != 0 || len(c.Clusters["b"].Endpoints) != 1 {
-		t.Errorf("got %d and %d endpoints, want none where localities' weights count and 1 elsewhere", len(c.Clusters["a"].Endpoints), len(c.Clusters["b"].Endpoints))
+	if len(c.Clusters["a"].Endpoints) != 1 || len(c.Clusters["b"].Endpoints) != 1 || !c.Clusters["a"].LocalityWeighted || c.Clusters["b"].LocalityWeighted {
+		t.Errorf("got %d and %d endpoints, want 1 in each, and the localities' weights to count in a alone", len(c.Clusters["a"].Endpoints), len(c.Clusters["b"].Endpoints))
 	}
 	// A changed cluster does not lose the endpoints that are known.
 	b.Resource.Value = mustWire(t, clusters, replaceName(plain[:len(plain)-1]+", connect_timeout: 9s}", "b"))
