@@ -90,6 +90,9 @@ func TestFailuresBackOff(t *testing.T) {
 		f.set("a.example", 0, "10.0.0.1")
 		time.Sleep(11 * time.Second)
 		expect(t, r, "c c: 10.0.0.1:80")
+		if n := r.names[key{"c", "a.example"}].failures; n != 0 {
+			t.Errorf("after a good answer the back-off goes on: %d failures", n)
+		}
 	})
 }
 

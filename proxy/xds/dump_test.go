@@ -30,7 +30,7 @@ func TestConfigDump(t *testing.T) {
 		t.Fatal(err)
 	}
 	bad := clusterNamed(t, "bad", "9")
-	bad.Resource.Value = mustWire(t, clusters, "name: bad\ntype: STRICT_DNS")
+	bad.Resource.Value = mustWire(t, clusters, "name: bad\ntype: ORIGINAL_DST")
 	now := time.Now()
 	for _, m := range []struct {
 		k         kind
