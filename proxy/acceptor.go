@@ -22,7 +22,8 @@ const (
 type served struct {
 	cfg   *config.Listener
 	table *router.Table // of an HTTP listener
-	sinks []*sink
+	sinks []*sink // of Envoy's default line, for everything
+	lines *lines  // the other access logs, nil without
 }
 
 func (s *served) http() *config.HTTP { return s.cfg.HTTP }
@@ -146,7 +147,7 @@ func (a *acceptor) Expired(*loop.Timer) {
 }
 
 func (a *acceptor) acceptHTTP(fd int, peer netip.AddrPort) {
-	c := &client{w: a.w, a: a, served: a.served, peer: peer}
+	c := &client{w: a.w, a: a, served: a.served, peer: peer, id: a.w.connectionID()}
 	head := &a.clients
 	c.prev, c.next = head.prev, head
 	head.prev.next = c

@@ -1,10 +1,7 @@
 package proxy
 
 import (
-	"io"
 	"strconv"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hostmesh/hostmesh/proxy/loop"
@@ -14,55 +11,7 @@ import (
 const (
 	logFlushBytes = 16 << 10
 	logFlushTime  = time.Second
-	logQueue      = 64 // buffers on their way to a file
 )
-
-// sink writes access-log lines to one place, on a goroutine of its own: a slow disk drops lines, it never stops a loop.
-type sink struct {
-	path    string
-	w       io.Writer
-	close   func() error
-	queue   chan []byte
-	free    chan []byte
-	done    sync.WaitGroup
-	dropped atomic.Uint64 // buffers' lines that were not written
-}
-
-func newSink(path string, w io.Writer, closeFile func() error) *sink {
-	s := &sink{path: path, w: w, close: closeFile, queue: make(chan []byte, logQueue), free: make(chan []byte, logQueue)}
-	s.done.Go(s.run)
-	return s
-}
-
-func (s *sink) run() {
-	for b := range s.queue {
-		if _, err := s.w.Write(b); err != nil {
-			s.dropped.Add(countLines(b))
-		}
-		select {
-		case s.free <- b[:0]:
-		default:
-		}
-	}
-}
-
-// stop writes what is queued and closes the file. No loop may use the sink any more.
-func (s *sink) stop() {
-	close(s.queue)
-	s.done.Wait()
-	if s.close != nil {
-		_ = s.close()
-	}
-}
-
-func countLines(b []byte) (n uint64) {
-	for _, c := range b {
-		if c == '\n' {
-			n++
-		}
-	}
-	return n
-}
 
 // logBuffer collects a loop's lines for a sink.
 type logBuffer struct {
@@ -131,6 +80,9 @@ func (x *exchange) account() {
 		b.buf = x.appendLog(b.buf, now)
 		b.wrote()
 	}
+	if l := c.served.lines; l != nil {
+		l.write(w, x.record(now))
+	}
 	x.leaveCluster()
 }
 
@@ -170,7 +122,7 @@ func (x *exchange) appendLog(b []byte, now int64) []byte {
 	b = appendQuoted(b, text[m.method:m.path])
 	switch {
 	case m.path == m.method:
-		b = append(b, ` -" `...)
+		b = append(b, `- HTTP/1.1" `...) // as Envoy says it of what was no request
 	case x.http10:
 		b = append(b, ` HTTP/1.0" `...)
 	default:
@@ -269,5 +221,10 @@ func (s *stream) log() {
 		}
 		l.buf = append(b, "\"\n"...)
 		l.wrote()
+	}
+	if l := s.cfg.lines; l != nil {
+		k := s.w.takeKept()
+		l.write(s.w, s.record(k, now))
+		s.w.giveKept(k)
 	}
 }

@@ -152,6 +152,7 @@ const adminHelp = `admin commands are:
   /help: print out list of admin commands
   /listeners: print listener info (?format=json)
   /ready: print server state, return 200 if LIVE, otherwise return 503
+  /reopen_logs: open the files of the access logs again (POST, admin socket only)
   /server_info: print server version/status information
   /stats: print server stats (?filter=regex, ?usedonly, ?format=prometheus)
   /stats/prometheus: print server stats in prometheus format
@@ -176,6 +177,7 @@ func (a *admin) routes() http.Handler {
 	mux.HandleFunc("/stats/prometheus", a.prometheus)
 	mux.HandleFunc("/server_info", a.serverInfo)
 	mux.HandleFunc("/drain_listeners", a.drainListeners)
+	mux.HandleFunc("/reopen_logs", a.reopenLogs)
 	return mux
 }
 
@@ -218,6 +220,16 @@ func (a *admin) drainListeners(w http.ResponseWriter, r *http.Request) {
 	case a.p.binder.drainAsked <- struct{}{}:
 	default: // asked already
 	}
+	fmt.Fprintln(w, "OK")
+}
+
+func (a *admin) reopenLogs(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", "POST")
+		http.Error(w, "use POST, on the admin socket (curl --unix-socket)", http.StatusMethodNotAllowed)
+		return
+	}
+	a.p.ReopenLogs()
 	fmt.Fprintln(w, "OK")
 }
 

@@ -42,6 +42,7 @@ type exchange struct {
 
 	buf  []byte
 	meta meta   // what stands at the start of buf
+	kept *kept  // what an access log wants to know besides; nil: nothing
 	sent int    // of buf
 	upIn []byte // received from the upstream and not yet used
 
@@ -109,6 +110,7 @@ func (w *worker) freeExchange(x *exchange) {
 	x.tryIdle.Stop()
 	x.streamTimer.Stop()
 	w.loop.Release(x.buf)
+	w.giveKept(x.kept)
 	w.loop.Release(x.upIn)
 	req, resp, match := x.req, x.resp, x.match
 	*x = exchange{w: w, req: req, resp: resp, match: match}
@@ -236,6 +238,9 @@ func (x *exchange) note(m *router.Match) {
 		rewrite.Path = w.path
 	}
 	w.head = req.AppendHead(w.head[:0], &rewrite)
+	if c.served.lines != nil {
+		x.keepRequest(w.head)
+	}
 	b = w.loop.Grow(b, len(w.head))
 	x.buf = append(b, w.head...)
 	x.sent = x.meta.end

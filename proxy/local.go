@@ -100,6 +100,9 @@ func (x *exchange) reply(status int, text string, f flags) {
 	x.status = status
 	x.firstByte = w.loop.Clock()
 	w.head = x.appendReply(w.head[:0], status, text)
+	if c.served.lines != nil {
+		x.keepReply(w.head, status, text)
+	}
 	x.headDone = true
 	x.bytesOut = uint64(len(text))
 	x.answer = http1.NewBody(http1.Framing{}, false)

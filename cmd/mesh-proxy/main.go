@@ -195,8 +195,24 @@ func serve(s *settings, log *slog.Logger) error {
 		}
 		runs = append([]func(context.Context) error{h.Run}, runs...)
 	}
+	reopen := make(chan os.Signal, 1)
+	signal.Notify(reopen, syscall.SIGUSR1)
+	defer signal.Stop(reopen)
+	runs = append(runs, func(ctx context.Context) error { return reopenLogs(ctx, reopen, engine) })
 	log.Info("mesh-proxy starts", "version", version, "node", s.bootstrap.Node.ID, "control", s.bootstrap.Control, "admin", engine.AdminAddr(), "loops", loops)
 	err = p.run(ctx, stop, runs)
 	log.Info("mesh-proxy has ended")
 	return err
+}
+
+// reopenLogs has the access logs' files opened again at each signal, until ctx ends.
+func reopenLogs(ctx context.Context, asked <-chan os.Signal, engine *proxy.Proxy) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-asked:
+			engine.ReopenLogs()
+		}
+	}
 }

@@ -6,11 +6,8 @@ import (
 	"strings"
 	"time"
 
-	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	filelogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
-	streamlogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
@@ -24,16 +21,7 @@ const (
 	hcmType    = typePrefix + "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 	tcpType    = typePrefix + "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 	routerType = typePrefix + "envoy.extensions.filters.http.router.v3.Router"
-	fileLog    = typePrefix + "envoy.extensions.access_loggers.file.v3.FileAccessLog"
-	stdoutLog  = typePrefix + "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog"
-	stderrLog  = typePrefix + "envoy.extensions.access_loggers.stream.v3.StderrAccessLog"
 )
-
-// defaultLogFormat is the line that Envoy writes when no format is given. It is the only one there is yet.
-const defaultLogFormat = `[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" ` +
-	`%RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% ` +
-	`%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" ` +
-	`"%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%"` + "\n"
 
 // listener is a decoded Listener. When routes is set its table comes by RDS under that name and HTTP.Routes is nil.
 type listener struct {
@@ -207,44 +195,6 @@ func (r *reader) tcp(at *path, m *tcpv3.TcpProxy) *config.TCP {
 	}
 	t.Clusters = []config.WeightedCluster{{Name: intern(m.GetCluster()), Weight: 1}}
 	return t
-}
-
-func (r *reader) accessLogs(at *path, logs []*accesslogv3.AccessLog) []config.AccessLog {
-	var out []config.AccessLog
-	for i, m := range logs {
-		p := at.at("access_log", i)
-		typed := m.GetTypedConfig()
-		var place string
-		var format *corev3.SubstitutionFormatString
-		ok := true
-		switch typed.GetTypeUrl() {
-		case fileLog:
-			f := new(filelogv3.FileAccessLog)
-			ok = r.unpack(p.field("typed_config"), typed, f)
-			place, format = f.GetPath(), f.GetLogFormat()
-		case stdoutLog:
-			f := new(streamlogv3.StdoutAccessLog)
-			ok = r.unpack(p.field("typed_config"), typed, f)
-			place, format = "/dev/stdout", f.GetLogFormat()
-		case stderrLog:
-			f := new(streamlogv3.StderrAccessLog)
-			ok = r.unpack(p.field("typed_config"), typed, f)
-			place, format = "/dev/stderr", f.GetLogFormat()
-		default:
-			r.wrong(p, named(m.GetName(), typed.GetTypeUrl()), "envoy.access_loggers.file, .stdout or .stderr")
-			continue
-		}
-		if ok && format != nil && dataSource(format.GetTextFormatSource()) != defaultLogFormat {
-			r.wrong(p.field("typed_config").field("log_format"), "a format of its own", "none or Envoy's default")
-		}
-		if place == "/dev/stdout" && r.stdout != "" {
-			place = r.stdout
-		}
-		if place != NoAccessLog {
-			out = append(out, config.AccessLog{Path: place})
-		}
-	}
-	return out
 }
 
 // dataSource is the text that stands in the configuration itself.

@@ -1,0 +1,144 @@
+// Package accesslog writes lines about requests and connections in formats that the configuration chooses: Envoy's command
+// operators, in a text or in JSON.
+//
+// A format is compiled once ([Compile], [CompileJSON]); [Program.Append] then writes a line for a [Record] without
+// allocating. What peers choose can neither end its field nor its line: see [Program.Append].
+package accesslog
+
+import (
+	"bytes"
+	"net/netip"
+	"time"
+)
+
+// Record is a request, or a TCP connection, that is over. What is not known is the zero value, a duration less than 0.
+type Record struct {
+	Start    time.Time // in UTC
+	Duration time.Duration
+	// After Start: the request's last byte received, its last byte sent upstream, the response's first byte from upstream.
+	RequestDuration, RequestTX, ResponseDuration time.Duration
+	ResponseTX                                   time.Duration // from the response's first byte to its last one sent
+
+	Method, Path, Authority, Scheme, RequestID []byte
+	Protocol, UpstreamProtocol                 string
+
+	Status                   int
+	Flags                    uint32   // bit i: FlagNames[i]
+	FlagNames                []string // Envoy's short names
+	Details                  string   // why this status
+	Failure                  string   // why the upstream could not be reached
+	BytesReceived, BytesSent uint64
+
+	Route, Cluster        string
+	UpstreamRemote        netip.AddrPort
+	UpstreamLocal         netip.AddrPort
+	Remote, Direct, Local netip.AddrPort // of the client; Direct is the peer itself
+	Connection            uint64
+	Attempts              int
+	TCP                   bool
+
+	Request, Response Values
+	Random            uint64 // for filters that take a share
+}
+
+// Fields are the header fields that the programs and filters of a listener read. Their values have to be kept while a request
+// runs.
+type Fields struct {
+	names []fieldName
+}
+
+type fieldName struct {
+	name string // lower case
+	all  bool   // all lines, joined by commas; else the first line
+}
+
+// Empty reports whether no field is read.
+func (f *Fields) Empty() bool { return len(f.names) == 0 }
+
+func (f *Fields) slot(name string, all bool) int {
+	want := fieldName{name, all}
+	for i, n := range f.names {
+		if n == want {
+			return i
+		}
+	}
+	f.names = append(f.names, want)
+	return len(f.names) - 1
+}
+
+// Names are the fields of requests and of responses that are read.
+type Names struct {
+	Request, Response Fields
+}
+
+// Values are the values of Fields in one head. Its memory is used again.
+type Values struct {
+	text  []byte
+	spans []span
+}
+
+// span is a part of text; from is less than 0 for a field that is not there.
+type span struct{ from, to int }
+
+// Reset forgets the values.
+func (v *Values) Reset() { v.text, v.spans = v.text[:0], v.spans[:0] }
+
+// Collect copies the values that f wants from an HTTP/1 head: a first line, then field lines, each with its CRLF.
+func (v *Values) Collect(f *Fields, head []byte) {
+	v.Reset()
+	if _, rest, ok := bytes.Cut(head, crlf); ok {
+		head = rest
+	}
+	for i := range f.names {
+		v.spans = append(v.spans, v.find(&f.names[i], head))
+	}
+}
+
+var crlf = []byte("\r\n")
+
+func (v *Values) find(f *fieldName, lines []byte) span {
+	s := span{-1, -1}
+	for len(lines) > 0 {
+		end := bytes.IndexByte(lines, '\n')
+		if end < 0 {
+			end = len(lines)
+		}
+		line := bytes.TrimSuffix(lines[:end], crlf[:1])
+		lines = lines[min(end+1, len(lines)):]
+		if len(line) <= len(f.name) || line[len(f.name)] != ':' || !equalFold(line[:len(f.name)], f.name) {
+			continue
+		}
+		if s.from < 0 {
+			s.from = len(v.text)
+		} else {
+			v.text = append(v.text, ',')
+		}
+		v.text = append(v.text, bytes.Trim(line[len(f.name)+1:], " \t")...)
+		s.to = len(v.text)
+		if !f.all {
+			break
+		}
+	}
+	return s
+}
+
+// at returns the value in a slot; ok is false when the field was not there.
+func (v *Values) at(slot int) (value []byte, ok bool) {
+	if slot >= len(v.spans) || v.spans[slot].from < 0 {
+		return nil, false
+	}
+	return v.text[v.spans[slot].from:v.spans[slot].to], true
+}
+
+// equalFold compares with a name in lower case.
+func equalFold(b []byte, lower string) bool {
+	for i, c := range b {
+		if c >= 'A' && c <= 'Z' {
+			c |= 0x20
+		}
+		if c != lower[i] {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,292 @@
+package proxy
+
+import (
+	"bytes"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/hostmesh/hostmesh/proxy/accesslog"
+	"github.com/hostmesh/hostmesh/proxy/config"
+)
+
+// kept is what the access logs of a listener want to know of an exchange besides what it knows anyway.
+type kept struct {
+	record   accesslog.Record
+	sent     int64          // when the upstream took bytes last
+	local    netip.AddrPort // of the upstream connection
+	details  string         // of a local reply
+	failure  string         // why the upstream could not be reached
+	answered bool           // the response is the upstream's
+	met      bool           // the upstream was connected
+	id       []byte         // of a TCP connection
+}
+
+const maxFreeKept = 1024
+
+// takeKept returns an empty kept.
+func (w *worker) takeKept() *kept {
+	n := len(w.kept)
+	if n == 0 {
+		return &kept{}
+	}
+	k := w.kept[n-1]
+	w.kept = w.kept[:n-1]
+	request, response := k.record.Request, k.record.Response
+	request.Reset()
+	response.Reset()
+	*k = kept{record: accesslog.Record{Request: request, Response: response}, id: k.id[:0]}
+	return k
+}
+
+// giveKept takes k back, which may be nil.
+func (w *worker) giveKept(k *kept) {
+	if k != nil && len(w.kept) < maxFreeKept {
+		w.kept = append(w.kept, k)
+	}
+}
+
+// connectionID is the identity of a new connection, no other one of this process has it.
+func (w *worker) connectionID() uint64 {
+	id := w.nextConn
+	w.nextConn += uint64(w.loops)
+	return id
+}
+
+// keepRequest keeps what the access logs want to know of the request as it goes to the upstream.
+func (x *exchange) keepRequest(head []byte) {
+	x.kept = x.w.takeKept()
+	x.kept.record.Request.Collect(&x.c.served.lines.names.Request, head)
+}
+
+// keepConnected notes that the request has a connection.
+func (x *exchange) keepConnected() {
+	x.kept.met = true
+	if x.c.served.lines.needs&accesslog.NeedsUpstreamLocal != 0 {
+		x.kept.local = x.up.LocalAddr()
+	}
+}
+
+// keepAnswer keeps what the access logs want to know of the upstream's response as it goes to the client.
+func (x *exchange) keepAnswer(head []byte) {
+	x.kept.answered = true
+	x.kept.record.Response.Collect(&x.c.served.lines.names.Response, head)
+}
+
+// keepReply is keepAnswer for a response of the proxy's own.
+func (x *exchange) keepReply(head []byte, status int, body string) {
+	if x.kept == nil { // there was no head
+		x.kept = x.w.takeKept()
+	}
+	k := x.kept
+	k.record.Response.Collect(&x.c.served.lines.names.Response, head)
+	k.details = x.replyDetails(status, body)
+	_, k.failure, _ = strings.Cut(body, transportReason)
+}
+
+// replyDetails says in Envoy's words why the proxy answers itself.
+func (x *exchange) replyDetails(status int, body string) string {
+	if _, reason, ok := strings.Cut(body, "reset reason: "); ok {
+		reason = strings.Replace(reason, transportReason, "|", 1)
+		return "upstream_reset_before_response_started{" + strings.ReplaceAll(reason, " ", "_") + "}"
+	}
+	switch {
+	case x.flags&flagNoHealthy != 0:
+		return "no_healthy_upstream"
+	case x.flags&flagNoRoute != 0:
+		return "route_not_found"
+	case x.flags&flagNoCluster != 0:
+		return "cluster_not_found"
+	case x.flags&flagUpstreamTimeout != 0 && x.routeTimer.Running():
+		return "upstream_per_try_timeout"
+	case x.flags&flagUpstreamTimeout != 0:
+		return "response_timeout"
+	case x.flags&flagStreamIdle != 0:
+		return "stream_idle_timeout"
+	case body == textDurationTimeout:
+		return "max_duration_timeout"
+	case x.flags&flagTimeoutDownstream != 0 && x.meta.path == x.meta.method:
+		return "request_header_timeout"
+	case x.flags&flagTimeoutDownstream != 0:
+		return "request_overall_timeout"
+	case x.flags&flagProtocol != 0:
+		return "http1.codec_error"
+	case x.route != nil && x.route.Direct != nil:
+		return "direct_response"
+	case status == 403:
+		return "upgrade_failed"
+	}
+	return "path_normalization_failed"
+}
+
+// transportReason stands in the text of a local reply before what the operating system says.
+const transportReason = ", transport failure reason: "
+
+// details says in Envoy's words why the response is as it is.
+func (x *exchange) details() string {
+	switch k := x.kept; {
+	case k.details != "":
+		return k.details
+	case x.flags&flagClientGone != 0:
+		return "downstream_remote_disconnect"
+	case x.flags&flagUpstreamEnded != 0:
+		return "upstream_reset_after_response_started{connection_termination}"
+	case x.flags&flagUpstreamProtocol != 0:
+		return "upstream_reset_after_response_started{protocol_error}"
+	case x.flags&flagStreamIdle != 0:
+		return "stream_idle_timeout"
+	case x.flags&flagUpstreamTimeout != 0:
+		return "response_timeout"
+	case x.flags&flagTimeoutDownstream != 0:
+		return "request_overall_timeout"
+	case k.answered:
+		return "via_upstream"
+	}
+	return ""
+}
+
+// record makes the record of an exchange that is over.
+func (x *exchange) record(now int64) *accesslog.Record {
+	c, w, m, text := x.c, x.w, &x.meta, x.buf
+	if x.kept == nil {
+		x.kept = w.takeKept()
+	}
+	k := x.kept
+	r := &k.record
+	x.recordTimes(r, now)
+	r.Status, r.Flags, r.FlagNames = x.status, uint32(x.flags), flagNames[:]
+	r.Details, r.Failure = x.details(), k.failure
+	r.BytesReceived, r.BytesSent = x.bytesIn, x.bytesOut
+	// A pooled connection that the host had closed is no attempt: the request met nobody.
+	r.Connection, r.Attempts = c.id, x.attempts-x.stale
+	r.Direct, r.Remote, r.Local = c.peer, c.peer, c.a.addr
+	if c.via != nil {
+		r.Direct, r.Local = c.via.direct, c.via.local
+	}
+	r.Random = w.rand.Uint64()
+	if r.Local.Addr().IsUnspecified() && c.served.lines.needs&accesslog.NeedsLocal != 0 {
+		r.Local = c.LocalAddr()
+	}
+	r.Protocol = "HTTP/1.1"
+	if x.http10 {
+		r.Protocol = "HTTP/1.0"
+	}
+	if m.path > m.method { // a head was there
+		r.Method, r.Path, r.Authority = text[:m.method], text[m.method:m.path], text[m.path:m.authority]
+		if _, rest, absolute := bytes.Cut(r.Path, schemeEnd); absolute && r.Path[0] != '/' {
+			r.Path = rest[max(bytes.IndexByte(rest, '/'), 0):]
+		}
+		r.RequestID, r.Scheme = text[m.forwarded:m.id], schemeHTTP
+		if c.served.lines.needs&accesslog.NeedsRemote != 0 {
+			r.Remote = clientAddr(c.served.http(), c.peer, text[m.agent:m.forwarded])
+		}
+	}
+	if x.route != nil {
+		r.Route = x.route.Name
+	}
+	if x.cluster != nil {
+		r.Cluster = x.cluster.Config().Name
+	}
+	if x.host != nil {
+		r.UpstreamRemote = x.host.Endpoint.Addr
+	}
+	if k.met {
+		r.UpstreamProtocol, r.UpstreamLocal = "HTTP/1.1", k.local
+	}
+	return r
+}
+
+var (
+	schemeHTTP = []byte("http")
+	schemeEnd  = []byte("://")
+)
+
+// recordTimes fills in when things happened.
+func (x *exchange) recordTimes(r *accesslog.Record, now int64) {
+	k := x.kept
+	r.Start, r.Duration = x.w.wall(x.began), time.Duration(now-x.began)
+	r.RequestDuration, r.RequestTX, r.ResponseDuration, r.ResponseTX = -1, -1, -1, -1
+	switch {
+	case x.received > 0:
+		r.RequestDuration = time.Duration(x.received - x.began)
+	case x.whole:
+		r.RequestDuration = 0 // it came with its head
+	}
+	if k.sent > 0 && x.whole {
+		r.RequestTX = time.Duration(k.sent - x.began)
+	}
+	if k.answered {
+		r.ResponseDuration = time.Duration(x.firstByte - x.began)
+		r.ResponseTX = time.Duration(now - x.firstByte)
+	}
+}
+
+// wall is a moment of the loop's clock as the wall clock has it.
+func (w *worker) wall(at int64) time.Time {
+	w.clock.read(w.loop)
+	return w.clock.base.Add(time.Duration(at - w.clock.readAt))
+}
+
+// clientAddr is the address of the client itself: the peer's, or what the trusted proxies in front say in forwarded, the
+// x-forwarded-for field as it goes upstream. As in Envoy its port is then 0.
+func clientAddr(http *config.HTTP, peer netip.AddrPort, forwarded []byte) netip.AddrPort {
+	hops := http.XFFTrustedHops
+	if http.UseRemoteAddress && hops == 0 {
+		return peer
+	}
+	if http.UseRemoteAddress && http.SkipXFFAppend {
+		hops-- // the peer does not stand in it
+	}
+	for ; hops > 0; hops-- {
+		comma := bytes.LastIndexByte(forwarded, ',')
+		if comma < 0 {
+			return peer
+		}
+		forwarded = forwarded[:comma]
+	}
+	forwarded = bytes.TrimSpace(forwarded[bytes.LastIndexByte(forwarded, ',')+1:])
+	addr, err := netip.ParseAddr(string(forwarded))
+	if err != nil {
+		return peer
+	}
+	return netip.AddrPortFrom(addr.WithZone(""), 0)
+}
+
+// keepLocal finds out what an access log wants to know of the upstream connection while it is there.
+func (s *stream) keepLocal() {
+	if l := s.cfg.lines; l != nil && l.needs&accesslog.NeedsUpstreamLocal != 0 {
+		s.local = s.up.LocalAddr()
+	}
+}
+
+// record makes the record of a TCP connection that is over.
+func (s *stream) record(k *kept, now int64) *accesslog.Record {
+	r := &k.record
+	r.TCP = true
+	k.id = s.w.appendUUID(k.id[:0])
+	r.RequestID = k.id
+	r.Start, r.Duration = s.w.wall(s.began), time.Duration(now-s.began)
+	r.RequestDuration, r.RequestTX, r.ResponseDuration, r.ResponseTX = -1, -1, -1, -1
+	r.Flags, r.FlagNames = uint32(s.flags), flagNames[:]
+	r.BytesReceived, r.BytesSent = s.bytesIn, s.bytesOut
+	r.Connection, r.Attempts = s.id, s.attempts
+	r.Direct, r.Remote, r.Local = s.peer, s.peer, s.a.addr
+	if s.via != nil {
+		r.Direct, r.Local = s.via.direct, s.via.local
+	}
+	r.UpstreamLocal = s.local
+	r.Random = s.w.rand.Uint64()
+	if r.Local.Addr().IsUnspecified() && s.cfg.lines.needs&accesslog.NeedsLocal != 0 {
+		r.Local = s.LocalAddr()
+	}
+	if s.cluster != nil {
+		r.Cluster = s.cluster.Config().Name
+	}
+	if s.host != nil {
+		r.UpstreamRemote = s.host.Endpoint.Addr
+	}
+	if s.failure != nil {
+		_, r.Failure, _ = strings.Cut(connectReason(s.failure), transportReason)
+	}
+	return r
+}
