@@ -22,8 +22,8 @@ const (
 type served struct {
 	cfg   *config.Listener
 	table *router.Table // of an HTTP listener
-	sinks []*sink // of Envoy's default line, for everything
-	lines *lines  // the other access logs, nil without
+	sinks []*sink       // of Envoy's default line, for everything
+	lines *lines        // the other access logs, nil without
 }
 
 func (s *served) http() *config.HTTP { return s.cfg.HTTP }
@@ -77,6 +77,8 @@ type acceptor struct {
 
 	clients client // head of the ring of HTTP connections
 	streams stream // and of TCP connections
+
+	prefaces preface // and of those that are not served yet
 }
 
 // listen starts to accept on fd.
@@ -84,6 +86,7 @@ func (w *worker) listen(addr netip.AddrPort, fd int, s *served) error {
 	a := &acceptor{w: w, addr: addr, stats: &listenerStats{}}
 	a.clients.next, a.clients.prev = &a.clients, &a.clients
 	a.streams.next, a.streams.prev = &a.streams, &a.streams
+	a.prefaces.next, a.prefaces.prev = &a.prefaces, &a.prefaces
 	a.serve(s)
 	if err := a.socket.Open(w.loop, fd, a); err != nil {
 		return err
@@ -113,28 +116,38 @@ func (a *acceptor) serve(s *served) {
 // Ready accepts what waits.
 func (a *acceptor) Ready(loop.Event) { a.accept(acceptsATurn) }
 
-// accept takes up to max connections.
-func (a *acceptor) accept(max int) {
+// accept takes up to max connections and reports whether there may be more.
+func (a *acceptor) accept(max int) (more bool) {
 	for range max {
 		fd, peer, err := a.socket.Accept()
 		if errors.Is(err, syscall.EAGAIN) {
-			return
+			return false
 		}
 		if err != nil {
 			a.stats.count[listenerAcceptError]++
 			a.w.loop.Start(&a.timer, acceptPause, a)
-			return
+			return false
 		}
-		a.stats.count[listenerCxTotal]++
-		a.stats.count[listenerCxActive]++
-		a.active++
-		if a.served.cfg.HTTP != nil {
-			a.acceptHTTP(fd, peer)
+		if a.served.cfg.ProxyProtocol != nil {
+			a.acceptPreface(fd, peer)
 		} else {
-			a.acceptTCP(fd, peer)
+			a.begin(fd, peer, nil)
 		}
 	}
 	a.socket.Again()
+	return true
+}
+
+// begin serves a connection. With via, peer is what the proxy in front said.
+func (a *acceptor) begin(fd int, peer netip.AddrPort, via *proxied) {
+	a.stats.count[listenerCxTotal]++
+	a.stats.count[listenerCxActive]++
+	a.active++
+	if a.served.cfg.HTTP != nil {
+		a.acceptHTTP(fd, peer, via)
+	} else {
+		a.acceptTCP(fd, peer, via)
+	}
 }
 
 // Expired goes on after accepting failed, or ends what is left of a listener that was removed.
@@ -146,8 +159,8 @@ func (a *acceptor) Expired(*loop.Timer) {
 	a.accept(acceptsATurn)
 }
 
-func (a *acceptor) acceptHTTP(fd int, peer netip.AddrPort) {
-	c := &client{w: a.w, a: a, served: a.served, peer: peer, id: a.w.connectionID()}
+func (a *acceptor) acceptHTTP(fd int, peer netip.AddrPort, via *proxied) {
+	c := &client{w: a.w, a: a, served: a.served, peer: peer, via: via, id: a.w.connectionID()}
 	head := &a.clients
 	c.prev, c.next = head.prev, head
 	head.prev.next = c
@@ -172,9 +185,14 @@ func (a *acceptor) forget(c *client) {
 }
 
 func (a *acceptor) released() {
-	a.active--
 	a.stats.count[listenerCxActive]--
 	a.stats.count[listenerCxDestroy]++
+	a.left()
+}
+
+// left has a removed acceptor forgotten with its last connection.
+func (a *acceptor) left() {
+	a.active--
 	if a.gone && a.active == 0 {
 		a.w.dropAcceptor(a)
 	}
@@ -186,12 +204,7 @@ func (a *acceptor) finishQueue() {
 		return
 	}
 	a.timer.Stop()
-	for {
-		before := a.stats.count[listenerCxTotal]
-		a.accept(acceptsATurn)
-		if a.stats.count[listenerCxTotal]-before < acceptsATurn {
-			break
-		}
+	for a.accept(acceptsATurn) {
 	}
 	a.timer.Stop()
 	a.socket.Close()
@@ -261,5 +274,8 @@ func (a *acceptor) shutdown() {
 	}
 	for s := a.streams.next; s != &a.streams; s = a.streams.next {
 		s.shutdown()
+	}
+	for p := a.prefaces.next; p != &a.prefaces; p = a.prefaces.next {
+		p.drop()
 	}
 }

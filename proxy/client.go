@@ -36,6 +36,7 @@ type client struct {
 	a      *acceptor
 	served *served // the listener as the current request found it
 	peer   netip.AddrPort
+	via    *proxied // nil: peer is who is connected
 	id     uint64
 
 	next, prev *client // all of the acceptor

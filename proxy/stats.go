@@ -119,7 +119,11 @@ const (
 	listenerAcceptError
 	listenerRxBytes
 	listenerTxBytes
-	listenerCxActive // a gauge: the last
+	listenerPreCxTimeout
+	listenerFilterRemoteClose
+	listenerFilterError
+	listenerPreCxActive // from here: gauges
+	listenerCxActive
 	numListenerCounters
 )
 
@@ -130,6 +134,11 @@ var listenerCounterNames = [numListenerCounters]string{
 	listenerAcceptError: "downstream_listener_accept_error",
 	listenerRxBytes:     "downstream_cx_rx_bytes_total",
 	listenerTxBytes:     "downstream_cx_tx_bytes_total",
+
+	listenerPreCxTimeout:      "downstream_pre_cx_timeout",
+	listenerFilterRemoteClose: "downstream_listener_filter_remote_close",
+	listenerFilterError:       "downstream_listener_filter_error",
+	listenerPreCxActive:       "downstream_pre_cx_active",
 }
 
 type listenerStats struct {

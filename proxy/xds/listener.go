@@ -54,6 +54,7 @@ func (r *reader) listener(at *path, m *listenerv3.Listener) *listener {
 		r.wrong(at.field("bind_to_port"), false, "true or nothing")
 	}
 	l.AccessLogs = r.accessLogs(at, m.GetAccessLog())
+	r.listenerFilters(at, m, l)
 	chains := m.GetFilterChains()
 	if len(chains) != 1 {
 		r.wrong(at.field("filter_chains"), len(chains), "exactly one filter chain")
