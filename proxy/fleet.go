@@ -206,6 +206,7 @@ func (f *fleet) forget(but map[string]*upstream.Shared) {
 	defer f.mu.Unlock()
 	for name := range f.members {
 		if but[name] == nil {
+			f.members[name].detector.Set(nil, nil) // the loops may report for a while
 			delete(f.members, name)
 			f.checker.Forget(name)
 		}

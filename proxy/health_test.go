@@ -319,3 +319,35 @@ func TestPassedCheckEndsEjection(t *testing.T) {
 	p.waitFlags(bad.addr, "healthy")
 	p.settled(10, func(got map[string]int) bool { return got["bad"] > 0 && got["500"] == 0 })
 }
+
+// TestClusterThatComesAgain: a cluster may leave, come back as it was and get its rules later; what it does counts each time.
+func TestClusterThatComesAgain(t *testing.T) {
+	good, bad := newPatient(t, "good"), newPatient(t, "bad")
+	bad.other.Store(500)
+	without := cluster("web", good.addr, bad.addr)
+	with := *without
+	with.Outlier = &config.Outlier{Interval: time.Hour, BaseEjectionTime: time.Hour, MaxEjectionTime: time.Hour, MaxEjectionPercent: 50, Consecutive5xx: 3, Enforce5xx: 100}
+	l := []*config.Listener{httpConfig(freeAddr(t), plain("web"))}
+	p := start(t, &config.Config{Listeners: l, Clusters: clusters(without)}, nil)
+	some := func(status string) func(map[string]int) bool {
+		return func(got map[string]int) bool { return got[status] > 0 }
+	}
+	p.settled(10, some("500"))
+	for i, step := range []struct {
+		c    *config.Cluster
+		want func(map[string]int) bool
+	}{
+		{&with, only("good")},
+		{nil, only("503")},
+		{&with, only("good")},
+		{without, some("500")},
+		{&with, only("good")},
+	} {
+		next := &config.Config{Version: fmt.Sprint(i), Listeners: l}
+		if step.c != nil {
+			next.Clusters = clusters(step.c)
+		}
+		p.config.Set(next)
+		p.settled(10, step.want)
+	}
+}

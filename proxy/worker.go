@@ -86,6 +86,11 @@ func (w *worker) update(cfg *config.Config, changed []string, replaced map[netip
 			a.serve(s)
 		}
 	}
+	if len(w.shared) > 0 { // a cluster that left and came back as it was has other facts
+		for name, c := range w.clusters {
+			c.Share(w.shared[name], w.slot)
+		}
+	}
 	for _, name := range changed {
 		c := w.clusters[name]
 		if c == nil {

@@ -4,8 +4,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/hostmesh/hostmesh/proxy/config"
 )
@@ -268,5 +272,23 @@ func TestReportsCostNothing(t *testing.T) {
 	w.answer(0, 500, 20)
 	if w.woken == 0 || w.woken > 2 {
 		t.Errorf("woken %d times by 20 failures", w.woken)
+	}
+}
+
+// TestFiguresHaveEnvoysNames: the names are those that Envoy 1.40 shows, without ejections_detected_degradation, which is of a
+// setting that is refused.
+func TestFiguresHaveEnvoysNames(t *testing.T) {
+	want := strings.Fields(`active consecutive_5xx detected_consecutive_5xx detected_consecutive_gateway_failure
+		detected_consecutive_local_origin_failure detected_failure_percentage detected_local_origin_failure_percentage
+		detected_local_origin_success_rate detected_success_rate enforced_consecutive_5xx enforced_consecutive_gateway_failure
+		enforced_consecutive_local_origin_failure enforced_failure_percentage enforced_local_origin_failure_percentage
+		enforced_local_origin_success_rate enforced_success_rate enforced_total overflow success_rate total`)
+	var got []string
+	for _, f := range newWatch(outlierRules(), 1).Figures() {
+		got = append(got, strings.TrimPrefix(f.Name, "ejections_"))
+	}
+	slices.Sort(got)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }

@@ -57,8 +57,12 @@ func (s *Shared) host(addr netip.AddrPort) *HostState {
 	return h
 }
 
-// Share gives the cluster the facts of the process; nil ends it. slot is the loop's number.
+// Share gives the cluster the facts of the process; nil ends it. slot is the loop's number. Of rules that are new to the same
+// facts the next Update takes notice.
 func (c *Cluster) Share(s *Shared, slot int) {
+	if c.shared == s {
+		return
+	}
 	c.shared, c.slot = s, slot
 	for _, h := range c.hosts {
 		h.state = c.state(h.Endpoint.Addr)
