@@ -2,14 +2,17 @@ package proxy_test
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/hostmesh/hostmesh/proxy"
 	"github.com/hostmesh/hostmesh/proxy/config"
 )
 
@@ -229,5 +232,63 @@ func TestUpstreamConnectionLimits(t *testing.T) {
 				p.waitStat("cluster.web."+c.stat, fmt.Sprint(conns.Load()))
 			}
 		})
+	}
+}
+
+// TestNoAllocationWithPolicies: with every policy on a request costs no allocation either, as long as nothing goes wrong.
+func TestNoAllocationWithPolicies(t *testing.T) {
+	response := []byte("HTTP/1.1 200 OK\r\nContent-Length: 4\r\nDate: x\r\n\r\naaaa")
+	backend := rawBackend(t, func(conn net.Conn, _ *bufio.Reader) {
+		buf := make([]byte, 4096)
+		for {
+			if _, err := conn.Read(buf); err != nil {
+				return
+			}
+			if _, err := conn.Write(response); err != nil {
+				return
+			}
+		}
+	})
+	v := vhost("web.mesh.internal", "web")
+	v.Routes[0].MaxDuration = time.Minute
+	v.Routes[0].Retry = config.Retry{
+		On: ^config.RetryOn(0), Max: 3, PerTryTimeout: time.Minute, PerTryIdle: time.Minute, Statuses: []int{418, 503}, BackOff: time.Second, MaxBackOff: time.Second,
+		Headers: []config.HeaderMatch{{Name: "x-again", Exact: "yes"}}, RequestHeaders: []config.HeaderMatch{{Name: "accept", Present: true}},
+		RateLimited: &config.RateLimitedBackOff{Headers: []config.ResetHeader{{Name: "retry-after"}}, Max: time.Minute},
+	}
+	l, cl := httpConfig(freeAddr(t), v), cluster("web", backend)
+	l.HTTP.RequestPolicy = config.RequestPolicy{
+		Via: "mesh", Slashes: config.SlashesForward, MergeSlashes: true, Underscores: config.UnderscoresDrop,
+		MaxStreamDuration: time.Minute, MaxConnectionDuration: time.Minute, MaxConnectionRequests: 1 << 20,
+	}
+	cl.MaxConnections, cl.MaxPending, cl.MaxRequests, cl.RetryBudget = 5, 5, 5, &config.RetryBudget{Percent: 20, MinConcurrency: 3}
+	cl.MaxConnRequests, cl.MaxConnDuration = 1<<20, time.Minute
+	p := start(t, &config.Config{Listeners: []*config.Listener{l}, Clusters: clusters(cl)}, func(o *proxy.Options) { o.AccessLog = io.Discard; o.Loops = 1 })
+	conn := p.dial()
+	request := []byte("GET //a%2Fb?query HTTP/1.1\r\nHost: web.mesh.internal\r\nA_b: c\r\nAccept: */*\r\n\r\n")
+	buf := make([]byte, 4096)
+	run := func(n int) {
+		for range n {
+			_, _ = conn.Write(request)
+			for got := 0; !bytes.HasSuffix(buf[:got], []byte("aaaa")); {
+				m, err := conn.Read(buf[got:])
+				if err != nil {
+					t.Fatal(err)
+				}
+				got += m
+			}
+		}
+	}
+	run(500) // everything that is made once
+	const n = 2000
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	run(n)
+	runtime.ReadMemStats(&after)
+	if allocs := after.Mallocs - before.Mallocs; allocs > n/20 {
+		t.Errorf("%d allocations for %d requests", allocs, n)
+	}
+	if !bytes.HasPrefix(buf, []byte("HTTP/1.1 200 ")) {
+		t.Errorf("%q", buf[:40])
 	}
 }
