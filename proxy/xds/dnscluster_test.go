@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/miekg/dns"
 
 	"github.com/hostmesh/hostmesh/proxy/config"
 )
@@ -136,4 +137,24 @@ func TestClustersByNameRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FuzzDNSName: every name that is taken can be asked for, and is the one that is asked for.
+func FuzzDNSName(f *testing.F) {
+	for _, name := range []string{"web.example", "web.example.", "_http._tcp.a-b.example", "a..b", "10.0.0.1", "x\\046y.example", strings.Repeat("a.", 127)} {
+		f.Add(name)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		if !isDNSName(name) {
+			return
+		}
+		raw, err := new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA).Pack()
+		if err != nil {
+			t.Fatalf("%q cannot be asked for: %v", name, err)
+		}
+		back := new(dns.Msg)
+		if err := back.Unpack(raw); err != nil || len(back.Question) != 1 || back.Question[0].Name != dns.Fqdn(name) {
+			t.Errorf("%q: asked for %v, %v", name, back.Question, err)
+		}
+	})
 }
