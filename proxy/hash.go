@@ -92,19 +92,27 @@ func (x *exchange) cookie(name string) []byte {
 			return nil
 		}
 		i = next
-		for len(line) > 0 {
-			var pair []byte
-			pair, line, _ = bytes.Cut(line, []byte(";"))
-			key, value, ok := bytes.Cut(bytes.TrimLeft(pair, " \t"), []byte("="))
-			if !ok || string(key) != name {
-				continue
-			}
-			if n := len(value); n >= 2 && value[0] == '"' && value[n-1] == '"' {
-				value = value[1 : n-1]
-			}
+		if value, ok := cookieIn(line, name); ok {
 			return value
 		}
 	}
+}
+
+// cookieIn finds a cookie in a line.
+func cookieIn(line []byte, name string) (value []byte, ok bool) {
+	for len(line) > 0 {
+		var pair []byte
+		pair, line, _ = bytes.Cut(line, []byte(";"))
+		key, value, ok := bytes.Cut(bytes.TrimLeft(pair, " \t"), []byte("="))
+		if !ok || string(key) != name {
+			continue
+		}
+		if n := len(value); n >= 2 && value[0] == '"' && value[n-1] == '"' {
+			value = value[1 : n-1]
+		}
+		return value, true
+	}
+	return nil, false
 }
 
 // clientAddr is the client's address: the peer's, or, behind trusted proxies, what the first of them said. As in Envoy, what is
@@ -120,22 +128,28 @@ func (x *exchange) clientAddr() netip.Addr {
 			hops--
 		}
 	}
-	list := x.buf[x.meta.agent:x.meta.forwarded]
+	if addr, ok := forwardedFor(x.buf[x.meta.agent:x.meta.forwarded], hops); ok {
+		return addr
+	}
+	return peer
+}
+
+// forwardedFor returns the address that stands hops before the last one of a list.
+func forwardedFor(list []byte, hops int) (addr netip.Addr, ok bool) {
 	for ; ; hops-- {
 		comma := bytes.LastIndexByte(list, ',')
-		if hops == 0 {
+		if hops <= 0 {
 			list = list[comma+1:]
 			break
 		}
 		if comma < 0 {
-			return peer
+			return addr, false
 		}
 		list = list[:comma]
 	}
 	const longest = 45 // of an IPv6 address
-	var addr netip.Addr
 	if list = bytes.Trim(list, " \t"); len(list) > longest || addr.UnmarshalText(list) != nil || !addr.IsValid() || addr.Zone() != "" {
-		return peer
+		return netip.Addr{}, false
 	}
-	return addr
+	return addr, true
 }

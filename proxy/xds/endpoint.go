@@ -11,8 +11,6 @@ import (
 	"github.com/hostmesh/hostmesh/proxy/config"
 )
 
-const envoyOverprovisioning = 140 // percent; the value that is in force when none is given
-
 // assignment is a decoded ClusterLoadAssignment.
 type assignment struct {
 	name             string
