@@ -79,6 +79,8 @@ func (c *Conn) fields(p []byte, to Handler) ErrCode {
 	switch ok := c.section.finish(); {
 	case !use:
 		return c.charge(1)
+	case s != nil && s.ended:
+		return c.streamError(s, id, StreamClosed, to)
 	case c.section.over && !c.section.malformed:
 		return c.streamError(s, id, EnhanceYourCalm, to)
 	case !ok || c.block.self:
@@ -108,7 +110,7 @@ func (c *Conn) expect(s *Stream, id uint32) (kind sectionKind, use bool, code Er
 		return 0, false, StreamClosed
 	case s == nil || s.reset:
 		return trailerSection, false, NoError
-	case s.ended:
+	case s.complete():
 		return 0, false, StreamClosed
 	case c.client && !s.started:
 		return responseSection, true, NoError

@@ -29,10 +29,9 @@ type received struct {
 }
 
 type sent struct {
-	room     int // the peer's window
-	headSent bool
-	done     bool // END_STREAM was sent
-	blocked  bool // in the queue of those that wait for a window
+	room    int  // the peer's window
+	done    bool // END_STREAM was sent
+	blocked bool // in the queue of those that wait for a window
 }
 
 type links struct{ before, after *Stream }

@@ -1,0 +1,138 @@
+package http2
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	oracle "golang.org/x/net/http2"
+)
+
+// A path that does not start with a slash must not reach what decides by paths (CVE-2026-33186).
+func TestCVEClass03_PathsStartWithASlash(t *testing.T) {
+	for _, path := range []string{"a", "", "admin/x", "http://a/", "?q", "\\a", "*a"} {
+		p := newPeer()
+		p.headers(1, true, ":method", "GET", ":scheme", "http", ":path", path, ":authority", "a")
+		if got := serverOf(Limits{}).run(t, p.out.Bytes()); !slices.Contains(got, "rst 1 1") {
+			t.Errorf("%q: %q", path, got)
+		}
+	}
+}
+
+// Content that is not as long as was told would smuggle a request behind a proxy that speaks HTTP/1 upstream.
+func TestCVEClass14_ContentLengthIsTheSumOfData(t *testing.T) {
+	for _, c := range []struct {
+		length string
+		data   []string
+		ok     bool
+	}{
+		{"4", []string{"ab", "cd"}, true}, {"0", []string{""}, true}, {"4", []string{"abc"}, false}, {"4", []string{"abcd", "e"}, false}, {"0", []string{"GET / HTTP/1.1"}, false},
+	} {
+		for _, trailers := range []bool{false, true} {
+			p := newPeer()
+			p.request(1, false, "content-length", c.length)
+			for i, d := range c.data {
+				_ = p.WriteData(1, !trailers && i == len(c.data)-1, []byte(d))
+			}
+			if trailers {
+				p.headers(1, true, "x-t", "1")
+			}
+			got := serverOf(Limits{}).run(t, p.out.Bytes())
+			ended := slices.ContainsFunc(got, func(l string) bool { return l == "1 end" || strings.HasPrefix(l, "1 trailers") })
+			if ended != c.ok || slices.Contains(got, "rst 1 1") == c.ok {
+				t.Errorf("%s %q: %q", c.length, c.data, got)
+			}
+		}
+	}
+}
+
+// Each flood ends the connection, in bounded memory (CVE-2023-39325, CVE-2023-45288, CVE-2019-9512 and their kin).
+func TestCVEClass15_FloodsEndTheConnection(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		write func(p *peer, i int)
+	}{
+		{"rapid reset", func(p *peer, i int) {
+			p.request(uint32(2*i+1), true)
+			_ = p.WriteRSTStream(uint32(2*i+1), oracle.ErrCodeCancel)
+		}},
+		{"resets that are provoked", func(p *peer, i int) { p.request(uint32(2*i+1), true); _ = p.WriteWindowUpdate(uint32(2*i+1), 0) }},
+		{"malformed", func(p *peer, i int) { p.headers(uint32(2*i+1), true, "x", "y") }},
+		{"too many streams", func(p *peer, i int) { p.request(uint32(2*i+1), false) }},
+		{"continuation", func(p *peer, i int) {
+			if i == 0 {
+				_ = p.WriteHeaders(oracle.HeadersFrameParam{StreamID: 1})
+			}
+			_ = p.WriteContinuation(1, false, []byte{0})
+		}},
+		{"settings", func(p *peer, _ int) { _ = p.WriteSettings() }},
+		{"settings acks", func(p *peer, _ int) { _ = p.WriteSettingsAck() }},
+		{"ping", func(p *peer, i int) { _ = p.WritePing(i%2 == 0, [8]byte{}) }},
+		{"priority", func(p *peer, i int) { _ = p.WritePriority(uint32(2*i+1), oracle.PriorityParam{}) }},
+		{"window updates", func(p *peer, _ int) { _ = p.WriteWindowUpdate(0, 1) }},
+		{"unknown frames", func(p *peer, _ int) { _ = p.WriteRawFrame(99, 0, 0, nil) }},
+		{"empty data", func(p *peer, i int) {
+			if i == 0 {
+				p.request(1, false)
+			}
+			_ = p.WriteData(1, false, nil)
+		}},
+		{"data for a closed stream", func(p *peer, i int) {
+			if i == 0 {
+				p.request(1, true)
+				_ = p.WriteRSTStream(1, oracle.ErrCodeCancel)
+			}
+			_ = p.WriteData(1, false, []byte("a"))
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, p := serverOf(Limits{}), newPeer()
+			r.release = true
+			for i := range 3000 {
+				c.write(p, i)
+				_, err := r.conn.Feed(p.out.Bytes(), r)
+				p.out.Reset()
+				if i%10 == 0 && err == nil {
+					r.conn.AppendControl(nil)
+				}
+				if err != nil {
+					if err != EnhanceYourCalm {
+						t.Errorf("after %d: %v", i, err)
+					}
+					return
+				}
+			}
+			t.Error("it was let through")
+		})
+	}
+}
+
+// Control that nobody takes away does not pile up.
+func TestCVEClass15_AnswersAreBounded(t *testing.T) {
+	r, p := serverOf(Limits{Noise: 1 << 30}), newPeer()
+	for range 5000 {
+		_ = p.WritePing(false, [8]byte{})
+	}
+	if _, err := r.conn.Feed(p.out.Bytes(), r); err != EnhanceYourCalm || cap(r.conn.control) > 4*controlBytes {
+		t.Errorf("%v, %d bytes wait", err, cap(r.conn.control))
+	}
+}
+
+// A stream that was reset counts until its work is over.
+func TestCVEClass15_ResetStreamsCountUntilReleased(t *testing.T) {
+	r, p := serverOf(Limits{Streams: 2}), newPeer()
+	for _, id := range []uint32{1, 3, 5} {
+		p.request(id, true)
+		_ = p.WriteRSTStream(id, oracle.ErrCodeCancel)
+	}
+	got := r.run(t, p.out.Bytes())
+	if !slices.Contains(got, "rst 5 7") || r.conn.Active() != 2 {
+		t.Errorf("%d active: %q", r.conn.Active(), got)
+	}
+	r.conn.Release(r.streams[0])
+	p.out.Reset()
+	p.request(7, true)
+	if got := r.run(t, p.out.Bytes()); !strings.HasPrefix(got[len(got)-1], "7 headers") {
+		t.Errorf("%q", got)
+	}
+}
