@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hostmesh/hostmesh/proxy"
 	"github.com/hostmesh/hostmesh/proxy/config"
 )
 
@@ -190,6 +191,49 @@ func TestProxyHeaderTCP(t *testing.T) {
 	}
 }
 
+// TestProxyHeaderInAccessLog: the lines tell the header's addresses and, as the direct one, that of the proxy in front.
+func TestProxyHeaderInAccessLog(t *testing.T) {
+	l := httpConfig(freeAddr(t), vhost("web.mesh.internal", "web"))
+	l.ProxyProtocol = &config.ProxyProtocol{Optional: true, Timeout: 10 * time.Second}
+	l.HTTP.AccessLogs = []config.AccessLog{{Path: "/dev/stdout", Format: &config.LogFormat{
+		Text: "remote %DOWNSTREAM_REMOTE_ADDRESS% local %DOWNSTREAM_LOCAL_ADDRESS% direct %DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%\n",
+	}}}
+	p := start(t, &config.Config{Listeners: []*config.Listener{l}, Clusters: clusters(cluster("web", tellsForwarded(t)))}, oneLoop)
+	conn := p.dial()
+	if _, err := io.WriteString(conn, proxyLine+closing); err != nil {
+		t.Fatal(err)
+	}
+	readResponse(t, bufio.NewReader(conn), "GET")
+	own := p.dial()
+	if _, err := io.WriteString(own, closing); err != nil {
+		t.Fatal(err)
+	}
+	readResponse(t, bufio.NewReader(own), "GET")
+	p.stop()
+	for _, want := range []string{
+		"remote 192.0.2.1:56324 local 198.51.100.1:443 direct 127.0.0.1\n",
+		"remote " + own.LocalAddr().String() + " local " + p.addr.String() + " direct 127.0.0.1\n",
+	} {
+		if !strings.Contains(p.log.String(), want) {
+			t.Errorf("no %q in %q", want, p.log)
+		}
+	}
+}
+
+// TestProxyHeaderAtTheEnd: connections that wait for their header are closed when the process ends, however long they might wait.
+func TestProxyHeaderAtTheEnd(t *testing.T) {
+	l := httpConfig(freeAddr(t), vhost("web.mesh.internal", "web"))
+	l.ProxyProtocol = &config.ProxyProtocol{}
+	p := start(t, &config.Config{Listeners: []*config.Listener{l}}, func(o *proxy.Options) { o.Loops, o.DrainTime = 1, 200*time.Millisecond })
+	conn := p.dial()
+	if _, err := io.WriteString(conn, "PROXY"); err != nil {
+		t.Fatal(err)
+	}
+	p.waitStat(p.listenerStat("downstream_pre_cx_active"), "1")
+	p.stop()
+	closedUnanswered(t, conn)
+}
+
 // TestProxyHeaderOfRemovedListener: a connection that waits for its header when its listener leaves is served yet.
 func TestProxyHeaderOfRemovedListener(t *testing.T) {
 	p := behindProxy(t, config.ProxyProtocol{Timeout: 10 * time.Second})
@@ -214,7 +258,7 @@ func TestProxyHeaderOfRemovedListener(t *testing.T) {
 	}
 }
 
-// TestProxyHeaderByCurl and ...ByHAProxy ask programs that others wrote.
+// TestProxyHeaderByCurl and TestProxyHeaderByHAProxy have programs that others wrote send the header.
 func TestProxyHeaderByCurl(t *testing.T) {
 	curl, err := exec.LookPath("curl")
 	if err != nil {
