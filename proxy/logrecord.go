@@ -22,7 +22,10 @@ type kept struct {
 	id       []byte         // of a TCP connection
 }
 
-const maxFreeKept = 1024
+const (
+	maxFreeKept = 1024
+	maxKeptSize = 4 << 10 // of the values of one that is used again
+)
 
 // takeKept returns an empty kept.
 func (w *worker) takeKept() *kept {
@@ -41,7 +44,7 @@ func (w *worker) takeKept() *kept {
 
 // giveKept takes k back, which may be nil.
 func (w *worker) giveKept(k *kept) {
-	if k != nil && len(w.kept) < maxFreeKept {
+	if k != nil && len(w.kept) < maxFreeKept && k.record.Request.Size()+k.record.Response.Size() <= maxKeptSize {
 		w.kept = append(w.kept, k)
 	}
 }
@@ -164,6 +167,9 @@ func (x *exchange) record(now int64) *accesslog.Record {
 		r.Direct, r.Local = c.via.direct, c.via.local
 	}
 	r.Random = w.rand.Uint64()
+	if via := c.via; via != nil {
+		r.Direct, r.Local = via.direct, via.local
+	}
 	if r.Local.Addr().IsUnspecified() && c.served.lines.needs&accesslog.NeedsLocal != 0 {
 		r.Local = c.LocalAddr()
 	}
@@ -276,6 +282,9 @@ func (s *stream) record(k *kept, now int64) *accesslog.Record {
 	}
 	r.UpstreamLocal = s.local
 	r.Random = s.w.rand.Uint64()
+	if via := s.via; via != nil {
+		r.Direct, r.Local = via.direct, via.local
+	}
 	if r.Local.Addr().IsUnspecified() && s.cfg.lines.needs&accesslog.NeedsLocal != 0 {
 		r.Local = s.LocalAddr()
 	}

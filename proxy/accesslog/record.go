@@ -83,6 +83,9 @@ type span struct{ from, to int }
 // Reset forgets the values.
 func (v *Values) Reset() { v.text, v.spans = v.text[:0], v.spans[:0] }
 
+// Size is how many bytes v keeps for the next values.
+func (v *Values) Size() int { return cap(v.text) }
+
 // Collect copies the values that f wants from an HTTP/1 head: a first line, then field lines, each with its CRLF.
 func (v *Values) Collect(f *Fields, head []byte) {
 	v.Reset()
