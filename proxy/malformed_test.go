@@ -136,7 +136,7 @@ func TestTimeouts(t *testing.T) {
 		change                           func(*config.HTTP, *config.Route)
 	}{
 		{"route", get, "504", "upstream request timeout", " 504 UT ", func(_ *config.HTTP, r *config.Route) { r.Timeout = tick }},
-		{"per try", get, "504", "upstream request timeout", " 504 UT ", func(_ *config.HTTP, r *config.Route) { r.Retry.PerTryTimeout = tick; r.Retry.Max = 0 }},
+		{"per try", get, "504", "upstream request timeout", " 504 UT,URX ", func(_ *config.HTTP, r *config.Route) { r.Retry.PerTryTimeout = tick; r.Retry.Max = 0 }},
 		{"stream idle", get, "504", "stream timeout", " 504 SI ", func(h *config.HTTP, _ *config.Route) { h.StreamIdleTimeout = tick }},
 		{"head", "GET / HT", "408", "request header timeout", " 408 DT ", func(h *config.HTTP, _ *config.Route) { h.RequestHeadersTimeout = tick }},
 		{"request", "POST / HTTP/1.1\r\nHost: web.mesh.internal\r\nContent-Length: 9\r\n\r\nx", "408", "request timeout", " 408 DT ", func(h *config.HTTP, _ *config.Route) { h.RequestTimeout = tick }},

@@ -106,7 +106,7 @@ func TestMaxStreamDuration(t *testing.T) {
 			status, body, err := p.get(once(), "web.mesh.internal", "/silent")
 			want, text, stat := 504, "upstream request timeout", "0"
 			if c.ends {
-				want, text, stat = 408, "downstream duration timeout", "1"
+				want, text, stat = 504, "downstream duration timeout", "1"
 			}
 			if status != want || body != text || err != nil {
 				t.Errorf("%d %q %v, want %d %q", status, body, err, want, text)

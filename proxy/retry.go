@@ -188,12 +188,13 @@ func (x *exchange) durationOver() {
 	x.c.http().count[httpRqMaxDuration]++
 	switch {
 	case x.c.tunnel != nil:
-		x.flags |= flagTimeoutDownstream
 		x.c.tunnel.end(false)
 	case x.headDone:
-		x.abort(flagTimeoutDownstream)
+		x.abort(flagNone) // as in Envoy no flag tells this
+	case x.whole:
+		x.reply(504, textDurationTimeout, flagNone)
 	default:
-		x.reply(408, textDurationTimeout, flagTimeoutDownstream)
+		x.reply(408, textDurationTimeout, flagNone)
 	}
 }
 

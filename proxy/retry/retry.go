@@ -49,7 +49,7 @@ const (
 func Decide(p *config.Retry, o Outcome, s State) Verdict {
 	met := p.On & conditions(p, o)
 	switch {
-	case met == 0 || p.Max == 0 || !s.AtHand || !s.Safe && met&config.RetryNamed == 0:
+	case met == 0 || !s.AtHand || !s.Safe && met&config.RetryNamed == 0:
 		return Pass
 	case s.Retries >= p.Max:
 		return Exhausted

@@ -73,7 +73,7 @@ func TestDecide(t *testing.T) {
 			}
 		}
 		p.Max = 0
-		if got := retry.Decide(p, c.o, retry.State{AtHand: true, Safe: true}); got != retry.Pass {
+		if got := retry.Decide(p, c.o, retry.State{AtHand: true, Safe: true}); got != verdict(c.safe, retry.Exhausted) {
 			t.Errorf("%s without retries: verdict %d", c.name, got)
 		}
 	}
