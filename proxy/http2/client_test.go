@@ -168,3 +168,28 @@ func FuzzFeed(f *testing.F) {
 		r.conn.Close(InternalError, r)
 	})
 }
+
+// A tunnel by :protocol is opened only where the server said that it takes one (RFC 8441).
+func TestExtendedConnect(t *testing.T) {
+	for _, allowed := range []bool{false, true} {
+		client, server := new(recorder), new(recorder)
+		client.conn.InitClient(Limits{}, new(Arena))
+		server.conn.InitServer(Limits{ExtendedConnect: allowed}, new(Arena))
+		if _, err := client.conn.Feed(server.conn.AppendControl(nil), client); err != nil {
+			t.Fatal(err)
+		}
+		if client.conn.ExtendedConnect() != allowed {
+			t.Errorf("the client was told %v, want %v", !allowed, allowed)
+		}
+		h := new(message.Head)
+		h.Reset()
+		h.MethodText, h.Method = h.Put("CONNECT"), message.MethodConnect
+		h.Scheme, h.Authority, h.Protocol = h.Put("https"), h.Put("a"), h.Put("websocket")
+		h.SetPath(h.Put("/chat"))
+		in := client.conn.AppendHeaders(client.conn.AppendControl(nil), client.conn.Open(), h, nil, false)
+		got := server.run(t, in)
+		if slices.Contains(got, "1 headers false CONNECT https a /chat") != allowed || slices.Contains(got, "rst 1 1") == allowed {
+			t.Errorf("allowed %v: %q", allowed, got)
+		}
+	}
+}
