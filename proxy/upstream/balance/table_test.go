@@ -152,3 +152,18 @@ func TestHashVectors(t *testing.T) {
 		}
 	}
 }
+
+// TestRingOfMurmur pins the hash that e2e compares with a stock Envoy's, for runs without one.
+func TestRingOfMurmur(t *testing.T) {
+	cfg := hashing(config.RingHash, host(1, 1), host(2, 1), host(3, 2), host(4, 1))
+	cfg.Ring = &config.Ring{Min: 100, Max: 1000, Murmur: true}
+	l := newLoop(cfg, 1)
+	var got []int
+	for i := range 16 {
+		at, _ := l.Pick(balance.Key{Hash: balance.Hash(fmt.Sprint(i), 0), Set: true}, 0)
+		got = append(got, l.number(at))
+	}
+	if diff := cmp.Diff([]int{4, 3, 2, 4, 4, 4, 1, 3, 2, 3, 3, 4, 1, 2, 1, 3}, got); diff != "" {
+		t.Error(diff)
+	}
+}
