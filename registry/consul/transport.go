@@ -177,7 +177,9 @@ func (t *transport) acquire(ctx context.Context) (*http.ClientConn, error) {
 type noConnection struct{ waited, dial error }
 
 // Error returns both.
-func (n noConnection) Error() string { return fmt.Sprintf("%v: no further connection: %v", n.waited, n.dial) }
+func (n noConnection) Error() string {
+	return fmt.Sprintf("%v: no further connection: %v", n.waited, n.dial)
+}
 
 // Unwrap returns both.
 func (n noConnection) Unwrap() []error { return []error{n.waited, n.dial} }
