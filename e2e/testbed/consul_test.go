@@ -95,7 +95,8 @@ func TestConsulClusterSurvivesItsLeaderAndKeepsData(t *testing.T) {
 	for _, s := range servers {
 		s.AwaitLeader()
 	}
-	entries, _, err := servers[0].Client().Health().Service(testbed.LoadedServiceName(0), "", true, nil)
+	// Consistent: when all that was committed before is applied again.
+	entries, _, err := servers[0].Client().Health().Service(testbed.LoadedServiceName(0), "", true, &api.QueryOptions{RequireConsistent: true})
 	if err != nil || len(entries) != 1 {
 		t.Fatalf("after the restart: %d endpoints, %v, want 1", len(entries), err)
 	}

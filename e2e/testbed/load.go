@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// loadNodes is how many nodes LoadConsul spreads the endpoints over: with 100,000 of them 20 each. For each change of an
+// loadNodes is how many nodes LoadConsul spreads the endpoints over at most: with 100,000 of them 20 each. For each change of an
 // instance Consul walks its node's checks, so far fewer nodes than a site has would make it slow.
 const loadNodes = 5000
 
@@ -17,7 +17,7 @@ const loadNodes = 5000
 // endpoint with a passing check, port 8080, meta version and address from 10.0.0.0/8. It uses Consul's transactions,
 // several at a time, so a thousand services of ten endpoints take seconds. It may be called again to add more.
 func LoadConsul(ctx context.Context, client *api.Client, services, endpoints int) error {
-	if err := loadTxn(ctx, client, loadNodeOps()); err != nil {
+	if err := loadTxn(ctx, client, loadNodeOps(min(loadNodes, services*endpoints))); err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
@@ -69,9 +69,9 @@ func loadedAddress(number int) string {
 
 func loadNodeName(i int) string { return fmt.Sprintf("node-%03d", i) }
 
-func loadNodeOps() api.TxnOps {
+func loadNodeOps(nodes int) api.TxnOps {
 	var ops api.TxnOps
-	for i := range loadNodes {
+	for i := range nodes {
 		ops = append(ops, &api.TxnOp{Node: &api.NodeTxnOp{Verb: api.NodeSet, Node: api.Node{
 			ID: fmt.Sprintf("00000000-0000-4000-8000-%012d", i), Node: loadNodeName(i), Address: fmt.Sprintf("10.0.%d.%d", i>>8, i&0xff),
 		}}})

@@ -132,9 +132,16 @@ func (c *Client) session(ctx context.Context, conn *grpc.ClientConn) (useful boo
 			}
 		}
 	})
-	g.Go(func() error { defer cancel(); return s.run(ctx, responses) })
+	var ended error // why we ended it ourselves; the group may hear first of one that the end made fail
+	g.Go(func() error {
+		ended = s.run(ctx, responses)
+		cancel()
+		return ended
+	})
 	err = g.Wait()
-	if lost != nil && !errors.Is(err, errProtocol) {
+	if errors.Is(ended, errProtocol) {
+		err = ended
+	} else if lost != nil {
 		err = lost
 		if !errors.Is(lost, io.EOF) {
 			err = errors.New(status.Convert(lost).Message()) // without gRPC's words around it

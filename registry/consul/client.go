@@ -121,6 +121,10 @@ func explain(ctx context.Context, err error) error {
 		}
 		return fmt.Errorf("status %d: %.200q", status.Code, status.Body)
 	}
+	var none noConnection
+	if errors.As(err, &none) {
+		return none
+	}
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}

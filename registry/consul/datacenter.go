@@ -84,7 +84,7 @@ func (d *datacenter) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if last == 0 || a.index != last || a.filtered {
+		if last == 0 || a.index > last || a.filtered {
 			if err := d.accept(ctx, a); err != nil {
 				return err
 			}
@@ -124,7 +124,8 @@ func (d *datacenter) probe(ctx context.Context) error {
 }
 
 // nextIndex applies the rules of blocking queries: an index that goes backwards (a restored snapshot, a server that
-// lags) starts again from a read of what the leader has.
+// lags) starts again from a read of what the leader has. The answer that it came with is not taken: it may be older than
+// what we have.
 func nextIndex(last, got uint64) uint64 {
 	if got < last {
 		return 0
@@ -311,7 +312,7 @@ func (d *datacenter) follow(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
-		if last == 0 || a.index != last || a.filtered {
+		if last == 0 || a.index > last || a.filtered {
 			if err := d.take(ctx, name, a); err != nil {
 				return err
 			}
@@ -329,9 +330,12 @@ func (d *datacenter) follow(ctx context.Context, name string) error {
 	}
 }
 
-// ask asks for a service. What is answered at once takes its turn.
+// ask asks for a service. What is answered at once takes its turn, and does not keep it when a server that lags behind
+// the leader has to wait for what is asked for.
 func (d *datacenter) ask(ctx context.Context, name string, index uint64, inTurn bool) (answer, error) {
+	wait := d.cfg.WaitTime
 	if inTurn {
+		wait = min(wait, heartbeat)
 		select {
 		case d.turns <- struct{}{}:
 			defer func() { <-d.turns }()
@@ -339,7 +343,7 @@ func (d *datacenter) ask(ctx context.Context, name string, index uint64, inTurn 
 			return answer{}, context.Cause(ctx)
 		}
 	}
-	return d.client.get(ctx, query{path: "/v1/health/service/" + name, datacenter: d.name, index: index, wait: d.cfg.WaitTime})
+	return d.client.get(ctx, query{path: "/v1/health/service/" + name, datacenter: d.name, index: index, wait: wait})
 }
 
 // take takes over what an answer says of a service, after a second question when instances are missing from it: a

@@ -67,7 +67,7 @@ func (s *suite) start(t *testing.T) (registry.Registry, registrytest.Driver) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &driver{client: server.Client(), put: make(map[string]map[string]bool)}
+	d := &driver{client: server.Client(), put: make(map[string]map[string]bool), nodes: make(map[int]bool)}
 	t.Cleanup(func() { d.clean(t) })
 	return r, registrytest.Driver{
 		Put: d.putService, PutAll: d.putAll, Delete: d.delete, SetHealth: d.setHealth,
@@ -136,8 +136,9 @@ func tokenFile(t *testing.T, token string) string {
 type driver struct {
 	client *api.Client
 
-	mu  sync.Mutex
-	put map[string]map[string]bool // by service: the IDs that are registered
+	mu    sync.Mutex
+	put   map[string]map[string]bool // guarded by mu; by service: the IDs that are registered
+	nodes map[int]bool               // guarded by mu: that were registered
 }
 
 // suiteNodes is enough for 10,000 services to be as few on each as on a site's hosts: Consul walks a node's checks for
@@ -205,6 +206,9 @@ func checkOp(service, id, status string) *api.TxnOp {
 // apply runs the operations about one service in as few transactions as Consul allows, with its node.
 func (d *driver) apply(t *testing.T, service string, ops api.TxnOps) {
 	t.Helper()
+	d.mu.Lock()
+	d.nodes[nodeOf(service)] = true
+	d.mu.Unlock()
 	for part := range slices.Chunk(ops, 62) { // an instance and its check together
 		d.transact(t, append(api.TxnOps{nodeOp(nodeOf(service))}, part...))
 	}
@@ -235,9 +239,10 @@ func (d *driver) putAll(t *testing.T, services []*registry.Service) {
 	for _, s := range services {
 		ops, ids := registration(s)
 		d.put[s.Name.Name] = ids
+		d.nodes[nodeOf(s.Name.Name)] = true
 		all = append(all, ops...)
 	}
-	for number := range suiteNodes {
+	for number := range d.nodes {
 		d.transact(t, api.TxnOps{nodeOp(number)})
 	}
 	var group errgroup.Group
@@ -263,7 +268,9 @@ func (d *driver) delete(t *testing.T, name registry.Name) {
 // clean leaves nothing of the case.
 func (d *driver) clean(t *testing.T) {
 	t.Helper()
-	for number := range suiteNodes {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for number := range d.nodes {
 		if _, err := d.client.Catalog().Deregister(&api.CatalogDeregistration{Node: nodeName(number)}, nil); err != nil {
 			t.Error(err)
 		}

@@ -45,8 +45,9 @@ type transport struct {
 	http2   atomic.Bool   // an answer came over HTTP/2
 	dialing chan struct{} // holds one element while somebody dials
 
-	mu    sync.Mutex
-	conns []*http.ClientConn // guarded by mu
+	mu      sync.Mutex
+	conns   []*http.ClientConn // guarded by mu
+	dialErr error              // guarded by mu; why the last connection could not be opened, nil if it could
 
 	wakeMu sync.Mutex
 	wake   chan struct{} // guarded by wakeMu; closed when a stream or connection may have become free
@@ -156,7 +157,7 @@ func (t *transport) acquire(ctx context.Context) (*http.ClientConn, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return nil, t.waited(ctx)
 		case <-wake:
 		case dialing <- struct{}{}:
 			err := t.dial(ctx)
@@ -169,6 +170,28 @@ func (t *transport) acquire(ctx context.Context) (*http.ClientConn, error) {
 			}
 		}
 	}
+}
+
+// noConnection is that a request waited for a place on a connection until its time was up, while no further one could be
+// opened.
+type noConnection struct{ waited, dial error }
+
+// Error returns both.
+func (n noConnection) Error() string {
+	return fmt.Sprintf("%v: no further connection: %v", n.waited, n.dial)
+}
+
+// Unwrap returns both.
+func (n noConnection) Unwrap() []error { return []error{n.waited, n.dial} }
+
+// waited returns why a request waited in vain.
+func (t *transport) waited(ctx context.Context) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.dialErr == nil {
+		return context.Cause(ctx)
+	}
+	return noConnection{context.Cause(ctx), t.dialErr}
 }
 
 // standing tells whether a connection is open.
@@ -202,11 +225,16 @@ func (t *transport) dial(ctx context.Context) error {
 	}
 	conn, err := t.dialer.NewClientConn(ctx, t.scheme, t.host)
 	if err != nil {
+		if ctx.Err() == nil { // else it is the request that ended
+			t.mu.Lock()
+			t.dialErr = err
+			t.mu.Unlock()
+		}
 		return err
 	}
 	conn.SetStateHook(func(*http.ClientConn) { t.notify() })
 	t.mu.Lock()
-	t.conns = append(t.conns, conn)
+	t.conns, t.dialErr = append(t.conns, conn), nil
 	t.mu.Unlock()
 	t.notify()
 	return nil

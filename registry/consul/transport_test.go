@@ -4,11 +4,13 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/pem"
+	"errors"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -316,6 +318,11 @@ func TestBusyServer(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d connections were tried, want another after one that failed", listener.accepted.Load())
 		}
+	}
+	short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := c.get(short, query{path: "/v1/health/service/x"}); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "handshake timeout") {
+		t.Errorf("a request that waited in vain: %v, want why no further connection was opened", err)
 	}
 	close(release)
 	for range requests {

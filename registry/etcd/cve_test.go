@@ -134,7 +134,11 @@ func TestCVEClass18_AnswersAreBounded(t *testing.T) {
 		}}, 1, "in fragments"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			views, err := watched(t, Config{Endpoints: []string{serveHostile(t, &test.server)}})
+			cfg := Config{Endpoints: []string{serveHostile(t, &test.server)}}
+			views, err := watched(t, cfg)
+			for tries := 1; tries < 5 && err != nil && strings.Contains(err.Error(), "no answer within"); tries++ {
+				views, err = watched(t, cfg) // a busy machine takes long over 64 MiB
+			}
 			if views != test.views || err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %d views, %v, want %d and %q", views, err, test.views, test.want)
 			}

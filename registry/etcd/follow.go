@@ -226,14 +226,17 @@ func (f *follower) checkOften(ctx context.Context) error {
 // anew is the same for what is seen, and tells that the view may be stale meanwhile.
 func (f *follower) connected(ctx context.Context) error {
 	conn := f.client.ActiveConnection()
-	for {
-		switch state := conn.GetState(); {
+	// gRPC lets requests pass a moment before it calls a new connection ready.
+	for connecting := true; ; {
+		state := conn.GetState()
+		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case state != connectivity.Ready:
+		case state == connectivity.Ready:
+			connecting = false
+		case !connecting || state != connectivity.Connecting:
 			return fmt.Errorf("connection lost: it is %s", state)
-		default:
-			conn.WaitForStateChange(ctx, state)
 		}
+		conn.WaitForStateChange(ctx, state)
 	}
 }

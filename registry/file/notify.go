@@ -90,7 +90,9 @@ func (n *notifier) wait(ctx context.Context, most time.Duration) (moved bool, er
 		case <-ctx.Done():
 			return false, context.Cause(ctx)
 		case <-net.C:
-			return true, nil
+			if len(n.pending) == 0 { // else the end of what changes comes soon, and new watches would not know what it is
+				return true, nil
+			}
 		case <-quiet:
 			clear(n.pending)
 			return moved, nil

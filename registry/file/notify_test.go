@@ -39,6 +39,8 @@ func TestWait(t *testing.T) {
 		"one file alone changes on and on": {writes: every(10*ms, time.Minute, "/d/b.yaml"), after: mostBurst},
 		"nothing":                          {after: safetyNet, moved: true},
 		"the directory while files change": {writes: append(every(10*ms, time.Minute, "/d/b.yaml"), write{5 * ms, "/d"}), after: mostBurst + mostWait, moved: true, changing: true},
+		"a change at the safety net":       {writes: []write{{safetyNet - 10*ms, "/d/a.yaml"}}, after: safetyNet - 10*ms + debounce},
+		"changes from the safety net on":   {writes: []write{{safetyNet - 10*ms, "/d/a.yaml"}, {safetyNet + 20*ms, "/d/a.yaml"}}, after: safetyNet + 20*ms + debounce},
 		"beside the directory":             {writes: every(10*ms, time.Minute, "/x"), after: safetyNet, moved: true},
 	} {
 		t.Run(name, func(t *testing.T) {
