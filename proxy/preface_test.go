@@ -262,7 +262,7 @@ func TestProxyHeaderOfRemovedListener(t *testing.T) {
 func TestProxyHeaderByCurl(t *testing.T) {
 	curl, err := exec.LookPath("curl")
 	if err != nil {
-		t.Skip("curl is not installed")
+		t.Fatal("curl is not installed; run make setup")
 	}
 	p := behindProxy(t, config.ProxyProtocol{Timeout: 10 * time.Second})
 	out, err := exec.Command(curl, "-sS", "--max-time", "10", "--haproxy-protocol", "-H", "Host: web.mesh.internal", "http://"+p.addr.String()+"/").CombinedOutput()
@@ -275,7 +275,7 @@ func TestProxyHeaderByCurl(t *testing.T) {
 func TestProxyHeaderByHAProxy(t *testing.T) {
 	haproxy, err := exec.LookPath("haproxy")
 	if err != nil {
-		t.Skip("haproxy is not installed")
+		t.Fatal("haproxy is not installed; run make setup")
 	}
 	p := behindProxy(t, config.ProxyProtocol{Timeout: 10 * time.Second})
 	for version, option := range []string{"send-proxy", "send-proxy-v2"} {
