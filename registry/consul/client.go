@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -119,6 +120,9 @@ func explain(ctx context.Context, err error) error {
 		if status.Code == http.StatusForbidden || status.Code == http.StatusUnauthorized {
 			return fmt.Errorf("%w: status %d: %.200q; look at the token in tokenFile and at what its policies allow", registry.ErrPermission, status.Code, status.Body)
 		}
+		if status.Code == http.StatusInternalServerError && strings.Contains(status.Body, "stream reset requested") {
+			return errReset
+		}
 		return fmt.Errorf("status %d: %.200q", status.Code, status.Body)
 	}
 	var none noConnection
@@ -134,6 +138,9 @@ func explain(ctx context.Context, err error) error {
 	}
 	return err
 }
+
+// errReset is Consul's word that it has ended its own subscription to what was asked for, as it does when ACLs change.
+var errReset = errors.New("consul has ended its subscription")
 
 // access is one right that may be asked for.
 type access struct {

@@ -3,6 +3,7 @@ package consul
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -309,10 +310,11 @@ func (d *datacenter) follow(ctx context.Context, name string) error {
 			index--
 		}
 		a, err := d.ask(ctx, name, index, index == 0 || index < last)
-		if err != nil {
+		if err != nil && !errors.Is(err, errReset) {
 			return err
 		}
-		if last == 0 || a.index > last || a.filtered {
+		// After a reset, as after an index that is lower, the leader is asked.
+		if err == nil && (last == 0 || a.index > last || a.filtered) {
 			if err := d.take(ctx, name, a); err != nil {
 				return err
 			}

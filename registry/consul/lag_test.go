@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -190,4 +191,41 @@ func TestServerThatLagsHoldsNoTurn(t *testing.T) {
 	w.await(t, "a new service and a change", func(v registry.View) bool {
 		return serviceNamed(v, "late") != nil && labelled(testbed.LoadedServiceName(services-1), "changed")(v)
 	})
+}
+
+// resetting has Consul end its subscription of each service once, as it does when ACLs change.
+type resetting struct {
+	behind
+	reset atomic.Int64
+}
+
+// RoundTrip implements http.RoundTripper.
+func (r *resetting) RoundTrip(req *http.Request) (*http.Response, error) {
+	if strings.HasPrefix(req.URL.Path, "/v1/health/service/svc-") && req.URL.Query().Has("index") && r.first(req.URL.Path) {
+		r.reset.Add(1)
+		body := io.NopCloser(strings.NewReader("stream reset requested"))
+		return &http.Response{StatusCode: http.StatusInternalServerError, Header: make(http.Header), Body: body, Request: req}, nil
+	}
+	return r.to.RoundTrip(req)
+}
+
+// TestSubscriptionThatIsReset goes on, with a question to the leader, who tells whether it may be read still.
+func TestSubscriptionThatIsReset(t *testing.T) {
+	server := testbed.StartConsul(t, testbed.ConsulOptions{})[0]
+	if err := testbed.LoadConsul(t.Context(), server.Client(), 2, 1); err != nil {
+		t.Fatal(err)
+	}
+	r := &resetting{behind: behind{held: make(map[string]bool)}}
+	w := startWatching(t, Config{Address: server.Address}, func(c *client) {
+		r.to = c.transport
+		via(t, c, r)
+	})
+	w.await(t, "the start", func(v registry.View) bool { return len(v.Services) == 2 })
+	for deadline := time.Now().Add(20 * time.Second); r.reset.Load() < 2; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("no subscription was reset")
+		}
+	}
+	relabel(t, server.Client(), 1, 1, "changed")
+	w.await(t, "a change after the reset", labelled(testbed.LoadedServiceName(1), "changed"))
 }
