@@ -23,6 +23,7 @@ var mayImport = map[string][]string{
 	"internal/yamlpos":  nil,
 	"internal/seal":     nil,
 	"internal/tlsfile":  nil,
+	"internal/dnsask":   nil,
 	"internal/hostfile": {"internal/yamlpos"},
 	"internal/gossip":   {"internal/hostfile"},
 
@@ -46,7 +47,7 @@ var mayImport = map[string][]string{
 	"registry/etcd":         {"registry", "internal/tlsfile"},
 	"registry/zookeeper":    {"registry", "internal/tlsfile"},
 	"registry/kubernetes":   {"registry"},
-	"registry/dns":          {"registry"},
+	"registry/dns":          {"registry", "internal/dnsask"},
 
 	"host": {"internal/hostfile", "internal/gossip", "internal/watch"},
 
@@ -58,7 +59,7 @@ var mayImport = map[string][]string{
 
 	"proxy/retry":            {"proxy/config"},
 	"proxy/router":           {"proxy/config"},
-	"proxy/resolve":          {"proxy/config", "internal/watch"},
+	"proxy/resolve":          {"proxy/config", "internal/watch", "internal/dnsask"},
 	"proxy/upstream":         {"proxy/config", "proxy/loop", "proxy/http1", "proxy/upstream/balance"},
 	"proxy/upstream/balance": {"proxy/config"},
 	"proxy/xds":              {"proxy/config", "proxy/accesslog", "proxy/health", "internal/watch", "internal/seal"},

@@ -4,13 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"strings"
-	"time"
 
 	"github.com/miekg/dns"
 
+	"github.com/hostmesh/hostmesh/internal/dnsask"
 	"github.com/hostmesh/hostmesh/proxy/config"
 )
 
@@ -56,56 +55,7 @@ func exchange(ctx context.Context, l *config.DNSLookup, server netip.AddrPort, d
 func send(ctx context.Context, l *config.DNSLookup, network string, server netip.AddrPort, q *dns.Msg) (*dns.Msg, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, l.Timeout, fmt.Errorf("no answer within %s", l.Timeout))
 	defer cancel()
-	client := dns.Client{Net: network}
-	conn, err := client.DialContext(ctx, server.String())
-	if err != nil {
-		return nil, short(ctx, err)
-	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
-	conn.UDPSize = max(l.UDPBytes, dns.MinMsgSize)
-	if err := conn.WriteMsg(q); err != nil {
-		return nil, short(ctx, err)
-	}
-	for {
-		m, err := conn.ReadMsg()
-		if m != nil && answers(m, q) && (err == nil || m.Truncated) {
-			return m, nil
-		}
-		var failed net.Error
-		if network != "udp" || errors.As(err, &failed) {
-			if err == nil {
-				err = errors.New("the answer is to another question")
-			}
-			return nil, short(ctx, err)
-		}
-		// By UDP anybody can send something: the answer may still come.
-	}
-}
-
-// short makes an error's text the same for the same failure: without the port that was asked from.
-func short(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
-	}
-	var failed *net.OpError
-	if errors.As(err, &failed) {
-		return failed.Err
-	}
-	return err
-}
-
-// answers reports whether m is the answer to q (RFC 5452 §9.1). Case is not compared: some servers change it. A server
-// that cannot read the question need not repeat it.
-func answers(m, q *dns.Msg) bool {
-	if !m.Response || m.Id != q.Id || m.Opcode != dns.OpcodeQuery {
-		return false
-	}
-	if len(m.Question) == 0 {
-		return m.Rcode == dns.RcodeFormatError
-	}
-	got, want := m.Question[0], q.Question[0]
-	return len(m.Question) == 1 && got.Qtype == want.Qtype && got.Qclass == want.Qclass && strings.EqualFold(got.Name, want.Name)
+	return dnsask.Send(ctx, network, server.String(), q, l.UDPBytes)
 }
 
 // maxTTLSeconds is the largest TTL that there is (RFC 2181 §8).

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
 
+	"github.com/hostmesh/hostmesh/internal/dnsask"
 	"github.com/hostmesh/hostmesh/registry"
 )
 
@@ -248,7 +249,7 @@ func FuzzAnswer(f *testing.F) {
 		if m.Unpack(data) != nil {
 			return
 		}
-		_ = answers(m, new(dns.Msg).SetQuestion("w.example.", dns.TypeA))
+		_ = dnsask.Answers(m, new(dns.Msg).SetQuestion("w.example.", dns.TypeA))
 		for _, s := range []Service{{Name: "w", Host: "w.example", Port: 80}, {Name: "w", SRV: "w.example"}} {
 			n := newName(s, "default")
 			found, err := (&lookup{ask: fixed{m}}).resolve(t.Context(), n, nil)
