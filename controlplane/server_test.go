@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/hostmesh/hostmesh/controlplane"
+	"github.com/hostmesh/hostmesh/e2e/testbed"
 	"github.com/hostmesh/hostmesh/registry"
 )
 
@@ -78,12 +80,7 @@ func start(t *testing.T, options controlplane.Options) running {
 
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+	return fmt.Sprintf("127.0.0.1:%d", testbed.FreePort(t))
 }
 
 func get(t *testing.T, addr, path string, header http.Header) (int, string) {

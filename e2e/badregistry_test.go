@@ -48,7 +48,7 @@ func TestWrongRegistriesAreToldAndTheOthersServedZooKeeper(t *testing.T) {
   - {name: missing, consul: {address: %[7]q, tokenFile: %[4]s/absent}}
   - {name: token, consul: {address: %[7]q, tokenFile: %[4]s/token}}
   - {name: kubeconfig, kubernetes: {kubeconfig: %[4]s/absent}}
-`, zookeeper.Address, freePort(t), secured.Address, dir, tls.Address, acl.Certs.CAFile+"/etc/ssl/certs/ca-certificates.crt", acl.Address))
+`, zookeeper.Address, testbed.FreePort(t), secured.Address, dir, tls.Address, acl.Certs.CAFile+"/etc/ssl/certs/ca-certificates.crt", acl.Address))
 	p.startControl(t)
 	p.startProxy(t)
 	p.eventuallyAnswers(t, "orders.mesh.internal", "orders v1\n") // meanwhile

@@ -116,7 +116,7 @@ func memory(b *testing.B, p *process, line string) float64 {
 
 func BenchmarkPathMemory(b *testing.B) {
 	_, _, control, proxy := loadedMesh(b)
-	gossip := fmt.Sprintf("127.0.0.1:%d", freePort(b))
+	gossip := fmt.Sprintf("127.0.0.1:%d", testbed.FreePort(b))
 	idle := newParts(b, fmt.Sprintf("  - name: hosts\n    gossip: {bind: %q, settle: 1s}\n", gossip))
 	idle.startControl(b)
 	host := startHost(b, idle, "idle", gossip, "web", "v1") // it announces a service and checks it

@@ -16,7 +16,7 @@ import (
 // instance starts one demo process and registers it in Consul as a service with a health check that Consul runs.
 func instance(t testing.TB, client *api.Client, service, version string) {
 	t.Helper()
-	port := freePort(t)
+	port := testbed.FreePort(t)
 	start(t, service+" "+version, bin(t, "mesh"), "demo", service, "--version", version, "--listen", fmt.Sprintf("127.0.0.1:%d", port))
 	registration := &api.CatalogRegistration{
 		Node: "test-host", Address: "127.0.0.1",

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hostmesh/hostmesh/controlplane"
+	"github.com/hostmesh/hostmesh/e2e/testbed"
 )
 
 // envoyBinary is the stock Envoy that e2e/setup.sh installs into the cache.
@@ -54,7 +55,7 @@ func TestStockEnvoyStandsWhereMeshProxyStands(t *testing.T) {
 		t.Run(apiType, func(t *testing.T) {
 			p, static := newOrders(t)
 			p.startControl(t)
-			adminPort := freePort(t)
+			adminPort := testbed.FreePort(t)
 			file := filepath.Join(p.dir, "envoy.yaml")
 			writeFile(t, file, fmt.Sprintf(envoyBootstrap, p.outbound, adminPort, apiType, filepath.Join(p.dir, "xds.sock")))
 			start(t, "envoy", envoyBinary(t), "-c", file, "--concurrency", "1", "--use-dynamic-base-id", "-l", "warning")

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hostmesh/hostmesh/controlplane"
+	"github.com/hostmesh/hostmesh/e2e/testbed"
 )
 
 const faultRate = 500 // requests a second under which every fault is injected
@@ -143,7 +144,7 @@ func newParts(t testing.TB, registries string) parts {
 	t.Helper()
 	p := parts{dir: shortDir(t)}
 	for _, addr := range []*string{&p.api, &p.dns, &p.admin, &p.outbound} {
-		*addr = fmt.Sprintf("127.0.0.1:%d", freePort(t))
+		*addr = fmt.Sprintf("127.0.0.1:%d", testbed.FreePort(t))
 	}
 	p.xds = "unix:" + filepath.Join(p.dir, "xds.sock")
 	p.controlFile, p.proxyFile = filepath.Join(p.dir, "control.yaml"), filepath.Join(p.dir, "proxy.yaml")
@@ -170,7 +171,7 @@ func newOrders(t testing.TB) (p parts, static string) {
 // addDemo starts a demo process and names it in a file of static.d.
 func addDemo(t testing.TB, static, service string) {
 	t.Helper()
-	port := freePort(t)
+	port := testbed.FreePort(t)
 	start(t, service, bin(t, "mesh"), "demo", service, "--listen", fmt.Sprintf("127.0.0.1:%d", port))
 	writeFile(t, filepath.Join(static, service+".yaml"),
 		fmt.Sprintf("service: %s\nport: %d\nprotocol: http\nendpoints: [{address: 127.0.0.1}]\n", service, port))

@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -184,29 +182,6 @@ func run(t testing.TB, argv ...string) (output string, code int) {
 func runQuiet(argv ...string) (string, error) {
 	out, err := exec.Command(argv[0], argv[1:]...).Output()
 	return string(out), err
-}
-
-// freePort returns a port that nobody listens on, over TCP and UDP and at any address, at the moment of asking. It lies
-// below the range from which the kernel takes ports for outgoing connections: one of those it may give to a connection,
-// or to another test's server at another address, before the caller listens.
-func freePort(t testing.TB) int {
-	t.Helper()
-	const low, high = 20000, 32000
-	for range 1000 {
-		port := low + rand.IntN(high-low)
-		l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
-		if err != nil {
-			continue
-		}
-		u, err := net.ListenPacket("udp", fmt.Sprintf(":%d", port))
-		_ = l.Close()
-		if err == nil {
-			_ = u.Close()
-			return port
-		}
-	}
-	t.Fatal("no free port")
-	return 0
 }
 
 // shortDir is a temporary directory whose path leaves room for a unix socket's name (108 bytes).

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hostmesh/hostmesh/e2e/testbed"
 )
 
 // hashBootstrap has a listener whose first path segment names one of the clusters.
@@ -75,8 +77,8 @@ func TestStockEnvoyHashesToTheSameHosts(t *testing.T) {
 		"mesh-proxy": {bin(t, "mesh-proxy")},
 	} {
 		file := filepath.Join(dir, name+".yaml")
-		ports[name] = freePort(t)
-		writeFile(t, file, fmt.Sprintf(hashBootstrap, freePort(t), ports[name], strings.Join(routes, ", "), strings.Join(clusters, ", ")))
+		ports[name] = testbed.FreePort(t)
+		writeFile(t, file, fmt.Sprintf(hashBootstrap, testbed.FreePort(t), ports[name], strings.Join(routes, ", "), strings.Join(clusters, ", ")))
 		start(t, name, append(argv, "-c", file)...)
 	}
 	ask := func(proxy, path string, fields http.Header) (string, error) {

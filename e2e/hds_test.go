@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hostmesh/hostmesh/controlplane"
+	"github.com/hostmesh/hostmesh/e2e/testbed"
 )
 
 // TestStockEnvoyProvesThatEndpointsAreGone: four of seven endpoints leave a registry suddenly. Two stock Envoys, which
@@ -23,7 +24,7 @@ func TestStockEnvoyProvesThatEndpointsAreGone(t *testing.T) {
 	p := newParts(t, fmt.Sprintf("  - name: static\n    file: {path: %s}\n", static))
 	ports := []int{live.Addr().(*net.TCPAddr).Port}
 	for range 6 {
-		ports = append(ports, freePort(t))
+		ports = append(ports, testbed.FreePort(t))
 	}
 	report := func(ports []int) {
 		text := "service: web\nport: 80\nendpoints:\n"
@@ -36,7 +37,7 @@ func TestStockEnvoyProvesThatEndpointsAreGone(t *testing.T) {
 	p.startControl(t)
 	for i := range 2 {
 		file := filepath.Join(p.dir, fmt.Sprintf("envoy-%d.yaml", i))
-		bootstrap := fmt.Sprintf(envoyBootstrap, fmt.Sprintf("127.0.0.1:%d", freePort(t)), freePort(t), "DELTA_GRPC", filepath.Join(p.dir, "xds.sock"))
+		bootstrap := fmt.Sprintf(envoyBootstrap, fmt.Sprintf("127.0.0.1:%d", testbed.FreePort(t)), testbed.FreePort(t), "DELTA_GRPC", filepath.Join(p.dir, "xds.sock"))
 		bootstrap = strings.Replace(bootstrap, "stock-envoy", fmt.Sprintf("stock-envoy-%d", i), 1) +
 			"hds_config: {api_type: GRPC, transport_api_version: V3, grpc_services: [{envoy_grpc: {cluster_name: mesh-control}}]}\n"
 		writeFile(t, file, bootstrap)

@@ -29,21 +29,21 @@ func startHost(t testing.TB, p parts, id, controlGossip, service, version string
 // startHostAt starts a host with a loopback address of its own: what it announces is there, and so is the host.
 func startHostAt(t testing.TB, p parts, id, addr, controlGossip, service, version string) meshHost {
 	t.Helper()
-	port := freePort(t)
-	h := meshHost{admin: fmt.Sprintf("127.0.0.1:%d", freePort(t)), outbound: fmt.Sprintf("127.0.0.1:%d", freePort(t))}
+	port := testbed.FreePort(t)
+	h := meshHost{admin: fmt.Sprintf("127.0.0.1:%d", testbed.FreePort(t)), outbound: fmt.Sprintf("127.0.0.1:%d", testbed.FreePort(t))}
 	start(t, service+" "+version, bin(t, "mesh"), "demo", service, "--version", version, "--listen", fmt.Sprintf("%s:%d", addr, port))
 	dir := filepath.Join(p.dir, id)
 	writeFile(t, filepath.Join(dir, "services.d", service+".yaml"), fmt.Sprintf(
 		"service: %s\naddress: %s\nport: %d\nprotocol: http\nlabels: {version: %s}\ncheck: {http: /healthz, interval: 500ms}\n", service, addr, port, version))
 	file := filepath.Join(dir, "proxy.yaml")
 	writeFile(t, file, fmt.Sprintf("node: {id: %s}\ncontrol: %s\nadmin: %s\noutbound: %s\nservices: %s/services.d\nstate: %s/state\nadminSocket: %s/admin.sock\ngossip: {bind: \"%s:%d\", join: [%q]}\n",
-		id, p.xds, h.admin, h.outbound, dir, dir, dir, addr, freePort(t), controlGossip))
+		id, p.xds, h.admin, h.outbound, dir, dir, dir, addr, testbed.FreePort(t), controlGossip))
 	h.proxy = start(t, "mesh-proxy "+id, bin(t, "mesh-proxy"), "--config", file)
 	return h
 }
 
 func TestFaultHostKilled(t *testing.T) {
-	gossip := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	gossip := fmt.Sprintf("127.0.0.1:%d", testbed.FreePort(t))
 	p := newParts(t, fmt.Sprintf("  - name: hosts\n    gossip: {bind: %q, settle: 1s, reap: 5s}\n", gossip))
 	p.startControl(t)
 	caller := startHost(t, p, "h1", gossip, "caller", "v1")
@@ -97,7 +97,7 @@ func TestFaultHostKilled(t *testing.T) {
 // of another only the proxy. What does not answer a connect check is unhealthy, what does stays; no request fails.
 func TestFaultHostOfOthersEndpointsKilled(t *testing.T) {
 	consul := testbed.StartConsul(t, testbed.ConsulOptions{})[0]
-	gossip := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	gossip := fmt.Sprintf("127.0.0.1:%d", testbed.FreePort(t))
 	p := newParts(t, fmt.Sprintf("  - {name: dc1, consul: {address: %q}}\n  - name: hosts\n    gossip: {bind: %q, settle: 1s, reap: 12s}\n", consul.Address, gossip))
 	p.startControl(t)
 	var hosts [6]meshHost // so that two are no more than a third
@@ -110,7 +110,7 @@ func TestFaultHostOfOthersEndpointsKilled(t *testing.T) {
 		processes[i] = start(t, fmt.Sprint("orders h", i), bin(t, "mesh"), "demo", "orders", "--version", fmt.Sprint("h", i), "--listen", at[i].String())
 	}
 	for i := range at {
-		at[i] = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, byte(10 + i)}), uint16(freePort(t)))
+		at[i] = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, byte(10 + i)}), uint16(testbed.FreePort(t)))
 		run(i)
 		register(t, consul.Client(), "orders", fmt.Sprint("orders-", i), at[i])
 	}

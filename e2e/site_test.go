@@ -56,7 +56,7 @@ func (s *site) registries(t *testing.T) string {
 // demoAt starts an instance of a service and returns where it listens.
 func demoAt(t testing.TB, service, version, addr string) netip.AddrPort {
 	t.Helper()
-	at := netip.AddrPortFrom(netip.MustParseAddr(addr), uint16(freePort(t)))
+	at := netip.AddrPortFrom(netip.MustParseAddr(addr), uint16(testbed.FreePort(t)))
 	start(t, service+" "+version, bin(t, "mesh"), "demo", service, "--version", version, "--listen", at.String())
 	return at
 }

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hostmesh/hostmesh/e2e/testbed"
 	"github.com/hostmesh/hostmesh/internal/watch"
 	"github.com/hostmesh/hostmesh/proxy"
 	"github.com/hostmesh/hostmesh/proxy/config"
@@ -23,12 +24,7 @@ import (
 // freeAddr returns a loopback address that nobody listens on at the moment.
 func freeAddr(t testing.TB) netip.AddrPort {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return netip.MustParseAddrPort(l.Addr().String())
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(testbed.FreePort(t)))
 }
 
 // testProxy is a running proxy with one HTTP listener.

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -206,7 +205,7 @@ func startControl(b *testing.B, section string) (control *exec.Cmd, api string) 
 	if err != nil {
 		b.Fatal(err)
 	}
-	api = "127.0.0.1:" + strconv.Itoa(freePort(b))
+	api = "127.0.0.1:" + strconv.Itoa(testbed.FreePort(b))
 	file := filepath.Join(dir, "control.yaml")
 	text := fmt.Sprintf("state: %s/state\nlisten: {xds: [\"unix:%s/xds.sock\"], http: %q, dns: \"\"}\nregistries:\n%s", dir, dir, api, section)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
@@ -236,16 +235,6 @@ func startControl(b *testing.B, section string) (control *exec.Cmd, api string) 
 			b.Fatalf("mesh control has not the whole registry: %+v, %v", all, err)
 		}
 	}
-}
-
-func freePort(b *testing.B) int {
-	b.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 func get(api, path string, into any) error {

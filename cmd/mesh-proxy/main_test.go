@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/hostmesh/hostmesh/e2e/testbed"
 )
 
 const patience = 15 * time.Second
@@ -35,17 +37,6 @@ func write(t *testing.T, name, text string) string {
 		t.Fatal(err)
 	}
 	return file
-}
-
-// freePort returns a port that was free a moment ago.
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 const staticBootstrap = `
@@ -81,7 +72,7 @@ func TestEnvoyBootstrapServesAndDrains(t *testing.T) {
 		fmt.Fprint(w, "hello")
 	}))
 	defer backend.Close()
-	admin, in := freePort(t), freePort(t)
+	admin, in := testbed.FreePort(t), testbed.FreePort(t)
 	file := write(t, "envoy.yaml", fmt.Sprintf(staticBootstrap, admin, in, backend.Listener.Addr().(*net.TCPAddr).Port))
 
 	var logged bytes.Buffer

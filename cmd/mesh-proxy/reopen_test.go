@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -10,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hostmesh/hostmesh/e2e/testbed"
 	"github.com/hostmesh/hostmesh/internal/watch"
 	"github.com/hostmesh/hostmesh/proxy"
 	"github.com/hostmesh/hostmesh/proxy/config"
@@ -17,12 +17,7 @@ import (
 
 // TestSignalReopensLogs: SIGUSR1 makes new files where the logs were moved away.
 func TestSignalReopensLogs(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := netip.MustParseAddrPort(l.Addr().String())
-	l.Close()
+	addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(testbed.FreePort(t)))
 	path := filepath.Join(t.TempDir(), "log")
 	engine, err := proxy.New(proxy.Options{Admin: "-", Loops: 1, Config: watch.New(&config.Config{Listeners: []*config.Listener{{
 		Name: "l", Addresses: []netip.AddrPort{addr},

@@ -4,13 +4,37 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"testing"
 )
+
+// FreePort returns a port that nobody listens on, over TCP and UDP and at any address, at the moment of asking. It lies
+// below the range from which the kernel takes ports for outgoing connections: one of those it may give to a connection,
+// or to another test's server at another address, before the caller listens.
+func FreePort(t testing.TB) int {
+	t.Helper()
+	for range 1000 {
+		port := lowestPort + rand.IntN(highestPort-lowestPort)
+		l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+		if err != nil {
+			continue
+		}
+		u, err := net.ListenPacket("udp", fmt.Sprintf(":%d", port))
+		_ = l.Close()
+		if err == nil {
+			_ = u.Close()
+			return port
+		}
+	}
+	t.Fatal("no free port")
+	return 0
+}
+
+const lowestPort, highestPort = 10000, 32000
 
 // freePorts returns n ports of 127.0.0.1 that are free for TCP and UDP at this moment. They lie below the range from
 // which the kernel takes ports for outgoing connections, so only another test that guesses the same can be faster;
 // whoever starts a server on them tries again with others when that happened.
 func freePorts(n int) ([]int, error) {
-	const low, high = 10000, 32000
 	var ports []int
 	held := make([]interface{ Close() error }, 0, 2*n)
 	defer func() {
@@ -22,7 +46,7 @@ func freePorts(n int) ([]int, error) {
 		if len(ports) == n {
 			return ports, nil
 		}
-		port := low + rand.IntN(high-low)
+		port := lowestPort + rand.IntN(highestPort-lowestPort)
 		addr := fmt.Sprintf("127.0.0.1:%d", port)
 		tcp, err := net.Listen("tcp", addr)
 		if err != nil {

@@ -48,6 +48,8 @@ type HTTP struct {
 	GenerateRequestID     bool
 	ServerName            string   // "server" header of local replies and, overwriting, of responses
 	Upgrades              []string // lower case, e.g. "websocket"; others are refused with 403
+	Protocol              Protocol // that clients speak; not ProtocolDownstream
+	HTTP2                 HTTP2
 	AccessLogs            []AccessLog
 	RequestPolicy
 }
@@ -134,6 +136,8 @@ type Cluster struct {
 	MaxRequests    uint32
 	MaxRetries     uint32
 	RetryBudget    *RetryBudget // takes the place of MaxRetries; nil: none
+	Protocol       Protocol     // that the endpoints speak
+	HTTP2          HTTP2
 	// A pooled connection is closed after so many requests, and when it is so old and its request is done. 0: no limit.
 	MaxConnRequests uint32
 	MaxConnDuration time.Duration

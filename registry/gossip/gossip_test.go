@@ -3,7 +3,6 @@ package gossip
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"strings"
 	"sync"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/hostmesh/hostmesh/e2e/testbed"
 	ring "github.com/hostmesh/hostmesh/internal/gossip"
 	"github.com/hostmesh/hostmesh/registry"
 )
@@ -19,21 +19,7 @@ import (
 // freePort returns a loopback address that is free for UDP and TCP.
 func freePort(t *testing.T) netip.AddrPort {
 	t.Helper()
-	for range 20 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		at := l.Addr().(*net.TCPAddr).AddrPort()
-		u, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
-		_ = l.Close()
-		if err == nil {
-			_ = u.Close()
-			return at
-		}
-	}
-	t.Fatal("no free port")
-	return netip.AddrPort{}
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(testbed.FreePort(t)))
 }
 
 // host is a real node of the ring that announces.
