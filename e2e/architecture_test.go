@@ -65,6 +65,7 @@ var mayImport = map[string][]string{
 	"proxy/upstream/balance": {"proxy/config"},
 	"proxy/xds":              {"proxy/config", "proxy/accesslog", "proxy/chain", "proxy/health", "internal/watch", "internal/seal"},
 	"proxy/health":           {"proxy/config"},
+	"proxy/certificate":      {"proxy/config"},
 	"proxy":                  {"proxy/…", "host", "dnsserver", "internal/…"},
 
 	"cmd/…":   {"…"},
