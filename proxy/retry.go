@@ -11,21 +11,21 @@ import (
 	"github.com/hostmesh/hostmesh/proxy/upstream"
 )
 
-// keepsBody reports whether a request whose sending began may have to be sent again.
-func (x *exchange) keepsBody() bool {
-	return x.method.Idempotent() || x.route != nil && x.route.Retry.On&config.RetryNamed != 0
+// keepsContent reports whether a request whose sending began may have to be sent again.
+func (x *exchange) keepsContent() bool {
+	return idempotent(x.method) || x.route != nil && x.route.Retry.On&config.RetryNamed != 0
 }
 
 // repeatable reports whether the request can be sent again: nothing of it was sent, or it is idempotent and still at hand.
 func (x *exchange) repeatable() bool {
-	return x.retain && (!x.sentAny || x.method.Idempotent()) && !x.upgrade
+	return x.retain && (!x.sentAny || idempotent(x.method)) && !x.upgrade
 }
 
 // tryAgain tries the request again, on another host if there is one, if the route's policy says so. Else the exchange is as
 // before, but for the flags that say why not.
 func (x *exchange) tryAgain(o retry.Outcome) bool {
 	o.Unsent = !x.sentAny
-	s := retry.State{Retries: x.retries, AtHand: x.retain && !x.upgrade && !x.noRetry, Safe: !x.sentAny || x.method.Idempotent()}
+	s := retry.State{Retries: x.retries, AtHand: x.retain && !x.upgrade && !x.noRetry, Safe: !x.sentAny || idempotent(x.method)}
 	switch retry.Decide(&x.route.Retry, o, s) {
 	case retry.Pass:
 		return false
@@ -49,24 +49,25 @@ func (x *exchange) tryAgain(o retry.Outcome) bool {
 }
 
 // statusRetry tries another host because of the response's head, if the policy says so.
-func (x *exchange) statusRetry(status int) bool {
-	p := &x.route.Retry
-	if p.On == 0 || !x.whole || status == 101 {
+func (x *exchange) statusRetry(h *message.Head) bool {
+	p, status := &x.route.Retry, h.Status
+	if p.On == 0 || !x.whole {
 		return false
 	}
 	o := retry.Outcome{Status: status}
 	if p.On&config.RetryHeaders != 0 {
-		o.Header = router.AnyField(p.Headers, &x.resp)
+		o.Header = router.AnyField(p.Headers, h)
 	}
 	if status >= 400 || p.On&config.RetryNamed != 0 {
-		_, limited := x.resp.Next("x-envoy-ratelimited", 0)
+		_, limited := h.Next("x-envoy-ratelimited", 0)
 		o.RateLimited = limited >= 0
 	}
-	h := x.host
+	o.Response = h
+	host := x.host
 	if !x.tryAgain(o) {
 		return false
 	}
-	h.Stats.RequestErr++
+	host.Stats.RequestErr++
 	return true
 }
 
@@ -131,7 +132,7 @@ func (x *exchange) Expired(t *loop.Timer) {
 	case &x.streamTimer:
 		x.durationOver()
 	case &x.idleTimer:
-		x.c.http().count[httpRqIdleTimeout]++
+		x.d.http().count[httpRqIdleTimeout]++
 		if x.whole {
 			x.timedOut(504, textStreamTimeout, flagStreamIdle)
 		} else {
@@ -176,7 +177,7 @@ func (x *exchange) startLimits(m *router.Match) {
 	}
 	d := x.route.MaxDuration
 	if d == 0 {
-		d = x.c.served.http().MaxStreamDuration
+		d = x.d.served.http().MaxStreamDuration
 	}
 	if d > 0 {
 		x.w.loop.Start(&x.streamTimer, d, x)
@@ -185,10 +186,10 @@ func (x *exchange) startLimits(m *router.Match) {
 
 // durationOver ends an exchange that has gone on for too long, whatever it is doing.
 func (x *exchange) durationOver() {
-	x.c.http().count[httpRqMaxDuration]++
+	x.d.http().count[httpRqMaxDuration]++
 	switch {
-	case x.c.tunnel != nil:
-		x.c.tunnel.end(false)
+	case x.d.tunnel != nil:
+		x.d.tunnel.end(false)
 	case x.headDone:
 		x.abort(flagNone) // as in Envoy no flag tells this
 	case x.whole:
@@ -201,8 +202,8 @@ func (x *exchange) durationOver() {
 // underscores does what the listener's policy says about fields whose names have an underscore. It reports whether the request
 // is refused for them.
 func (x *exchange) underscores() bool {
-	count := x.c.http().count[:]
-	switch x.c.served.http().Underscores {
+	count := x.d.http().count[:]
+	switch x.d.served.http().Underscores {
 	case config.UnderscoresReject:
 		if x.req.Underscored(false) > 0 {
 			count[httpUnderscoreRejected]++
@@ -236,7 +237,7 @@ func (c *client) lifeOver() {
 
 // appendVia writes the via field that the proxy adds.
 func (x *exchange) appendVia(b []byte) []byte {
-	via := x.c.served.http().Via
+	via := x.d.served.http().Via
 	if via == "" {
 		return b
 	}

@@ -65,6 +65,7 @@ type Loop struct {
 	slots   []slot // by descriptor
 	again   []*Socket
 	turn    []*Socket
+	flush   []Flusher // at the end of the turn
 	start   time.Time
 	now     int64
 	timers  timers
@@ -135,8 +136,10 @@ func (l *Loop) Run(ctx context.Context) error {
 		}
 		l.timers.run()
 		l.takeTurns()
+		l.flushAll()
 		if ctx.Err() != nil {
 			l.runTasks()
+			l.flushAll()
 			return nil
 		}
 	}
