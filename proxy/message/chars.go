@@ -44,6 +44,9 @@ func all(b []byte, class byte) bool {
 	return len(b) > 0
 }
 
+// TokenByte reports whether c may stand in a token.
+func TokenByte(c byte) bool { return classes[c]&isToken != 0 }
+
 // ValidToken reports whether b is a token.
 func ValidToken(b []byte) bool { return all(b, isToken) }
 
@@ -53,12 +56,17 @@ func ValidLowerName(b []byte) bool { return all(b, isLower) }
 // ValidTarget reports whether b may be path and query: no control character, no space, no '#'.
 func ValidTarget(b []byte) bool { return all(b, isTarget) }
 
-// ValidValue reports whether b is a field value: no control character but HTAB (RFC 9110 section 5.5), no space or HTAB at its
-// ends. Eight bytes at a time: of all loops over a head this one sees the most bytes.
+// ValidValue reports whether b is a field value: as [ValidText], and no space or HTAB at its ends.
 func ValidValue(b []byte) bool {
 	if len(b) > 0 && (b[0] == ' ' || b[0] == '\t' || b[len(b)-1] == ' ' || b[len(b)-1] == '\t') {
 		return false
 	}
+	return ValidText(b)
+}
+
+// ValidText reports whether b holds no control character but HTAB (RFC 9110 section 5.5). Eight bytes at a time: of all loops
+// over a head this one sees the most bytes.
+func ValidText(b []byte) bool {
 	const (
 		low  = 0x0101010101010101
 		high = 0x8080808080808080
@@ -101,6 +109,11 @@ func EqualFold(b []byte, name string) bool {
 		}
 	}
 	return true
+}
+
+// HasPrefixFold reports whether b begins with prefix, which is lower case, without regard to ASCII case.
+func HasPrefixFold(b []byte, prefix string) bool {
+	return len(b) >= len(prefix) && EqualFold(b[:len(prefix)], prefix)
 }
 
 // EqualFoldBytes compares without regard to ASCII case.

@@ -165,6 +165,9 @@ func Names(names ...Name) (s NameSet) {
 	return s
 }
 
+// Or returns the names that are in one of two sets.
+func (s NameSet) Or(t NameSet) NameSet { return NameSet{s[0] | t[0], s[1] | t[1]} }
+
 // Has reports whether n is in the set.
 func (s NameSet) Has(n Name) bool { return s[n>>6&1]>>(n&63)&1 != 0 }
 
@@ -223,5 +226,5 @@ func Disguised(name []byte) bool {
 		}
 	}
 	f := folded[:n]
-	return len(name) <= longestName && imitated.Has(Lookup(f)) || n > 12 && EqualFold(f[:12], "x-forwarded-") || n > 8 && EqualFold(f[:8], "x-envoy-")
+	return len(name) <= longestName && imitated.Has(Lookup(f)) || HasPrefixFold(f, "x-forwarded-") || HasPrefixFold(f, "x-envoy-")
 }
