@@ -8,6 +8,7 @@ import (
 
 	"github.com/hostmesh/hostmesh/proxy/http1"
 	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/message"
 )
 
 const (
@@ -35,7 +36,8 @@ type client struct {
 	x     *exchange // the request being received or served
 
 	parser http1.Request
-	body   http1.Body // of the request
+	body   http1.Body      // of the request
+	tail   *message.Fields // of a chunked one: its trailers
 
 	in    []byte // received and not yet used: a part of a head, or requests to come
 	out   []byte // to be sent from outAt
@@ -175,7 +177,10 @@ func (c *client) serve(data []byte, head int) {
 func (c *client) takeBody(data []byte) (rest []byte, err error) {
 	x := c.x
 	if !c.body.Done() {
-		kept, used, err := http1.Compact(&c.body, data, c.trailersTo())
+		if c.body.Kind() == http1.Chunked {
+			c.tail = c.w.arena.Head()
+		}
+		kept, used, err := http1.Compact(&c.body, data, c.tail)
 		if err != nil {
 			c.keep = false
 			return nil, err
@@ -183,7 +188,9 @@ func (c *client) takeBody(data []byte) (rest []byte, err error) {
 		x.hold(data[:kept])
 		data = data[used:]
 	}
-	x.whole = c.body.Done()
+	if x.whole = c.body.Done(); x.whole && c.tail != nil && c.tail.Len() > 0 {
+		x.keepTrailers(c.tail)
+	}
 	return data, nil
 }
 
@@ -270,14 +277,21 @@ func (c *client) pump() {
 func (c *client) forward(from, to int) {
 	x := c.x
 	shared := c.w.loop.Shared()
-	kept, used, err := http1.Compact(&c.body, shared[from:to], c.trailersTo())
+	kept, used, err := http1.Compact(&c.body, shared[from:to], c.tail)
 	if err != nil {
 		c.keep = false
 		x.brokenBody(err)
 		return
 	}
 	c.save(shared[from+used : to])
-	x.requestContent(loop.Piece{Buf: shared, From: from, To: from + kept}, c.body.Done())
+	done := c.body.Done()
+	tail := done && c.tail != nil && c.tail.Len() > 0
+	if kept > 0 || done && !tail {
+		x.requestContent(loop.Piece{Buf: shared, From: from, To: from + kept}, done && !tail)
+	}
+	if tail && c.x == x {
+		x.requestTrailers(c.tail)
+	}
 }
 
 // pumpTunnel passes on what the client sends after an upgrade.
@@ -314,6 +328,8 @@ func (c *client) pumpTunnel() {
 // nextRequest makes the connection ready for another request, or closes it when all is sent.
 func (c *client) nextRequest(keep, linger bool) {
 	c.phase = phaseIdle
+	c.w.arena.GiveHead(c.tail)
+	c.tail = nil
 	if !keep {
 		c.closing, c.linger = true, linger
 		if len(c.out) == 0 {

@@ -61,22 +61,22 @@ type exchange struct {
 	retries           int // by policy
 	stale             int // retries because a pooled connection had been closed
 
-	parsed    bool // there is a head
-	upgrade   bool // the client wants a tunnel
-	tunnel    bool // it has one
-	whole     bool // the request is received
-	ended     bool // the upstream was given all of it
-	retain    bool // buf holds all of the request's content so far
-	sentAny   bool
-	reused    bool
-	counted   bool // in the cluster's requests
-	retrying  bool // counted in the cluster's retries
-	headDone  bool // the response's head was passed on
-	answered  bool // the response is complete
-	held      bool // the upstream was told to wait
-	backoff   bool // tryTimer is the wait before a retry
-	noRetry   bool // the policy's request headers do not match
-	redirect  bool // the client is to ask for w.path
+	parsed   bool // there is a head
+	upgrade  bool // the client wants a tunnel
+	tunnel   bool // it has one
+	whole    bool // the request is received
+	ended    bool // the upstream was given all of it
+	retain   bool // buf holds all of the request's content so far
+	sentAny  bool
+	reused   bool
+	counted  bool // in the cluster's requests
+	retrying bool // counted in the cluster's retries
+	headDone bool // the response's head was passed on
+	answered bool // the response is complete
+	held     bool // the upstream was told to wait
+	backoff  bool // tryTimer is the wait before a retry
+	noRetry  bool // the policy's request headers do not match
+	redirect bool // the client is to ask for w.path
 }
 
 func (w *worker) newExchange(d *downstream, down responder) *exchange {
@@ -105,6 +105,7 @@ func (w *worker) freeExchange(x *exchange) {
 		t.Stop()
 	}
 	w.loop.Release(x.buf)
+	w.arena.GiveHead(x.tail)
 	w.giveKept(x.kept)
 	req, match, text, set := x.req, x.match, x.text[:0], x.edit.Set[:0]
 	*x = exchange{w: w}
@@ -233,7 +234,7 @@ func (x *exchange) note(m *router.Match) {
 		e.Set = append(e.Set, message.SetKnown(message.XForwardedFor, x.xff))
 	}
 	if x.setsProto() {
-		e.Drop = e.Drop.With(message.XForwardedProto)
+		e.Drop = e.Drop.Or(message.Names(message.XForwardedProto))
 		e.Set = append(e.Set, message.SetKnown(message.XForwardedProto, schemeHTTP))
 	}
 	if via := x.d.served.via; via != nil {

@@ -71,17 +71,19 @@ func (x *exchange) requestTrailers(t *message.Fields) {
 		return
 	}
 	x.receivedAll()
-	if x.up == nil {
-		x.tail = new(message.Fields)
-		x.tail.Copy(t)
-		return
+	if x.up == nil || x.retain {
+		x.keepTrailers(t)
 	}
-	x.ended = true
-	if x.retain {
-		x.tail = new(message.Fields)
-		x.tail.Copy(t)
+	if x.up != nil {
+		x.ended = true
+		x.up.SendTrailers(t)
 	}
-	x.up.SendTrailers(t)
+}
+
+// keepTrailers keeps the trailers until an upstream can be given them.
+func (x *exchange) keepTrailers(t *message.Fields) {
+	x.tail = x.w.arena.Head()
+	x.tail.Copy(t)
 }
 
 func (x *exchange) receivedAll() {
@@ -119,7 +121,7 @@ func (x *exchange) acquire(h *upstream.Host) {
 	}
 	// What was sent on a connection that the host has closed can only be repeated if the method is idempotent.
 	want := upstream.Pooled
-	if !idempotent(x.method) || x.attempts > 1 {
+	if !x.method.Idempotent() || x.attempts > 1 {
 		want = upstream.Verified
 	}
 	up, err := x.cluster.Open(h, x, &x.waiter, want)
@@ -209,7 +211,7 @@ func (x *exchange) Writable() {
 // connectFailed handles a host that cannot be reached: nothing was sent, so another one is tried whatever the method.
 func (x *exchange) connectFailed(err error) {
 	x.host.Stats.RequestErr++
-	if x.tryAgain(retry.Outcome{Failure: retry.NoConnect}) {
+	if x.tryAgain(retry.Outcome{Failure: retry.NoConnect}, nil) {
 		return
 	}
 	x.reply(503, x.failureText(connectReason(err)), flagConnectFailed)
@@ -251,7 +253,7 @@ func (x *exchange) upstreamEnded(cut upstream.Cut) {
 		if cut.Kind == upstream.CutRefused {
 			o.Failure = retry.Refused
 		}
-		if x.tryAgain(o) {
+		if x.tryAgain(o, nil) {
 			return
 		}
 	}

@@ -126,6 +126,12 @@ func (x *exchange) becomeTunnel(h *message.Head) {
 	x.down.pull()
 }
 
+// endTunnel ends a tunnel in good order: both sides see its end.
+func (x *exchange) endTunnel() {
+	x.down.content(loop.Piece{}, true)
+	x.finish()
+}
+
 // abort ends the exchange within a response: both sides see it cut off.
 func (x *exchange) abort(f flags) {
 	x.flags |= f

@@ -4,8 +4,8 @@ import (
 	"time"
 
 	"github.com/hostmesh/hostmesh/proxy/config"
-	"github.com/hostmesh/hostmesh/proxy/http1"
 	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/message"
 	"github.com/hostmesh/hostmesh/proxy/retry"
 	"github.com/hostmesh/hostmesh/proxy/router"
 	"github.com/hostmesh/hostmesh/proxy/upstream"
@@ -13,19 +13,20 @@ import (
 
 // keepsContent reports whether a request whose sending began may have to be sent again.
 func (x *exchange) keepsContent() bool {
-	return idempotent(x.method) || x.route != nil && x.route.Retry.On&config.RetryNamed != 0
+	return x.method.Idempotent() || x.route != nil && x.route.Retry.On&config.RetryNamed != 0
 }
 
 // repeatable reports whether the request can be sent again: nothing of it was sent, or it is idempotent and still at hand.
 func (x *exchange) repeatable() bool {
-	return x.retain && (!x.sentAny || idempotent(x.method)) && !x.upgrade
+	return x.retain && (!x.sentAny || x.method.Idempotent()) && !x.upgrade
 }
 
 // tryAgain tries the request again, on another host if there is one, if the route's policy says so. Else the exchange is as
-// before, but for the flags that say why not.
-func (x *exchange) tryAgain(o retry.Outcome) bool {
+// before, but for the flags that say why not. answer is the response that is the reason, nil if there is none.
+func (x *exchange) tryAgain(o retry.Outcome, answer *message.Head) bool {
+	x.sentAny = x.sentAny || x.up != nil && x.up.Sent()
 	o.Unsent = !x.sentAny
-	s := retry.State{Retries: x.retries, AtHand: x.retain && !x.upgrade && !x.noRetry, Safe: !x.sentAny || idempotent(x.method)}
+	s := retry.State{Retries: x.retries, AtHand: x.retain && !x.upgrade && !x.noRetry, Safe: !x.sentAny || x.method.Idempotent()}
 	switch retry.Decide(&x.route.Retry, o, s) {
 	case retry.Pass:
 		return false
@@ -41,7 +42,7 @@ func (x *exchange) tryAgain(o retry.Outcome) bool {
 		return false
 	}
 	x.retrying = true
-	wait := x.retryWait(o.Failure == retry.None) // before the response's bytes are gone
+	wait := x.retryWait(answer) // before the response's bytes are gone
 	x.retries++
 	x.dropUpstream()
 	x.repeat(wait)
@@ -62,9 +63,8 @@ func (x *exchange) statusRetry(h *message.Head) bool {
 		_, limited := h.Next("x-envoy-ratelimited", 0)
 		o.RateLimited = limited >= 0
 	}
-	o.Response = h
 	host := x.host
-	if !x.tryAgain(o) {
+	if !x.tryAgain(o, h) {
 		return false
 	}
 	host.Stats.RequestErr++
@@ -72,11 +72,11 @@ func (x *exchange) statusRetry(h *message.Head) bool {
 }
 
 // retryWait is the wait before the next try; 0 is none.
-func (x *exchange) retryWait(answered bool) time.Duration {
+func (x *exchange) retryWait(answer *message.Head) time.Duration {
 	p := &x.route.Retry
-	if b := p.RateLimited; b != nil && answered {
+	if b := p.RateLimited; b != nil && answer != nil {
 		for _, h := range b.Headers {
-			value, next := x.resp.Next(h.Name, 0)
+			value, next := answer.Next(h.Name, 0)
 			if next < 0 {
 				continue
 			}
@@ -97,12 +97,7 @@ func (x *exchange) retryWait(answered bool) time.Duration {
 func (x *exchange) repeat(wait time.Duration) {
 	x.tryTimer.Stop()
 	x.tryIdle.Stop()
-	x.sent = x.meta.end
-	x.connected, x.reused, x.sentAny = false, false, false
-	x.writeFailed, x.upReadable, x.upHup, x.upKeep = false, false, false, false
-	x.w.loop.Release(x.upIn)
-	x.upIn = nil
-	x.resp.Reset()
+	x.reused, x.sentAny, x.ended, x.held = false, false, false, false
 	if wait <= 0 {
 		x.connect()
 		return
@@ -129,9 +124,15 @@ func (x *exchange) Expired(t *loop.Timer) {
 			x.host.Reached(upstream.LocalTimeout)
 		}
 		x.timedOut(504, textRequestTimeout, flagUpstreamTimeout)
+	case &x.bodyTimer:
+		x.requestTimeout()
 	case &x.streamTimer:
 		x.durationOver()
 	case &x.idleTimer:
+		if x.tunnel {
+			x.endTunnel()
+			return
+		}
 		x.d.http().count[httpRqIdleTimeout]++
 		if x.whole {
 			x.timedOut(504, textStreamTimeout, flagStreamIdle)
@@ -164,7 +165,7 @@ func (x *exchange) tryTimeout(count upstream.Counter) {
 		return
 	}
 	x.host.Reached(upstream.LocalTimeout)
-	if x.tryAgain(retry.Outcome{Failure: retry.TimedOut}) {
+	if x.tryAgain(retry.Outcome{Failure: retry.TimedOut}, nil) {
 		return
 	}
 	x.reply(504, textRequestTimeout, flagUpstreamTimeout)
@@ -188,8 +189,8 @@ func (x *exchange) startLimits(m *router.Match) {
 func (x *exchange) durationOver() {
 	x.d.http().count[httpRqMaxDuration]++
 	switch {
-	case x.d.tunnel != nil:
-		x.d.tunnel.end(false)
+	case x.tunnel:
+		x.endTunnel()
 	case x.headDone:
 		x.abort(flagNone) // as in Envoy no flag tells this
 	case x.whole:
@@ -214,35 +215,4 @@ func (x *exchange) underscores() bool {
 		count[httpUnderscoreDropped] += uint64(x.req.Underscored(true))
 	}
 	return false
-}
-
-// lastRequest reports whether the connection is to end with the request that it begins now.
-func (c *client) lastRequest() bool {
-	most := c.served.http().MaxConnectionRequests
-	if c.requests++; most == 0 || c.requests < most {
-		return false
-	}
-	c.http().count[httpCxMaxRequests]++
-	return true
-}
-
-// lifeOver has the connection end with its present request, or soon when there is none.
-func (c *client) lifeOver() {
-	c.http().count[httpCxMaxDuration]++
-	c.over = true
-	if c.phase == phaseIdle && !c.closing {
-		c.w.loop.Start(&c.timer, c.idleTimeout(), c)
-	}
-}
-
-// appendVia writes the via field that the proxy adds.
-func (x *exchange) appendVia(b []byte) []byte {
-	via := x.d.served.http().Via
-	if via == "" {
-		return b
-	}
-	b = append(b, http1.Via.String()...)
-	b = append(b, ": "...)
-	b = append(b, via...)
-	return append(b, "\r\n"...)
 }

@@ -65,7 +65,6 @@ type Loop struct {
 	slots   []slot // by descriptor
 	again   []*Socket
 	turn    []*Socket
-	flush   []Flusher // at the end of the turn
 	start   time.Time
 	now     int64
 	timers  timers
@@ -136,10 +135,8 @@ func (l *Loop) Run(ctx context.Context) error {
 		}
 		l.timers.run()
 		l.takeTurns()
-		l.flushAll()
 		if ctx.Err() != nil {
 			l.runTasks()
-			l.flushAll()
 			return nil
 		}
 	}

@@ -23,6 +23,7 @@ type call struct {
 	parser http1.Response
 	head   *message.Head // of the response, while it is read
 	answer http1.Body
+	tail   *message.Fields // of a chunked answer: its trailers
 	method message.Method
 
 	out   []byte // not sent yet, from outAt
@@ -296,7 +297,7 @@ func (conn *Conn) respond(from, to int) bool {
 	r := k.recv
 	for !k.answered {
 		if k.head == nil {
-			k.head = c.memory().head()
+			k.head = c.memory().Head()
 			k.parser.Reset()
 		}
 		n, err := k.parser.Parse(shared[from:to], k.head, http1.Limits{HeadBytes: maxHead})
@@ -321,7 +322,7 @@ func (conn *Conn) answeredHead(from, to int) int {
 	k, a := &conn.call, conn.Host.cluster.memory()
 	h := k.head
 	k.head = nil
-	defer a.giveHead(h)
+	defer a.GiveHead(h)
 	accepted := k.upgrading && (h.Status == 101 || k.method == message.MethodConnect && h.Status/100 == 2)
 	if h.Status < 200 && !accepted {
 		if h.Status == 101 {
@@ -383,16 +384,17 @@ func (conn *Conn) content(from, to int) bool {
 	if k.answer.Done() {
 		return true
 	}
-	trailers := k.trailers(c)
-	kept, used, err := http1.Compact(&k.answer, shared[from:to], trailers)
+	if k.tail == nil && k.answer.Kind() == http1.Chunked {
+		k.tail = c.memory().Head()
+	}
+	kept, used, err := http1.Compact(&k.answer, shared[from:to], k.tail)
 	if err != nil {
-		c.memory().giveHead(trailers)
 		conn.malformed()
 		return false
 	}
 	conn.keepInput(shared[from+used : to])
 	done := k.answer.Done()
-	tail := done && trailers != nil && trailers.Len() > 0
+	tail := done && k.tail != nil && k.tail.Len() > 0
 	if kept > 0 || done && !tail {
 		more := k.recv.Content(loop.Piece{Buf: shared, From: from, To: from + kept}, done && !tail)
 		if k.recv == r {
@@ -400,20 +402,9 @@ func (conn *Conn) content(from, to int) bool {
 		}
 	}
 	if tail && k.recv == r {
-		k.recv.Trailers(trailers)
+		k.recv.Trailers(k.tail)
 	}
-	c.memory().giveHead(trailers)
 	return k.recv == r
-}
-
-// trailers is where the trailers of a chunked body go.
-func (k *call) trailers(c *Cluster) *message.Fields {
-	if k.answer.Kind() != http1.Chunked {
-		return nil
-	}
-	t := c.memory().head()
-	t.Reset()
-	return t
 }
 
 func (conn *Conn) keepInput(data []byte) {
@@ -471,7 +462,8 @@ func (conn *Conn) endCall() {
 	k, c := &conn.call, conn.Host.cluster
 	c.loop.Release(k.out)
 	c.loop.Release(k.in)
-	c.memory().giveHead(k.head)
+	c.memory().GiveHead(k.head)
+	c.memory().GiveHead(k.tail)
 	if k.waiter != nil {
 		k.waiter.conn = nil
 	}

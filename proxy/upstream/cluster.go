@@ -48,8 +48,8 @@ type Host struct {
 	cluster *Cluster
 	idle    *Conn // the one used last: it is the warmest, and the others may time out
 	muxes   []*muxConn
-	gone    bool  // no longer in the configuration
-	active  int   // requests
+	gone    bool // no longer in the configuration
+	active  int  // requests
 	conns   int
 	state   *HostState // what the process knows; nil: nobody asks
 

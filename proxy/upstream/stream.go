@@ -77,13 +77,17 @@ type Arena struct {
 	calls   []*muxCall
 }
 
-func (a *Arena) head() *message.Head {
+// Head returns an empty head; GiveHead, which takes nil too, gives it back.
+func (a *Arena) Head() *message.Head {
 	if n := len(a.heads); n > 0 {
 		h := a.heads[n-1]
 		a.heads = a.heads[:n-1]
+		h.Reset()
 		return h
 	}
-	return new(message.Head)
+	h := new(message.Head)
+	h.Reset()
+	return h
 }
 
 const (
@@ -91,7 +95,8 @@ const (
 	keptHeadText = 16 << 10
 )
 
-func (a *Arena) giveHead(h *message.Head) {
+// GiveHead takes a head of Head back.
+func (a *Arena) GiveHead(h *message.Head) {
 	if h != nil && len(a.heads) < keptHeads && cap(h.Text) <= keptHeadText {
 		a.heads = append(a.heads, h)
 	}
