@@ -162,13 +162,18 @@ func (x *exchange) appendLog(b []byte, now int64) []byte {
 	return append(b, "\"\n"...)
 }
 
-// target is the path of the request with its query, as it came.
+// target is the path of the request with its query, as it came. It lives until the next call.
 func (x *exchange) target() []byte {
-	h := &x.req
-	if !h.HasQuery {
+	h, w := &x.req, x.w
+	switch {
+	case !h.HasQuery:
 		return h.Bytes(h.Path)
+	case h.Query.Start == h.Path.End+1:
+		return h.Text[h.Path.Start:h.Query.End]
 	}
-	return h.Text[h.Path.Start:h.Query.End]
+	w.hashed = append(append(w.hashed[:0], h.Bytes(h.Path)...), '?')
+	w.hashed = append(w.hashed, h.Bytes(h.Query)...)
+	return w.hashed
 }
 
 // up0 reports whether the response came from the upstream.

@@ -340,7 +340,7 @@ func (c *client) nextRequest(keep, linger bool) {
 		return
 	}
 	c.w.loop.Start(&c.timer, c.idleTimeout(), c)
-	if len(c.in) > 0 || c.readable {
+	if len(c.out) == 0 && (len(c.in) > 0 || c.readable) { // else Flush does
 		c.Again()
 	}
 }

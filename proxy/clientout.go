@@ -20,6 +20,19 @@ func (c *client) protocol() string {
 	return "HTTP/1.1"
 }
 
+// option implements responder.
+func (c *client) option() []byte {
+	switch {
+	case c.phase == phaseTunnel:
+		return nil
+	case !c.keep:
+		return optionClose
+	case c.http10:
+		return optionKeepAlive
+	}
+	return nil
+}
+
 // inform implements responder.
 func (c *client) inform(h *message.Head) {
 	if c.http10 {
@@ -227,6 +240,8 @@ func (c *client) Flush() {
 		x.writable()
 	case x != nil && c.phase == phaseServing:
 		x.writable()
+	case c.phase == phaseIdle && (len(c.in) > 0 || c.readable):
+		c.Again() // a request that came before its turn
 	}
 }
 

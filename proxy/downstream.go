@@ -9,7 +9,7 @@ import (
 
 // downstream is what the HTTP connections of clients have in common, whatever version they speak.
 type downstream struct {
-	loop.Socket
+	loop.Conn
 	w      *worker
 	a      *acceptor
 	served *served // the listener as the present request found it
@@ -54,6 +54,8 @@ type responder interface {
 	finish(reject bool)
 	// abort ends an exchange within its response: the client sees it cut off.
 	abort()
+	// option is what respond said about the connection, nil for nothing.
+	option() []byte
 	// protocol is the version of HTTP as access logs tell it.
 	protocol() string
 }

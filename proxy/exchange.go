@@ -140,6 +140,10 @@ func (x *exchange) serve(broken error) {
 		x.redirect = true
 		x.reply(307, "", flagNone)
 		return
+	case x.method == message.MethodConnect && len(x.match.Path) == 0:
+		x.whole = false // nobody knows what the client takes the connection for
+		x.reply(501, "", flagNone)
+		return
 	case m.Route == nil:
 		d.http().count[httpNoRoute]++
 		x.reply(404, "", flagNoRoute)

@@ -50,7 +50,7 @@ func (w *worker) dump(b *strings.Builder) {
 			if x := c.x; x != nil {
 				fmt.Fprintf(b, "  exchange: whole %v ended %v buf %d held %v headDone %v backoff %v attempts %d", x.whole, x.ended, len(x.buf), x.held, x.headDone, x.backoff, x.attempts)
 				if x.up != nil {
-					fmt.Fprintf(b, " up quiet %v", x.up.Conn().Quiet())
+					fmt.Fprintf(b, " up quiet %v", x.up.Connection().Quiet())
 				}
 				b.WriteByte('\n')
 			}

@@ -102,13 +102,13 @@ func (x *exchange) reply(status int, text string, f flags) {
 	x.status = status
 	x.firstByte = w.loop.Clock()
 	h := x.replyHead(status, text)
-	if x.d.served.lines != nil {
-		x.keepReply(h, status, text)
-	}
 	x.headDone, x.answered, x.tunnel = true, true, false
 	x.bytesOut = uint64(len(text))
 	bodiless := x.method == message.MethodHead || status == http.StatusNoContent || status == http.StatusNotModified
 	x.down.respond(h, nil, bodiless || text == "")
+	if x.d.served.lines != nil {
+		x.keepReply(h, status, text)
+	}
 	if !bodiless && text != "" {
 		w.extra = append(w.extra[:0], text...)
 		x.down.content(loop.Sealed(w.extra), true)

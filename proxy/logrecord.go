@@ -68,13 +68,16 @@ func (x *exchange) keepRequest() {
 func (x *exchange) keepConnected() {
 	x.kept.met, x.kept.protocol = true, x.up.Protocol()
 	if x.d.served.lines.needs&accesslog.NeedsUpstreamLocal != 0 {
-		x.kept.local = x.up.Conn().LocalAddr()
+		x.kept.local = x.up.Connection().LocalAddr()
 	}
 }
 
 // keepAnswer keeps what the access logs want to know of the upstream's response as it goes to the client.
 func (x *exchange) keepAnswer(h *message.Head, e *message.Edit) {
 	x.kept.answered = true
+	if option := x.down.option(); option != nil {
+		e.Set = append(e.Set, message.SetKnown(message.Connection, option))
+	}
 	x.kept.record.Response.Collect(&x.d.served.lines.names.Response, h, e)
 }
 
@@ -84,6 +87,9 @@ func (x *exchange) keepReply(h *message.Head, status int, body string) {
 		x.kept = x.w.takeKept()
 	}
 	k := x.kept
+	if option := x.down.option(); option != nil {
+		h.AddBytes(message.Connection, option)
+	}
 	k.record.Response.Collect(&x.d.served.lines.names.Response, h, nil)
 	k.details = x.replyDetails(status, body)
 	_, k.failure, _ = strings.Cut(body, transportReason)
@@ -195,7 +201,11 @@ func (x *exchange) record(now int64) *accesslog.Record {
 	return r
 }
 
-var schemeHTTP = []byte("http")
+var (
+	schemeHTTP      = []byte("http")
+	optionClose     = []byte("close")
+	optionKeepAlive = []byte("keep-alive")
+)
 
 // recordTimes fills in when things happened.
 func (x *exchange) recordTimes(r *accesslog.Record, now int64) {

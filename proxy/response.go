@@ -28,11 +28,11 @@ func (x *exchange) Head(h *message.Head, end bool) {
 	x.status = h.Status
 	x.touch()
 	e := x.answerEdit(h)
+	x.headDone = true
+	x.down.respond(h, e, end)
 	if x.kept != nil {
 		x.keepAnswer(h, e)
 	}
-	x.headDone = true
-	x.down.respond(h, e, end)
 	if end {
 		x.complete()
 	}
@@ -111,13 +111,13 @@ func (x *exchange) becomeTunnel(h *message.Head) {
 	x.whole = false // what comes now is the tunnel's
 	x.retain = false
 	e := x.answerEdit(h)
-	if x.kept != nil {
-		x.keepAnswer(h, e)
-	}
 	x.touch()
 	x.cluster.Stats.Count[upstream.RequestCompleted]++
 	x.d.http().count[httpUpgradesTotal]++
 	x.down.respond(h, e, false)
+	if x.kept != nil {
+		x.keepAnswer(h, e)
+	}
 	if early := x.buf; early != nil {
 		x.buf = nil
 		x.up.SendContent(loop.Sealed(early), false)

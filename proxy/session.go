@@ -33,7 +33,7 @@ type lane struct {
 // begin implements connection.
 func (s *session) begin() {
 	http := s.served.http()
-	s.mux.Serve(s.w.loop, &s.Socket, http2.Limits{
+	s.mux.Serve(s.w.loop, &s.Conn, http2.Limits{
 		HeaderBytes: headLimit(http.MaxRequestHeadBytes), Fields: http.MaxRequestHeaders, Streams: int(http.HTTP2.MaxStreams),
 		Window: int(http.HTTP2.StreamWindow), ConnWindow: int(http.HTTP2.ConnWindow), ExtendedConnect: http.HTTP2.ExtendedConnect || len(http.Upgrades) > 0,
 	}, &s.w.arena.Arena, s, mux.Counts{Received: &s.a.stats.count[listenerRxBytes], Sent: &s.a.stats.count[listenerTxBytes]}, nil)
@@ -178,6 +178,8 @@ func (l *lane) Writable() {
 
 // protocol implements responder, as the methods below.
 func (l *lane) protocol() string { return "HTTP/2" }
+
+func (l *lane) option() []byte { return nil }
 
 func (l *lane) inform(h *message.Head) { l.m.SendHead(h, nil, false) }
 

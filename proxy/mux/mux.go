@@ -61,7 +61,7 @@ type Conn struct {
 	http2.Conn
 	arena  *Arena
 	loop   *loop.Loop
-	socket *loop.Socket
+	socket *loop.Conn
 	owner  Owner
 	counts Counts
 
@@ -79,7 +79,7 @@ type Conn struct {
 }
 
 // Serve begins a server's connection on an open socket, whose events have to be given to Ready. early is what was read from it.
-func (c *Conn) Serve(l *loop.Loop, socket *loop.Socket, limits http2.Limits, a *Arena, owner Owner, counts Counts, early []byte) {
+func (c *Conn) Serve(l *loop.Loop, socket *loop.Conn, limits http2.Limits, a *Arena, owner Owner, counts Counts, early []byte) {
 	c.begin(l, socket, a, owner, counts)
 	c.InitServer(limits, &a.Arena)
 	if len(early) > 0 {
@@ -91,13 +91,13 @@ func (c *Conn) Serve(l *loop.Loop, socket *loop.Socket, limits http2.Limits, a *
 }
 
 // Dial begins a client's connection on an open socket, as Serve does.
-func (c *Conn) Dial(l *loop.Loop, socket *loop.Socket, limits http2.Limits, a *Arena, owner Owner, counts Counts) {
+func (c *Conn) Dial(l *loop.Loop, socket *loop.Conn, limits http2.Limits, a *Arena, owner Owner, counts Counts) {
 	c.begin(l, socket, a, owner, counts)
 	c.InitClient(limits, &a.Arena)
 	c.mark()
 }
 
-func (c *Conn) begin(l *loop.Loop, socket *loop.Socket, a *Arena, owner Owner, counts Counts) {
+func (c *Conn) begin(l *loop.Loop, socket *loop.Conn, a *Arena, owner Owner, counts Counts) {
 	*c = Conn{arena: a, loop: l, socket: socket, owner: owner, counts: counts}
 }
 

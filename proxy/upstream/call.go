@@ -47,8 +47,8 @@ type call struct {
 
 func (k *call) begin(r Receiver) { *k = call{recv: r} }
 
-// Conn is the connection itself.
-func (conn *Conn) Conn() *Conn { return conn }
+// Connection is the connection itself.
+func (conn *Conn) Connection() *Conn { return conn }
 
 // Protocol is the version of HTTP.
 func (conn *Conn) Protocol() string { return "HTTP/1.1" }

@@ -47,7 +47,7 @@ func (w *waiters) init() { w.head.next, w.head.prev = &w.head, &w.head }
 
 // Conn is a connection to a host.
 type Conn struct {
-	loop.Socket
+	loop.Conn
 	Host *Host
 	// Requests is how many requests were sent on it.
 	Requests int

@@ -132,7 +132,7 @@ func (m *muxConn) begin() {
 	conn, c := m.conn, m.conn.Host.cluster
 	m.ready = true
 	o := c.cfg.HTTP2
-	m.Dial(c.loop, &conn.Socket, http2.Limits{
+	m.Dial(c.loop, &conn.Conn, http2.Limits{
 		Streams: int(c.streams()), Window: int(o.StreamWindow), ConnWindow: int(o.ConnWindow),
 	}, &c.memory().Arena, m, mux.Counts{Received: &c.Stats.Count[ConnRxBytes], Sent: &c.Stats.Count[ConnTxBytes]})
 }
@@ -221,8 +221,8 @@ func (k *muxCall) close() {
 	}
 }
 
-// Conn implements Stream, as the methods below.
-func (k *muxCall) Conn() *Conn { return k.m.conn }
+// Connection implements Stream, as the methods below.
+func (k *muxCall) Connection() *Conn { return k.m.conn }
 
 // Protocol is the version of HTTP.
 func (k *muxCall) Protocol() string { return "HTTP/2" }

@@ -26,8 +26,8 @@ type Stream interface {
 	Done()
 	// Drop gives the request up: the host sees that.
 	Drop()
-	// Conn is the connection, which other streams may use as well.
-	Conn() *Conn
+	// Connection is the connection, which other streams may use as well.
+	Connection() *Conn
 	// Protocol is the version of HTTP as access logs tell it.
 	Protocol() string
 }
