@@ -1,6 +1,9 @@
 package message
 
-import "bytes"
+import (
+	"bytes"
+	"encoding/binary"
+)
 
 // Name is a field name that the proxy knows; to compare it is to compare a byte.
 type Name uint8
@@ -183,16 +186,26 @@ func makeSlots() (t [nameSlots]Name) {
 	for n := Accept; n < NumNames; n++ {
 		i := slot([]byte(nameTexts[n]))
 		for t[i] != Other {
-			i = (i + 1) % nameSlots
+			i++
 		}
 		t[i] = n
 	}
 	return t
 }
 
-func slot(b []byte) int {
+// slot is of type uint8 so that it wraps around; the factors leave hardly two of the known names in one slot.
+func slot(b []byte) uint8 {
 	n := len(b)
-	return (n*17 + int(b[0]|0x20)*3 + int(b[n-1]|0x20)*41 + int(b[n/2]|0x20)*7) % nameSlots
+	return uint8(n) + (b[0]|0x20)*47 + (b[n/2]|0x20)*69 + (b[n-1] | 0x20)
+}
+
+var spellings = makeSpellings()
+
+func makeSpellings() (t [NumNames][]byte) {
+	for n, text := range nameTexts {
+		t[n] = []byte(text)
+	}
+	return t
 }
 
 // Lookup finds a known name without regard to case.
@@ -200,12 +213,40 @@ func Lookup(b []byte) Name {
 	if len(b) == 0 || len(b) > longestName {
 		return Other
 	}
-	for i := slot(b); slots[i] != Other; i = (i + 1) % nameSlots {
-		if n := slots[i]; EqualFold(b, nameTexts[n]) {
+	for i := slot(b); ; i++ {
+		n := slots[i]
+		if n == Other || spells(b, spellings[n]) {
 			return n
 		}
 	}
-	return Other
+}
+
+// spells reports whether b is a known name, whose spelling in lower case is given. Known names have letters, digits and '-',
+// which all have the bit that makes a letter lower case; what lacks both that bit and the next one is a control character.
+func spells(b, name []byte) bool {
+	n := len(name)
+	if len(b) != n {
+		return false
+	}
+	if n < 8 {
+		for i, c := range b {
+			if c|0x20 != name[i] || c < ' ' {
+				return false
+			}
+		}
+		return true
+	}
+	for i := 0; ; i += 8 {
+		i = min(i, n-8) // the last eight bytes may overlap the ones before
+		const low = 0x0101010101010101
+		w := binary.LittleEndian.Uint64(b[i:])
+		if w|0x20*low != binary.LittleEndian.Uint64(name[i:]) || (w>>5|w>>6)&low != low {
+			return false
+		}
+		if i == n-8 {
+			return true
+		}
+	}
 }
 
 // imitated are the names whose imitations are dangerous: the proxy sets them or depends on them.
