@@ -17,6 +17,15 @@ func TestLookupFindsEveryNameInAnyCase(t *testing.T) {
 				}
 			}
 		}
+		for i := range n.String() {
+			other := []byte(n.String())
+			for c := range 256 {
+				other[i] = byte(c)
+				if got := Lookup(other); got != Other && !EqualFold(other, got.String()) || got != n && EqualFold(other, n.String()) {
+					t.Errorf("Lookup(%q) = %v", other, got)
+				}
+			}
+		}
 		if s := Names(n); !s.Has(n) || s.Has((n+1)%NumNames) || s.Has((n+64)%NumNames) && (n+64)%NumNames != n {
 			t.Errorf("the set of %v has other members", n)
 		}

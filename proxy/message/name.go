@@ -176,75 +176,71 @@ func (s NameSet) Has(n Name) bool { return s[n>>6&1]>>(n&63)&1 != 0 }
 
 const (
 	longestName = 30
-	nameSlots   = 256
+	ones        = 0x0101010101010101
 )
 
-// slots finds known names by a hash of length, first, last and a middle byte; a slot that is taken moves a name to the next one.
-var slots = makeSlots()
+// slot is a place of the table that finds known names: by their first and last bytes in lower case, and their length. These tell
+// all names up to 16 bytes.
+type slot struct {
+	first, last uint64
+	length      uint8
+	name        Name
+}
 
-func makeSlots() (t [nameSlots]Name) {
+var slots, spellings = makeSlots()
+
+// makeSlots puts every name into the slot of its hash, or into the next one that is free.
+func makeSlots() (t [256]slot, spellings [NumNames][]byte) {
 	for n := Accept; n < NumNames; n++ {
-		i := slot([]byte(nameTexts[n]))
-		for t[i] != Other {
+		text := []byte(nameTexts[n])
+		first, last := ends(text)
+		i := hash(first, last, len(text))
+		for t[i].name != Other {
 			i++
 		}
-		t[i] = n
+		t[i], spellings[n] = slot{first, last, uint8(len(text)), n}, text
 	}
-	return t
+	return t, spellings
 }
 
-// slot is of type uint8 so that it wraps around; the factors leave hardly two of the known names in one slot.
-func slot(b []byte) uint8 {
+// ends are the first and the last bytes of a name.
+func ends(b []byte) (first, last uint64) {
 	n := len(b)
-	return uint8(n) + (b[0]|0x20)*47 + (b[n/2]|0x20)*69 + (b[n-1] | 0x20)
-}
-
-var spellings = makeSpellings()
-
-func makeSpellings() (t [NumNames][]byte) {
-	for n, text := range nameTexts {
-		t[n] = []byte(text)
+	switch {
+	case n >= 8:
+		return binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[n-8:])
+	case n >= 4:
+		const blank = 0x20202020 << 32
+		return blank | uint64(binary.LittleEndian.Uint32(b)), blank | uint64(binary.LittleEndian.Uint32(b[n-4:]))
 	}
-	return t
+	const blank = 0x20 * ones &^ 0xffff
+	return blank | uint64(b[0]) | 0x2000, blank | uint64(b[n/2]) | uint64(b[n-1])<<8
 }
 
-// Lookup finds a known name without regard to case.
+func hash(first, last uint64, n int) uint8 {
+	return uint8((first*0x9e3779b97f4a7c15 + (last^uint64(n))*0xbf58476d1ce4e5b9) >> 56)
+}
+
+// Lookup finds a known name without regard to case. Known names have letters, digits and '-', which in lower case all have the
+// bit 0x20; what has neither that bit nor the next one is a control character.
 func Lookup(b []byte) Name {
-	if len(b) == 0 || len(b) > longestName {
+	n := len(b)
+	if n == 0 || n > longestName {
 		return Other
 	}
-	for i := slot(b); ; i++ {
-		n := slots[i]
-		if n == Other || spells(b, spellings[n]) {
-			return n
-		}
+	first, last := ends(b)
+	if (first>>5|first>>6)&(last>>5|last>>6)&ones != ones {
+		return Other
 	}
-}
-
-// spells reports whether b is a known name, whose spelling in lower case is given. Known names have letters, digits and '-',
-// which all have the bit that makes a letter lower case; what lacks both that bit and the next one is a control character.
-func spells(b, name []byte) bool {
-	n := len(name)
-	if len(b) != n {
-		return false
-	}
-	if n < 8 {
-		for i, c := range b {
-			if c|0x20 != name[i] || c < ' ' {
-				return false
-			}
-		}
-		return true
-	}
-	for i := 0; ; i += 8 {
-		i = min(i, n-8) // the last eight bytes may overlap the ones before
-		const low = 0x0101010101010101
-		w := binary.LittleEndian.Uint64(b[i:])
-		if w|0x20*low != binary.LittleEndian.Uint64(name[i:]) || (w>>5|w>>6)&low != low {
-			return false
-		}
-		if i == n-8 {
-			return true
+	first, last = first|0x20*ones, last|0x20*ones
+	for i := hash(first, last, n); ; i++ {
+		s := &slots[i]
+		switch {
+		case s.name == Other:
+			return Other
+		case s.first != first || s.last != last || int(s.length) != n:
+		case n <= 16 || EqualFoldBytes(b, spellings[s.name]):
+			return s.name
 		}
 	}
 }
