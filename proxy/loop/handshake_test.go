@@ -385,12 +385,14 @@ func FuzzHandshake(f *testing.F) {
 		}
 		fd, conn := unixPair(t, 0)
 		s := secure(t, l, fd, cfg, asServer)
-		for cut = max(cut, 1); len(data) > 0; data = data[min(cut, len(data)):] {
-			if _, err := conn.Write(data[:min(cut, len(data))]); err != nil {
-				break // it was refused already, and closed
+		go func() { // a handshake that failed reads no more
+			for cut, data := max(cut, 1), data; len(data) > 0; data = data[min(cut, len(data)):] {
+				if _, err := conn.Write(data[:min(cut, len(data))]); err != nil {
+					return
+				}
 			}
-		}
-		_ = conn.(*net.UnixConn).CloseWrite()
+			_ = conn.(*net.UnixConn).CloseWrite()
+		}()
 		if err := wait(t, "handshake", s.ended); err == nil {
 			t.Error("a peer without keys got through")
 		}
