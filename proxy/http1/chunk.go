@@ -224,18 +224,20 @@ func (b *Body) trailer(buf []byte) (n int, err error) {
 
 // addTrailer takes a line with its CRLF.
 func (b *Body) addTrailer(line []byte, trailers *message.Fields) error {
-	f, err := parseField(line, 0, len(line)-len("\r\n"))
-	if err != 0 {
-		return err
-	}
-	if b.lines >= maxTrailers {
+	p := cutField(line)
+	switch {
+	case p.next == 0:
+		return fieldError(line[:len(line)-len("\r\n")])
+	case b.lines >= maxTrailers:
 		return ErrTrailer
 	}
 	b.lines++
-	if name := line[:f.Name.End]; trailers != nil && allowedTrailer(name, &f) {
-		at := uint32(len(trailers.Text))
-		trailers.Text = append(trailers.Text, line[:f.Value.End]...)
-		f.Name, f.Value = f.Name.Shift(at), f.Value.Shift(at)
+	var f message.Field
+	if trailers == nil {
+		return nil
+	}
+	if p.fill(&f, line, uint32(len(trailers.Text))); allowedTrailer(line[:p.name], &f) {
+		trailers.Text = append(trailers.Text, line[:p.to]...)
 		trailers.Add(f)
 	}
 	return nil

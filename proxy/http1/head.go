@@ -69,7 +69,16 @@ func lineError(line []byte, err Error) error {
 // fields parses field lines up to the empty line. done is false when more bytes are needed. What is in h then are offsets into
 // buf, until [state.take].
 func (s *state) fields(buf []byte, h *message.Head, l Limits) (done bool, err error) {
+	window := buf[:min(len(buf), l.HeadBytes)]
 	for {
+		full := h.Len() >= l.Fields
+		if !full && s.scan <= s.pos { // else the search for the end of a line that is not complete goes on
+			if ok, err := s.field(window, h); err != nil {
+				return false, err
+			} else if ok {
+				continue
+			}
+		}
 		start, end, ok, err := s.line(buf, l.HeadBytes)
 		if err != nil || !ok {
 			return false, err
@@ -78,59 +87,87 @@ func (s *state) fields(buf []byte, h *message.Head, l Limits) (done bool, err er
 			h.SetLines(uint32(start))
 			return true, nil
 		}
-		if h.Len() >= l.Fields {
+		if full {
 			return false, ErrTooManyFields
 		}
-		f, bad := parseField(buf, start, end)
-		if bad != 0 {
-			return false, lineError(buf[start:end], bad)
+		s.pos = uint32(start)
+		if ok, err := s.field(window, h); err != nil {
+			return false, err
+		} else if !ok {
+			return false, lineError(buf[start:end], fieldError(buf[start:end]))
 		}
-		if f.Known != message.Other {
-			if err := s.note(buf, h, &f); err != nil {
-				return false, err
-			}
-		}
-		h.Add(f)
 	}
 }
 
-// parseField parses the line buf[start:end], which has no LF. It returns 0 if that went well.
-func parseField(buf []byte, start, end int) (f message.Field, err Error) {
-	line := buf[start:end]
+// field reads one field line, if it is complete and right.
+func (s *state) field(window []byte, h *message.Head) (ok bool, err error) {
+	line := window[s.pos:]
+	p := cutField(line)
+	if p.next == 0 {
+		return false, nil
+	}
+	f := h.Extend()
+	p.fill(f, line, s.pos)
+	s.pos += uint32(p.next)
+	if f.Known == message.Other {
+		return true, nil
+	}
+	if err := s.note(line[p.from:p.to], h, f.Known); err != nil {
+		return false, err
+	}
+	h.Found(f.Known)
+	return true, nil
+}
+
+// pieces is where the parts of a field line end, and its value begins.
+type pieces struct {
+	name, from, to, next int
+	underscore           bool
+}
+
+// cutField cuts the field line at the start of b. next is 0 if it is not complete or not right.
+func cutField(b []byte) (p pieces) {
+	p.name, p.underscore = message.TokenLen(b)
+	if p.name == 0 || p.name == len(b) || b[p.name] != ':' {
+		return p
+	}
+	p.from = p.name + 1
+	for p.from < len(b) && (b[p.from] == ' ' || b[p.from] == '\t') {
+		p.from++
+	}
+	p.to = p.from + message.TextLen(b[p.from:])
+	if len(b)-p.to < 2 || b[p.to] != '\r' || b[p.to+1] != '\n' {
+		return p
+	}
+	p.next = p.to + 2
+	for p.to > p.from && (b[p.to-1] == ' ' || b[p.to-1] == '\t') {
+		p.to--
+	}
+	return p
+}
+
+// fill sets a field whose line was cut and stands at offset at of the text.
+func (p *pieces) fill(f *message.Field, line []byte, at uint32) {
+	f.Name = message.Span{Start: at, End: at + uint32(p.name)}
+	f.Value = message.Span{Start: at + uint32(p.from), End: at + uint32(p.to)}
+	f.Known = message.Lookup(line[:p.name])
+	f.Hop = hopByHop.Has(f.Known) || p.underscore && message.Disguised(line[:p.name])
+}
+
+// fieldError is what is wrong with a field line that is complete and wrong.
+func fieldError(line []byte) Error {
 	if line[0] == ' ' || line[0] == '\t' {
-		return f, ErrFolding
+		return ErrFolding
 	}
-	colon, underscore := len(line), false
-	for i, c := range line {
-		if !message.TokenByte(c) {
-			colon = i
-			break
-		}
-		underscore = underscore || c == '_'
+	if n, _ := message.TokenLen(line); n == 0 || n == len(line) || line[n] != ':' {
+		return ErrFieldName
 	}
-	if colon == 0 || colon == len(line) || line[colon] != ':' {
-		return f, ErrFieldName
-	}
-	from, to := colon+1, len(line)
-	for from < to && (line[from] == ' ' || line[from] == '\t') {
-		from++
-	}
-	for to > from && (line[to-1] == ' ' || line[to-1] == '\t') {
-		to--
-	}
-	if !message.ValidText(line[from:to]) {
-		return f, ErrFieldValue
-	}
-	f.Name = message.Span{Start: uint32(start), End: uint32(start + colon)}
-	f.Value = message.Span{Start: uint32(start + from), End: uint32(start + to)}
-	f.Known = message.Lookup(line[:colon])
-	f.Hop = hopByHop.Has(f.Known) || underscore && message.Disguised(line[:colon])
-	return f, 0
+	return ErrFieldValue
 }
 
-// note takes what a field, which h does not have yet, says about the message as a whole.
-func (s *state) note(buf []byte, h *message.Head, f *message.Field) error {
-	switch f.Known {
+// note takes what a field, which h does not know by its name yet, says about the message as a whole.
+func (s *state) note(value []byte, h *message.Head, name message.Name) error {
+	switch name {
 	case message.Host:
 		if h.First(message.Host) >= 0 {
 			return ErrHostDuplicate
@@ -139,7 +176,7 @@ func (s *state) note(buf []byte, h *message.Head, f *message.Field) error {
 		if s.length >= 0 {
 			return ErrLengthDuplicate
 		}
-		n, ok := message.ParseLength(buf[f.Value.Start:f.Value.End])
+		n, ok := message.ParseLength(value)
 		if !ok {
 			return ErrLength
 		}
@@ -148,7 +185,6 @@ func (s *state) note(buf []byte, h *message.Head, f *message.Field) error {
 		if s.chunked {
 			return ErrCoding
 		}
-		value := buf[f.Value.Start:f.Value.End]
 		if !message.EqualFold(value, "chunked") {
 			return codingError(value)
 		}

@@ -34,7 +34,7 @@ func (c *Conn) AppendHeaders(dst []byte, s *Stream, h *message.Head, e *message.
 	}
 	if c.client && s.id == 0 {
 		s.id, s.window, s.room, s.remaining = c.nextID, c.streamWindow(), c.peer.window, -1
-		s.head = h.Method == message.MethodHead
+		s.head = h.Method == message.MethodHead && h.Protocol == message.Span{} // with a protocol it is CONNECT
 		c.nextID += 2
 		c.table.add(s)
 	}

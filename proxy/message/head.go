@@ -9,9 +9,6 @@ import "bytes"
 // Span is a piece of a head's text.
 type Span struct{ Start, End uint32 }
 
-// Shift moves a span by n bytes.
-func (s Span) Shift(n uint32) Span { return Span{s.Start + n, s.End + n} }
-
 // Field is one field line: offsets into the head's text, so that the text may move while it grows.
 type Field struct {
 	Name, Value Span
@@ -49,7 +46,12 @@ type Fields = Head
 
 // Reset empties the head and keeps its memory.
 func (h *Head) Reset() {
-	*h = Head{Text: h.Text[:0], fields: h.fields[:0], ContentLength: -1}
+	h.Method, h.Status, h.ContentLength = 0, 0, -1
+	h.Text, h.fields = h.Text[:0], h.fields[:0]
+	h.MethodText, h.Scheme, h.Authority, h.Path, h.Query, h.Protocol, h.Reason = Span{}, Span{}, Span{}, Span{}, Span{}, Span{}, Span{}
+	h.HasQuery = false
+	h.first = [NumNames]uint16{}
+	h.lines, h.linesEnd = 0, 0
 }
 
 // Bytes returns the text of a span. It is valid until Reset.
@@ -74,6 +76,20 @@ func (h *Head) Add(f Field) {
 	h.fields = append(h.fields, f)
 	if f.Known != Other && h.first[f.Known] == 0 {
 		h.first[f.Known] = uint16(len(h.fields))
+	}
+}
+
+// Extend appends an empty field for the caller to fill, as [Head.Add] does. It is his until the next one. When its name is known,
+// Found must be called.
+func (h *Head) Extend() *Field {
+	h.fields = append(h.fields, Field{})
+	return &h.fields[len(h.fields)-1]
+}
+
+// Found notes that the last field has a known name.
+func (h *Head) Found(n Name) {
+	if h.first[n] == 0 {
+		h.first[n] = uint16(len(h.fields))
 	}
 }
 
