@@ -236,14 +236,8 @@ func (c *client) ended(n int) {
 	c.dispose()
 }
 
-// pull implements responder.
-func (c *client) pull() {
-	if c.phase == phaseTunnel {
-		c.pumpTunnel()
-		return
-	}
-	c.pump()
-}
+// pull implements responder. Who calls may be reading into the loop's buffer, so it waits for a turn.
+func (c *client) pull() { c.Again() }
 
 // pump moves the rest of the request's content, as fast as the upstream takes it.
 func (c *client) pump() {

@@ -68,7 +68,7 @@ func (c *client) form(h *message.Head, end bool) (f http1.ResponseForm) {
 	bodiless := x.method == message.MethodHead || h.Status == 204 || h.Status == 304
 	switch {
 	case bodiless:
-	case h.ContentLength >= 0:
+	case h.ContentLength >= 0 && (c.http10 || h.Known(message.Trailer) == nil): // else chunks, which have a place for trailers
 		f.Framing = http1.Framing{Kind: http1.Length, Length: h.ContentLength}
 	case end:
 		f.Framing = http1.Framing{Kind: http1.Length}

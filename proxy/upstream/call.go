@@ -250,7 +250,7 @@ func (conn *Conn) callReady(e loop.Event) {
 func (conn *Conn) Pull() {
 	if conn.call.held {
 		conn.call.held = false
-		conn.read()
+		conn.Again() // who calls may be reading into the loop's buffer
 	}
 }
 
