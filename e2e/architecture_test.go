@@ -30,9 +30,9 @@ var mayImport = map[string][]string{
 	"dnsserver":    nil,
 	"proxy/config": nil,
 	"proxy/loop":   nil,
-	"proxy/http1":  nil,
 
 	"proxy/message": nil,
+	"proxy/http1":   {"proxy/message"},
 	"proxy/http2":   {"proxy/message"},
 
 	"proxy/preamble": nil,
