@@ -432,7 +432,10 @@ func TestProtocols(t *testing.T) {
 		use   certificate.Use
 		want  string
 	}{
-		{nil, certificate.ForBytes, ""}, {nil, certificate.ForHTTP1, "http/1.1"}, {nil, certificate.ForHTTP2, "h2"}, {nil, certificate.ForHTTP, "h2"},
+		{nil, certificate.ForBytes, ""},
+		{nil, certificate.ForHTTP1, "http/1.1"},
+		{nil, certificate.ForHTTP2, "h2"},
+		{nil, certificate.ForHTTP, "h2"},
 		{[]string{"x"}, certificate.ForHTTP, "x"},
 	} {
 		settings := &config.UpstreamTLS{TLS: config.TLS{MinVersion: config.TLS12, MaxVersion: config.TLS13, Protocols: c.names, Verify: &config.Verification{CA: config.Source{Inline: a.PEM()}, MaxDepth: -1}}}
