@@ -223,9 +223,9 @@ func TestKeyUpdate(t *testing.T) {
 	}
 }
 
-// TestUnreadAnswersAreBounded: a peer that makes crypto/tls answer all the time, and reads nothing, is not read either from
+// TestCVEClass16_UnreadAnswersAreBounded: a peer that makes crypto/tls answer all the time, and reads nothing, is not read either from
 // some point on. When it reads, all goes on.
-func TestUnreadAnswersAreBounded(t *testing.T) {
+func TestCVEClass16_UnreadAnswersAreBounded(t *testing.T) {
 	server, client := configs(t)
 	server.SessionTicketsDisabled = true
 	l := run(t)
@@ -267,6 +267,47 @@ func TestUnreadAnswersAreBounded(t *testing.T) {
 	}
 }
 
+// TestCVEClass16_ManySmallRecords: a peer with a byte in each record is read in turns with others, to the end.
+func TestCVEClass16_ManySmallRecords(t *testing.T) {
+	server, client := configs(t)
+	server.SessionTicketsDisabled = true
+	l := run(t)
+	fd, conn := tcpPair(t, 0)
+	s := secure(t, l, fd, server, true)
+	defer s.close(t)
+	p := rawClient(t, conn, client)
+	if err := wait(t, "handshake", s.ended); err != nil {
+		t.Fatal(err)
+	}
+	const records = 2000
+	var send []byte
+	for range records {
+		send = append(send, p.out.record(recordData, 'x')...)
+	}
+	_, _ = conn.Write(send)
+	got := 0
+	for got < records {
+		select {
+		case <-s.events:
+		case <-time.After(deadline):
+			t.Fatalf("no event came after %d bytes", got)
+		}
+		do(t, l, func() {
+			n, err := s.Read(l.Shared())
+			if n > 130 {
+				t.Errorf("%d records were read at once", n)
+			}
+			if err != nil && !errors.Is(err, syscall.EAGAIN) {
+				t.Error(err)
+			}
+			got += n
+		})
+	}
+	if got != records {
+		t.Errorf("%d bytes came, want %d", got, records)
+	}
+}
+
 // stutter is a connection that, when it is to, gives a byte at a time with EAGAIN in between.
 type stutter struct {
 	net.Conn
@@ -286,8 +327,9 @@ func (s *stutter) Read(p []byte) (int, error) {
 // TestCryptoTLSGoesOnAfterEAGAIN pins what everything here rests on: for crypto/tls an error of reading that is temporary is no
 // end, wherever it comes, and it is returned as it is.
 func TestCryptoTLSGoesOnAfterEAGAIN(t *testing.T) {
-	if err, ok := error(syscall.EAGAIN).(net.Error); !ok || !err.Temporary() { //nolint:staticcheck // crypto/tls asks this
-		t.Fatal("EAGAIN is not temporary")
+	_, is := error(syscall.EAGAIN).(net.Error)
+	if err, may := error(syscall.EAGAIN).(interface{ Temporary() bool }); !is || !may || !err.Temporary() {
+		t.Fatal("EAGAIN is no temporary net.Error")
 	}
 	server, client := configs(t)
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
@@ -359,9 +401,9 @@ func TestTLSDripping(t *testing.T) {
 				} else {
 					own, other = client, tls.Server(drip{conn}, server)
 				}
-				a := newAgent(l, 1, newStream(1, 5000), newStream(2, 5000))
+				a := newAgent(l, 1, newStream(1, 2000), newStream(2, 2000))
 				a.start(t, fd, own, onLoop == "server")
-				if err := exchange(other, 1, newStream(2, 5000), newStream(1, 5000)); err != nil {
+				if err := exchange(other, 1, newStream(2, 2000), newStream(1, 2000)); err != nil {
 					t.Error(err)
 				}
 				if err := wait(t, "the loop's end", a.done); err != nil {
