@@ -196,8 +196,8 @@ func FuzzHandshake(f *testing.F) {
 	})
 }
 
-// TestAlertArrives: a peer is told why it is refused even if it sent more than anybody read, and the connection is closed
-// at once.
+// TestAlertArrives: a peer is told why it is refused, and is not reset, even if it sent more than anybody wanted and the connection
+// is closed at once.
 func TestAlertArrives(t *testing.T) {
 	server, client := configs(t)
 	client.MinVersion, client.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
@@ -214,6 +214,9 @@ func TestAlertArrives(t *testing.T) {
 	close(peer.closed)
 	if err := wait(t, "the peer", refused); err == nil || !strings.Contains(err.Error(), "protocol version not supported") {
 		t.Errorf("the peer sees %v", err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("behind the alert the peer sees %v, want the end", err)
 	}
 }
 

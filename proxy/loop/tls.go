@@ -64,11 +64,11 @@ func (s *session) Ready(e Event) {
 	if s.state == nil {
 		return // the handshake failed; the connection is to be closed
 	}
-	e |= s.told
-	s.told = 0
-	if e&^Retry&(In|Hup|Err) != 0 {
+	if e&Retry == 0 && e&(In|Hup|Err) != 0 { // a turn that was asked for says nothing of the socket
 		s.readable = true
 	}
+	e |= s.told
+	s.told = 0
 	if e&Out != 0 && len(s.pending) > 0 && !s.flush() {
 		if e &^= Out; e == 0 {
 			return
