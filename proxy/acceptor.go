@@ -3,13 +3,12 @@ package proxy
 import (
 	"errors"
 	"net/netip"
-	"strings"
 	"syscall"
 	"time"
 
+	"github.com/hostmesh/hostmesh/proxy/chain"
 	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/loop"
-	"github.com/hostmesh/hostmesh/proxy/router"
 )
 
 const (
@@ -18,85 +17,47 @@ const (
 	flushTime    = 30 * time.Second       // for a client to take the last response
 )
 
-// served is what a listener does, prepared once for all loops. It is immutable.
-type served struct {
-	cfg   *config.Listener
-	table *router.Table // of an HTTP listener
-	sinks []*sink       // of Envoy's default line, for everything
-	lines *lines        // the other access logs, nil without
-
-	server []byte // what the server header says
-	via    []byte // what is added to via; nil: nothing
-}
-
-func newServed(cfg *config.Listener, table *router.Table) *served {
-	s := &served{cfg: cfg, table: table}
-	if cfg.HTTP != nil {
-		s.server = []byte("hostmesh")
-		if name := cfg.HTTP.ServerName; name != "" {
-			s.server = []byte(name)
-		}
-		if via := cfg.HTTP.Via; via != "" {
-			s.via = []byte(via)
-		}
-	}
-	return s
-}
-
-func (s *served) http() *config.HTTP { return s.cfg.HTTP }
-
-// allowsUpgrade reports whether a client may change to the protocols it names: all of them must be allowed.
-func (s *served) allowsUpgrade(protocols []byte) bool {
-	for protocol := range strings.SplitSeq(string(protocols), ",") {
-		protocol = strings.ToLower(strings.TrimSpace(protocol))
-		allowed := false
-		for _, u := range s.cfg.HTTP.Upgrades {
-			allowed = allowed || u == protocol
-		}
-		if !allowed {
-			return false
-		}
-	}
-	return true
-}
-
-// statPrefix is the name that the listener's requests or connections are counted under.
-func (s *served) statPrefix() string {
-	switch {
-	case s.cfg.HTTP != nil && s.cfg.HTTP.StatPrefix != "":
-		return s.cfg.HTTP.StatPrefix
-	case s.cfg.TCP != nil && s.cfg.TCP.StatPrefix != "":
-		return s.cfg.TCP.StatPrefix
-	}
-	return s.cfg.Name
-}
-
 // acceptor is a worker's listening socket of one address, and the connections that came in there.
 type acceptor struct {
-	socket loop.Socket
-	w      *worker
-	addr   netip.AddrPort
-	served *served
-	stats  *listenerStats
-	http   *httpStats
-	tcp    *tcpStats
-	timer  loop.Timer
-	gone   bool // the listener left the configuration
-	active int
+	socket    loop.Socket
+	w         *worker
+	addr      netip.AddrPort
+	reception *reception
+	stats     *listenerStats
+	timer     loop.Timer
+	removed   bool // the listener left the configuration
+	active    int
 
-	clients downstream // head of the ring of HTTP connections
-	streams stream     // and of TCP connections
+	branches []*branch // by the numbers of the reception's chains
+	parting  []*branch // of chains that left, with connections that are ending
 
-	prefaces preface // and of those that are not served yet
+	prefaces preface // head of the ring of connections that no chain has yet
+}
+
+// arrival is a connection that no chain has yet.
+type arrival struct {
+	fd       int
+	conn     *loop.Conn // in the place of fd once TLS has been agreed on
+	peer     netip.AddrPort
+	via      *proxied // nil: peer is who is connected
+	inspect  inspected
+	protocol config.Protocol // that the client speaks if a chain speaks HTTP; Auto: it is not known yet
+}
+
+// open makes c the arrived connection.
+func (in *arrival) open(c *loop.Conn, l *loop.Loop, h loop.Handler) error {
+	if in.conn != nil {
+		c.Take(in.conn, h)
+		return nil
+	}
+	return c.Open(l, in.fd, h)
 }
 
 // listen starts to accept on fd.
-func (w *worker) listen(addr netip.AddrPort, fd int, s *served) error {
+func (w *worker) listen(addr netip.AddrPort, fd int, r *reception) error {
 	a := &acceptor{w: w, addr: addr, stats: &listenerStats{}}
-	a.clients.next, a.clients.prev = &a.clients, &a.clients
-	a.streams.next, a.streams.prev = &a.streams, &a.streams
 	a.prefaces.next, a.prefaces.prev = &a.prefaces, &a.prefaces
-	a.serve(s)
+	a.serve(r)
 	if err := a.socket.Open(w.loop, fd, a); err != nil {
 		return err
 	}
@@ -104,22 +65,27 @@ func (w *worker) listen(addr netip.AddrPort, fd int, s *served) error {
 	return nil
 }
 
-// serve has requests that come from now on served by s.
-func (a *acceptor) serve(s *served) {
-	a.served = s
-	prefix := s.statPrefix()
-	if s.cfg.HTTP != nil {
-		if a.w.http[prefix] == nil {
-			a.w.http[prefix] = &httpStats{}
+// serve has connections and requests that come from now on served by r. The connections of a chain that is not in it end
+// with their present request.
+func (a *acceptor) serve(r *reception) {
+	a.reception = r
+	before := make(map[identity]*branch, len(a.branches))
+	for _, b := range a.branches {
+		before[b.served.identity] = b
+	}
+	a.branches = make([]*branch, len(r.served))
+	for i, s := range r.served {
+		b := before[s.identity]
+		if b == nil {
+			b = newBranch(a)
 		}
-		a.http = a.w.http[prefix]
-		return
+		delete(before, s.identity)
+		b.serve(s)
+		a.branches[i] = b
 	}
-	if a.w.tcp[prefix] == nil {
-		a.w.tcp[prefix] = &tcpStats{}
+	for _, b := range before {
+		b.part()
 	}
-	a.tcp = a.w.tcp[prefix]
-	a.drainClients()
 }
 
 // Ready accepts what waits.
@@ -137,77 +103,40 @@ func (a *acceptor) accept(max int) (more bool) {
 			a.w.loop.Start(&a.timer, acceptPause, a)
 			return false
 		}
-		if a.served.cfg.ProxyProtocol != nil {
+		if a.reception.looks() {
 			a.acceptPreface(fd, peer)
 		} else {
-			a.begin(fd, peer, nil)
+			a.admit(&arrival{fd: fd, peer: peer, protocol: config.ProtocolAuto})
 		}
 	}
 	a.socket.Again()
 	return true
 }
 
-// begin serves a connection. With via, peer is what the proxy in front said.
-func (a *acceptor) begin(fd int, peer netip.AddrPort, via *proxied) {
-	a.stats.count[listenerCxTotal]++
-	a.stats.count[listenerCxActive]++
-	a.active++
-	if a.served.cfg.HTTP != nil {
-		a.acceptHTTP(fd, peer, via)
-	} else {
-		a.acceptTCP(fd, peer, via)
+// admit gives a connection to the chain that takes it.
+func (a *acceptor) admit(in *arrival) {
+	i := a.reception.choose(a, in)
+	if i == chain.None {
+		a.stats.count[listenerNoChain]++
+		_ = syscall.Close(in.fd)
+		return
 	}
+	a.branches[i].begin(in)
 }
 
 // Expired goes on after accepting failed, or ends what is left of a listener that was removed.
 func (a *acceptor) Expired(*loop.Timer) {
-	if a.gone {
+	if a.removed {
 		a.shutdown()
 		return
 	}
 	a.accept(acceptsATurn)
 }
 
-func (a *acceptor) acceptHTTP(fd int, peer netip.AddrPort, via *proxied) {
-	var d *downstream
-	if a.served.http().Protocol == config.ProtocolHTTP2 {
-		s := &session{}
-		d = &s.downstream
-		*d = downstream{owner: s}
-	} else {
-		c := &client{}
-		d = &c.downstream
-		*d = downstream{owner: c}
-	}
-	d.w, d.a, d.served, d.peer, d.via, d.id = a.w, a, a.served, peer, via, a.w.connectionID()
-	head := &a.clients
-	d.prev, d.next = head.prev, head
-	head.prev.next = d
-	head.prev = d
-	a.http.count[httpCxTotal]++
-	a.http.conns++
-	if err := d.open(fd); err != nil {
-		a.forget(d)
-	}
-}
-
-// forget takes a closed connection out.
-func (a *acceptor) forget(d *downstream) {
-	d.prev.next, d.next.prev = d.next, d.prev
-	a.http.conns--
-	a.released()
-}
-
-func (a *acceptor) released() {
-	a.stats.count[listenerCxActive]--
-	a.stats.count[listenerCxDestroy]++
-	a.left()
-}
-
 // left has a removed acceptor forgotten with its last connection.
 func (a *acceptor) left() {
 	a.active--
-	if a.gone && a.active == 0 {
+	if a.removed && a.active == 0 {
 		a.w.dropAcceptor(a)
 	}
 }
@@ -228,22 +157,22 @@ func (a *acceptor) finishQueue() {
 // left, tunnels as well, when the listener's drain timeout has passed; if the whole process ends, its own counts.
 func (a *acceptor) remove() {
 	a.finishQueue()
-	a.gone = true
+	a.removed = true
 	delete(a.w.acceptors, a.addr)
 	a.w.leaving = append(a.w.leaving, a)
+	timeout := time.Duration(0)
+	for _, b := range a.branches {
+		b.gone = true
+		timeout = max(timeout, b.drainTimeout())
+	}
 	a.drainClients()
 	if a.active == 0 {
 		a.w.dropAcceptor(a)
 		return
 	}
-	if a.w.draining {
-		return
+	if !a.w.draining {
+		a.w.loop.Start(&a.timer, timeout, a)
 	}
-	timeout := a.w.drainTime
-	if http := a.served.http(); http != nil && http.DrainTimeout > 0 {
-		timeout = http.DrainTimeout
-	}
-	a.w.loop.Start(&a.timer, timeout, a)
 }
 
 // dropAcceptor forgets a removed acceptor whose last connection has ended.
@@ -257,13 +186,10 @@ func (w *worker) dropAcceptor(a *acceptor) {
 	}
 }
 
-// drainClients gives idle connections a last, shorter chance to send a request. To close them at once would lose a request
-// that is under way.
+// drainClients gives idle connections a last, shorter chance to send a request.
 func (a *acceptor) drainClients() {
-	for d := a.clients.next; d != &a.clients; {
-		next := d.next
-		d.owner.drain()
-		d = next
+	for _, b := range a.branches {
+		b.drainClients()
 	}
 }
 
@@ -271,11 +197,11 @@ func (a *acceptor) drainClients() {
 func (a *acceptor) shutdown() {
 	a.timer.Stop()
 	a.socket.Close()
-	for d := a.clients.next; d != &a.clients; d = a.clients.next {
-		d.owner.shutdown()
+	for _, b := range a.branches {
+		b.shutdown()
 	}
-	for s := a.streams.next; s != &a.streams; s = a.streams.next {
-		s.shutdown()
+	for len(a.parting) > 0 {
+		a.parting[0].shutdown()
 	}
 	for p := a.prefaces.next; p != &a.prefaces; p = a.prefaces.next {
 		p.drop()

@@ -11,20 +11,20 @@ import (
 type downstream struct {
 	loop.Conn
 	w      *worker
-	a      *acceptor
+	a      *branch
 	served *served // the listener as the present request found it
 	peer   netip.AddrPort
 	via    *proxied // nil: peer is who is connected
 	id     uint64
 	owner  connection
 
-	next, prev *downstream // all of the acceptor
+	next, prev *downstream // all of the branch
 	life       loop.Timer  // how long the connection may take requests
 	requests   uint32
 	over       bool // its life is: it ends with its present requests
 }
 
-// connection is a client's connection as its acceptor sees it.
+// connection is a client's connection as its branch sees it.
 type connection interface {
 	loop.Handler
 	loop.Expirer
@@ -63,6 +63,14 @@ type responder interface {
 // http is where the connection's requests are counted.
 func (d *downstream) http() *httpStats { return d.a.http }
 
+// scheme is how the client came.
+func (d *downstream) scheme() []byte {
+	if d.Plain() {
+		return schemeHTTP
+	}
+	return schemeHTTPS
+}
+
 // refresh takes the listener as it is now, for a new request.
 func (d *downstream) refresh() {
 	if s := d.a.served; s.http() != nil {
@@ -85,9 +93,9 @@ func (d *downstream) lastRequest() bool {
 	return true
 }
 
-// open begins the connection on its socket.
-func (d *downstream) open(fd int) error {
-	if err := d.Open(d.w.loop, fd, d.owner); err != nil {
+// open begins the connection on its socket, or on what a TLS handshake made of it.
+func (d *downstream) open(in *arrival) error {
+	if err := in.open(&d.Conn, d.w.loop, d.owner); err != nil {
 		return err
 	}
 	if most := d.served.http().MaxConnectionDuration; most > 0 {

@@ -226,7 +226,7 @@ func (x *exchange) note(m *router.Match) {
 	x.xff, x.id = b[:forwarded:forwarded], b[forwarded:id:id]
 
 	e := &x.edit
-	*e = message.Edit{Set: e.Set[:0], Drop: message.Names(message.XRequestID, message.XForwardedFor), Scheme: schemeHTTP}
+	*e = message.Edit{Set: e.Set[:0], Drop: message.Names(message.XRequestID, message.XForwardedFor), Scheme: x.d.scheme()}
 	if id < len(b) {
 		e.Target = b[id:]
 		x.w.path = append(x.w.path[:0], e.Target...)
@@ -239,7 +239,7 @@ func (x *exchange) note(m *router.Match) {
 	}
 	if x.setsProto() {
 		e.Drop = e.Drop.Or(message.Names(message.XForwardedProto))
-		e.Set = append(e.Set, message.SetKnown(message.XForwardedProto, schemeHTTP))
+		e.Set = append(e.Set, message.SetKnown(message.XForwardedProto, x.d.scheme()))
 	}
 	if via := x.d.served.via; via != nil {
 		e.Set = append(e.Set, message.SetKnown(message.Via, via))

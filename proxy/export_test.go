@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 )
@@ -39,24 +40,30 @@ func (p *Proxy) Dump() string {
 
 func (w *worker) dump(b *strings.Builder) {
 	for addr, a := range w.acceptors {
-		for d := a.clients.next; d != &a.clients; d = d.next {
-			c, ok := d.owner.(*client)
-			if !ok {
-				fmt.Fprintf(b, "%s<-%s HTTP/2\n", addr, d.peer)
-				continue
-			}
-			fmt.Fprintf(b, "%s<-%s phase %d readable %v quiet %v hup %v stuck %v closing %v in %d out %d timer %v\n", addr, c.peer, c.phase,
-				c.readable, c.Quiet(), c.hup, c.stuck, c.closing, len(c.in), len(c.out)-c.outAt, c.timer.Running())
-			if x := c.x; x != nil {
-				fmt.Fprintf(b, "  exchange: whole %v ended %v buf %d held %v headDone %v backoff %v attempts %d", x.whole, x.ended, len(x.buf), x.held, x.headDone, x.backoff, x.attempts)
-				if x.up != nil {
-					fmt.Fprintf(b, " up quiet %v", x.up.Connection().Quiet())
-				}
-				b.WriteByte('\n')
-			}
+		for _, branch := range a.branches {
+			branch.dump(b, addr)
 		}
 	}
 	for name, c := range w.clusters {
 		fmt.Fprintf(b, "cluster %s: %+v\n", name, c.Gauges())
+	}
+}
+
+func (a *branch) dump(b *strings.Builder, addr netip.AddrPort) {
+	for d := a.clients.next; d != &a.clients; d = d.next {
+		c, ok := d.owner.(*client)
+		if !ok {
+			fmt.Fprintf(b, "%s<-%s HTTP/2\n", addr, d.peer)
+			continue
+		}
+		fmt.Fprintf(b, "%s<-%s phase %d readable %v quiet %v hup %v stuck %v closing %v in %d out %d timer %v\n", addr, c.peer, c.phase,
+			c.readable, c.Quiet(), c.hup, c.stuck, c.closing, len(c.in), len(c.out)-c.outAt, c.timer.Running())
+		if x := c.x; x != nil {
+			fmt.Fprintf(b, "  exchange: whole %v ended %v buf %d held %v headDone %v backoff %v attempts %d", x.whole, x.ended, len(x.buf), x.held, x.headDone, x.backoff, x.attempts)
+			if x.up != nil {
+				fmt.Fprintf(b, " up quiet %v", x.up.Connection().Quiet())
+			}
+			b.WriteByte('\n')
+		}
 	}
 }

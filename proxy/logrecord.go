@@ -181,7 +181,7 @@ func (x *exchange) record(now int64) *accesslog.Record {
 	r.Protocol = x.down.protocol()
 	if x.parsed {
 		r.Method, r.Path, r.Authority = h.Bytes(h.MethodText), x.target(), h.Bytes(h.Authority)
-		r.RequestID, r.Scheme = x.id, schemeHTTP
+		r.RequestID, r.Scheme = x.id, d.scheme()
 		if d.served.lines.needs&accesslog.NeedsRemote != 0 {
 			r.Remote = clientAddr(d.served.http(), d.peer, x.xff)
 		}
@@ -203,6 +203,7 @@ func (x *exchange) record(now int64) *accesslog.Record {
 
 var (
 	schemeHTTP      = []byte("http")
+	schemeHTTPS     = []byte("https")
 	optionClose     = []byte("close")
 	optionKeepAlive = []byte("keep-alive")
 )

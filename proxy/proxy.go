@@ -21,7 +21,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hostmesh/hostmesh/internal/watch"
+	"github.com/hostmesh/hostmesh/proxy/certificate"
 	"github.com/hostmesh/hostmesh/proxy/config"
+	"github.com/hostmesh/hostmesh/proxy/loop"
 	"github.com/hostmesh/hostmesh/proxy/resolve"
 	"github.com/hostmesh/hostmesh/proxy/upstream"
 	"github.com/hostmesh/hostmesh/proxy/xds"
@@ -62,6 +64,7 @@ type Proxy struct {
 	binder  binder
 	fleet   *fleet
 	names   *resolve.Resolver
+	certs   *certificate.Store
 	admin   *admin
 	started time.Time
 	life    watch.Value[stage]
@@ -91,9 +94,10 @@ func New(opts Options) (*Proxy, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Proxy{opts: opts, log: opts.Log, started: time.Now(), names: resolve.New(opts.Config, opts.Log)}
+	p := &Proxy{opts: opts, log: opts.Log, started: time.Now(), names: resolve.New(opts.Config, opts.Log), certs: certificate.New(opts.Log)}
 	p.opts.Config = p.names.Config() // with the addresses of what is given by name
 	breakers := upstream.NewBreakers()
+	handshakes := loop.NewHandshakes(runtime.GOMAXPROCS(0))
 	for range opts.Loops {
 		w, err := newWorker(opts.Loops, opts.DrainTime, breakers)
 		if err != nil {
@@ -101,6 +105,7 @@ func New(opts Options) (*Proxy, error) {
 			return nil, fmt.Errorf("make proxy: %w", err)
 		}
 		w.slot = len(p.workers)
+		w.loop.LimitHandshakes(handshakes)
 		w.nextConn = uint64(len(p.workers))
 		p.workers = append(p.workers, w)
 	}
@@ -140,6 +145,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	group.Go(func() error { return p.admin.run(inner) })
 	group.Go(func() error { p.fleet.run(inner); return nil })
 	group.Go(func() error { p.names.Run(inner); return nil })
+	group.Go(func() error { p.certs.Run(inner); return nil })
 	group.Go(func() error {
 		defer stop()
 		serving, cancel := context.WithCancel(ctx)

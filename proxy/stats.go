@@ -124,6 +124,16 @@ const (
 	listenerPreCxTimeout
 	listenerFilterRemoteClose
 	listenerFilterError
+	listenerNoChain
+	listenerHandshakeTimeout
+	listenerHandshake
+	listenerHandshakeError
+	listenerResumed
+	listenerNoCertificate
+	listenerVerifyNone
+	listenerVerifyError
+	listenerVerifySAN
+	listenerVerifyHash
 	listenerPreCxActive // from here: gauges
 	listenerCxActive
 	numListenerCounters
@@ -136,6 +146,18 @@ var listenerCounterNames = [numListenerCounters]string{
 	listenerAcceptError: "downstream_listener_accept_error",
 	listenerRxBytes:     "downstream_cx_rx_bytes_total",
 	listenerTxBytes:     "downstream_cx_tx_bytes_total",
+
+	listenerNoChain: "no_filter_chain_match",
+
+	listenerHandshakeTimeout: "downstream_cx_transport_socket_connect_timeout",
+	listenerHandshake:        "ssl.handshake",
+	listenerHandshakeError:   "ssl.connection_error",
+	listenerResumed:          "ssl.session_reused",
+	listenerNoCertificate:    "ssl.no_certificate",
+	listenerVerifyNone:       "ssl.fail_verify_no_cert",
+	listenerVerifyError:      "ssl.fail_verify_error",
+	listenerVerifySAN:        "ssl.fail_verify_san",
+	listenerVerifyHash:       "ssl.fail_verify_cert_hash",
 
 	listenerPreCxTimeout:      "downstream_pre_cx_timeout",
 	listenerFilterRemoteClose: "downstream_listener_filter_remote_close",

@@ -17,13 +17,13 @@ const maxConnectAttempts = 3
 type stream struct {
 	loop.Conn
 	w    *worker
-	a    *acceptor
+	a    *branch
 	cfg  *served
 	peer netip.AddrPort
 	via  *proxied // nil: peer is who is connected
 	id   uint64
 
-	next, prev *stream // all of the acceptor
+	next, prev *stream // all of the branch
 	cluster    *upstream.Cluster
 	host       *upstream.Host
 	up         *upstream.Conn
@@ -43,15 +43,15 @@ type stream struct {
 	local     netip.AddrPort // of the upstream connection, if an access log wants it
 }
 
-func (a *acceptor) acceptTCP(fd int, peer netip.AddrPort, via *proxied) {
-	s := &stream{w: a.w, a: a, cfg: a.served, peer: peer, via: via, id: a.w.connectionID(), began: a.w.loop.Clock()}
+func (a *branch) acceptTCP(in *arrival) {
+	s := &stream{w: a.w, a: a, cfg: a.served, peer: in.peer, via: in.via, id: a.w.connectionID(), began: a.w.loop.Clock()}
 	head := &a.streams
 	s.prev, s.next = head.prev, head
 	head.prev.next = s
 	head.prev = s
 	a.tcp.count[tcpCxTotal]++
 	a.tcp.active++
-	if err := s.Open(a.w.loop, fd, s); err != nil {
+	if err := in.open(&s.Conn, a.w.loop, s); err != nil {
 		s.leave()
 		return
 	}
