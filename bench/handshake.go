@@ -72,7 +72,7 @@ func (h *handshakes) once() error {
 		return err
 	}
 	defer unix.Close(fd)
-	c := tls.Client(&wire{fd: fd, buf: make([]byte, 4<<10)}, h.config)
+	c := tls.Client(&wire{fd: fd}, h.config)
 	if err := c.Handshake(); err != nil {
 		return fmt.Errorf("shake hands: %w", err)
 	}

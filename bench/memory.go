@@ -28,7 +28,10 @@ func idleWork(name, about string, h hop, most float64) work {
 			var names []string
 			for _, name := range o.peers {
 				// One at a time: each peer alone has as many connections as a process may have.
-				p, err := s.start(ctx, name, name, h, l.addr, func(set *settings) { set.MaxConns = n*11/10 + 500 })
+				p, err := s.start(ctx, name, name, h, l.addr, func(set *settings) {
+					set.MaxConns = 2 * n // nginx closes idle ones when it has few left
+					set.IdleSeconds = 600
+				})
 				if s.absent(name, err) {
 					continue
 				}

@@ -81,7 +81,7 @@ func (s *stage) startProcess(ctx context.Context, pr *product, program string, s
 		return fail(nil, err)
 	}
 	set.AccessLog, set.ErrorLogFile = filepath.Join(set.Dir, "access.log"), filepath.Join(set.Dir, "error.log")
-	set.Threads, set.MaxConns, set.MaxFiles = len(s.cpus.proxy), 4096, s.files
+	set.Threads, set.MaxConns, set.MaxFiles, set.IdleSeconds = len(s.cpus.proxy), 4096, s.files, 60
 	var err error
 	if set.Listen, err = freePort(); err != nil {
 		return fail(nil, err)

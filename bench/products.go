@@ -44,6 +44,7 @@ type settings struct {
 	TLS, UpstreamTLS        *tlsFiles // nil: plaintext
 	Threads                 int
 	MaxConns, MaxFiles      int
+	IdleSeconds             int   // that a client's connection may be idle
 	Clusters                []int // further ones, which get no requests
 }
 

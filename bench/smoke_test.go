@@ -99,7 +99,7 @@ func settingsFor(t *testing.T, h hop) settings {
 	s := settings{
 		Dir: dir, Listen: netip.MustParseAddrPort("127.0.0.1:1"), Backend: netip.MustParseAddrPort("127.0.0.1:2"),
 		Admin: netip.MustParseAddrPort("127.0.0.1:3"), LogSink: netip.MustParseAddrPort("127.0.0.1:4"), AccessLog: filepath.Join(dir, "log"),
-		ErrorLogFile: filepath.Join(dir, "err"), TCP: h.TCP, HTTP2: h.HTTP2, Threads: 1, MaxConns: 100, MaxFiles: 1000, Clusters: []int{0, 1},
+		ErrorLogFile: filepath.Join(dir, "err"), TCP: h.TCP, HTTP2: h.HTTP2, Threads: 1, MaxConns: 100, MaxFiles: 1000, IdleSeconds: 60, Clusters: []int{0, 1},
 	}
 	if h.TLS {
 		s.TLS = &tlsFiles{certificate: certs.Server}

@@ -116,15 +116,13 @@ func checkTLS(c *tls.Conn) error {
 	return nil
 }
 
-// wire is the socket below a tls.Conn. While l is nil it blocks; then its Read answers errLater when there is nothing, which crypto/tls
+// wire is the socket below a tls.Conn. While l is nil it blocks; then its Read answers later when there is nothing, which crypto/tls
 // takes as temporary, and its Write hands over to the load.
 type wire struct {
-	fd          int
-	l           *load
-	e           *end
-	buf         []byte
-	from, until int
-	drained     bool // the last read took all there was
+	fd      int
+	l       *load
+	e       *end
+	drained bool // the last read took all there was
 }
 
 // later is the net.Error of a socket that has nothing to read.
@@ -135,34 +133,29 @@ func (later) Timeout() bool   { return true }
 func (later) Temporary() bool { return true }
 
 func (w *wire) Read(p []byte) (int, error) {
-	if w.from == w.until {
-		if w.drained {
-			w.drained = false
-			return 0, later{}
-		}
-		n, err := w.read()
-		switch {
-		case err == unix.EAGAIN && w.l != nil:
-			return 0, later{}
-		case err != nil:
-			return 0, fmt.Errorf("read from proxy: %w", err)
-		case n == 0:
-			return 0, io.EOF
-		}
-		w.from, w.until = 0, n
-		w.drained = w.l != nil && n < len(w.buf)
+	if w.drained {
+		w.drained = false
+		return 0, later{}
 	}
-	n := copy(p, w.buf[w.from:w.until])
-	w.from += n
+	n, err := w.read(p)
+	switch {
+	case err == unix.EAGAIN && w.l != nil:
+		return 0, later{}
+	case err != nil:
+		return 0, fmt.Errorf("read from proxy: %w", err)
+	case n == 0:
+		return 0, io.EOF
+	}
+	w.drained = w.l != nil && n < len(p)
 	return n, nil
 }
 
-func (w *wire) read() (int, error) {
+func (w *wire) read(p []byte) (int, error) {
 	if w.l != nil {
-		return rawRead(w.fd, w.buf)
+		return rawRead(w.fd, p)
 	}
 	for {
-		if n, err := unix.Read(w.fd, w.buf); err != unix.EINTR {
+		if n, err := unix.Read(w.fd, p); err != unix.EINTR {
 			return n, err
 		}
 	}
@@ -191,7 +184,7 @@ func (w *wire) SetWriteDeadline(time.Time) error { return nil }
 
 // shakeHands makes a blocking connection one of TLS.
 func (l *load) shakeHands(e *end) error {
-	e.wire = &wire{fd: e.fd, e: e, buf: make([]byte, 20<<10)}
+	e.wire = &wire{fd: e.fd, e: e}
 	e.tls = tls.Client(e.wire, l.tls)
 	if err := e.tls.Handshake(); err != nil {
 		return fmt.Errorf("shake hands: %w", err)
