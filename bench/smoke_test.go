@@ -18,16 +18,6 @@ func quick(peers ...string) options {
 	return options{peers: peers, rounds: 1, duration: 100 * time.Millisecond, conns: 8, idle: 200, clusters: 50, settle: 100 * time.Millisecond, bin: "../bin"}
 }
 
-// notYet are the works that mesh-proxy cannot do yet: TLS and HTTP/2.
-func notYet(name string) bool {
-	for _, part := range []string{"tls", "h2-", "grpc"} {
-		if strings.Contains(name, part) {
-			return true
-		}
-	}
-	return false
-}
-
 func TestEveryWork(t *testing.T) {
 	if runtime.NumCPU() < 2 {
 		t.Skip("one processor: the load and the proxy need one each")
@@ -35,9 +25,6 @@ func TestEveryWork(t *testing.T) {
 	for _, w := range dataplaneWorks() {
 		t.Run(w.name, func(t *testing.T) {
 			o := quick(reference, ours)
-			if notYet(w.name) {
-				o = quick(reference)
-			}
 			var out bytes.Buffer
 			records, err := w.run(context.Background(), o, &out)
 			if err != nil {
