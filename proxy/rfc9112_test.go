@@ -29,12 +29,12 @@ type recorder struct {
 
 func newRecorder(t testing.TB) *recorder {
 	rec := &recorder{}
-	rec.addr = rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+	rec.addr = rawBackend(t, func(conn net.Conn, _ *bufio.Reader) {
 		got := &lockedBuffer{}
 		rec.mu.Lock()
 		rec.conns = append(rec.conns, got)
 		rec.mu.Unlock()
-		r = bufio.NewReader(io.TeeReader(conn, got))
+		r := bufio.NewReader(io.TeeReader(conn, got))
 		for {
 			req, err := http.ReadRequest(r)
 			if err != nil {
