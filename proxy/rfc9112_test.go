@@ -114,7 +114,7 @@ func TestProbesOfTheWholeProxy(t *testing.T) {
 		requests, sent := rec.taken()
 		responses := strings.Count(got, "HTTP/1.1 ")
 		if probe.Refused != "" {
-			if status := got[min(9, len(got)):min(10, len(got))]; responses != 1 || status != "4" && status != "5" || !strings.Contains(got, "connection: close\r\n") {
+			if status := got[min(9, len(got)):min(10, len(got))]; responses != 1 || status != "4" && status != "5" || !strings.Contains(strings.ToLower(got), "connection: close\r\n") {
 				t.Errorf("%s: answered %q, want one refusal", probe.Name, got)
 			}
 			if sent != "" {
