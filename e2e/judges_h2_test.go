@@ -53,3 +53,11 @@ func tlsHostilities() []hostility {
 		{attack: "hpack-bomb", connections: 4, tls: true, counted: countedFloods},
 	}
 }
+
+// What is malformed in HTTP/2 becomes no request of HTTP/1, and no two.
+func TestCVEClass14_DowngradesSmuggleNothing(t *testing.T) { judgeDowngrade(t, meshProxy) }
+
+// TestJudgesOfEnvoyDowngrade: an Envoy is lenient in four cases.
+func TestJudgesOfEnvoyDowngrade(t *testing.T) {
+	judgeDowngrade(t, stockEnvoy, "space before a value", "space behind a value", "tab before a value", "host that differs")
+}
