@@ -34,8 +34,9 @@ lint: ## formatting, vet, staticcheck, shellcheck, yamllint
 bench: build ## side by side with the peers; WORK=http1-128 for one work
 	go run ./bench -work $(WORK) -out bench/results.jsonl
 
-soak: build ## the fault tests with outages of full length, adapters at full size, the event loops under load for SOAK
+soak: build ## the fault tests with outages of full length, the judges with attacks measured, adapters at full size, the event loops under load for SOAK
 	HOSTMESH_SOAK=$(SOAK) go test -count 1 -timeout 60m -run Fault -v ./e2e/
+	HOSTMESH_SOAK=$(SOAK) go test -count 1 -timeout 90m -run 'Judge[A-Z]|CVEClass1[56]' -v ./e2e/
 	HOSTMESH_SOAK=$(SOAK) go test -count 1 -timeout 60m -run Soak -v ./proxy/
 	HOSTMESH_SOAK=$(SOAK) go test -count 1 -p 1 -timeout 120m -run 'Suite|Contract' -v ./registry/...
 

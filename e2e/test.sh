@@ -20,6 +20,14 @@ if [ ! -e /usr/share/java/curator-x-discovery.jar ] || ! command -v javac >/dev/
   left_out+=(Curator)
   reason+=("those with Curator: it is not installed, and installing it needs root")
 fi
+if ! PATH=$PATH:/usr/sbin command -v haproxy >/dev/null; then
+  left_out+=(HAProxy)
+  reason+=("those with HAProxy: it is not installed, and installing it needs root")
+fi
+if ! command -v slowhttptest >/dev/null; then
+  left_out+=(SlowHTTPTest)
+  reason+=("those with slowhttptest: it is not installed, and installing it needs root")
+fi
 # These are left out where they are started, whatever the test is called: package testbed reads the list.
 servers=()
 if [ ! -e /usr/share/java/zookeeper.jar ] || ! command -v java >/dev/null; then

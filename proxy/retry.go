@@ -13,7 +13,7 @@ import (
 
 // keepsContent reports whether a request whose sending began may have to be sent again.
 func (x *exchange) keepsContent() bool {
-	return x.method.Idempotent() || x.route != nil && x.route.Retry.On&config.RetryNamed != 0
+	return x.method.Idempotent() || x.route != nil && x.route.Retry.On&(config.RetryNamed|config.RetryRefusedStream) != 0
 }
 
 // repeatable reports whether the request can be sent again: nothing of it was sent, or it is idempotent and still at hand.

@@ -27,8 +27,8 @@ const modulePath = "github.com/hostmesh/hostmesh"
 // goFlags are the arguments of every build. Stripping makes the link, the longest step, faster.
 var goFlags = [...]string{"-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags=-s -w"}
 
-// Servers returns the names that Build knows, in the order in which they are best built.
-func Servers() []string { return []string{"consul", "etcd", "kube-apiserver"} }
+// Servers returns the names that Build knows, in the order in which they are best built. One of them is a client: h2spec.
+func Servers() []string { return []string{"h2spec", "consul", "etcd", "kube-apiserver"} }
 
 // Build returns the path of the server's executable, after building it if this machine has not got it. A cold build
 // takes minutes and says so on stderr; a second caller, in whatever process, waits for the first.

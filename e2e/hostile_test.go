@@ -1,0 +1,215 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hostmesh/hostmesh/e2e/testbed"
+)
+
+// hostility is a kind of bad client, and what must become of it.
+type hostility struct {
+	attack      string
+	connections int
+	tls         bool          // over TLS; else in plaintext
+	lasts       time.Duration // in the ordinary run
+	// ended: connections of the attacker must be ended by the proxy. Else it is enough that they do no harm.
+	ended bool
+	// counted are the figures of which one at least must have risen.
+	counted string
+}
+
+const (
+	// countedLimits are Envoy's figures of requests that were ended by a limit, in time or size.
+	countedLimits = `http\.in\.downstream_rq_(4xx|timeout|header_timeout|idle_timeout|tx_reset|rx_reset)|http\.in\.downstream_cx_protocol_error|http\.in\.downstream_cx_idle_timeout`
+	// countedFloods are Envoy's figures of floods of HTTP/2.
+	countedFloods = `http2\..*(flood|overflow|violation|rx_messaging_error|too_many).*|http\.in\.downstream_rq_too_many_premature_resets|http\.in\.downstream_cx_protocol_error|` + countedLimits
+	// residentBound is by how much any attack here may make a hop grow.
+	residentBound = 96 << 20
+
+	slowly = 3500 * time.Millisecond // longer than the limits of hostileLimits
+)
+
+// http1Hostilities are what a listener of HTTP/1 meets.
+func http1Hostilities() []hostility {
+	return []hostility{
+		{attack: "silence", connections: 200, lasts: slowly, ended: true, counted: `http\.in\.downstream_cx_.*|` + countedLimits},
+		{attack: "slow-head", connections: 200, lasts: slowly, ended: true, counted: countedLimits},
+		{attack: "slow-body", connections: 200, lasts: slowly, ended: true, counted: countedLimits},
+		{attack: "stopped-body", connections: 200, lasts: slowly, ended: true, counted: countedLimits},
+		{attack: "slow-read", connections: 50, counted: `http\.in\.downstream_rq_total`},
+		{attack: "many-headers", connections: 4, ended: true, counted: countedLimits},
+		{attack: "endless-header", connections: 4, ended: true, counted: countedLimits},
+		{attack: "endless-chunk", connections: 4, ended: true, counted: countedLimits},
+		{attack: "endless-trailer", connections: 4, ended: true, counted: countedLimits},
+		{attack: "garbage", connections: 4, ended: true, counted: countedLimits},
+		{attack: "pipeline", connections: 4, counted: `http\.in\.downstream_rq_total`},
+	}
+}
+
+// http2Hostilities are what a listener of HTTP/2 meets.
+func http2Hostilities() (all []hostility) {
+	for _, name := range []string{
+		"rapid-reset", "made-you-reset", "continuation", "empty-continuation", "settings", "ping", "priority", "empty-data", "window-updates",
+	} {
+		all = append(all, hostility{attack: name, connections: 4, ended: true, counted: countedFloods})
+	}
+	// These may be answered each, or have their streams reset.
+	for _, name := range []string{"hpack-bomb", "many-fields"} {
+		all = append(all, hostility{attack: name, connections: 4, counted: countedFloods})
+	}
+	for _, name := range []string{"zero-window", "one-byte-window"} {
+		all = append(all, hostility{attack: name, connections: 4, lasts: slowly, counted: countedFloods})
+	}
+	return all
+}
+
+// hostileLimits is a listener as a careful operator has it, with short times so that a test need not wait.
+const hostileLimits = `request_headers_timeout: 1s
+request_timeout: 2s
+stream_idle_timeout: 5s
+common_http_protocol_options: {idle_timeout: 2s, max_headers_count: 100}
+`
+
+// hostileBackend answers well-behaved requests with their path, /large with much.
+func hostileBackend(t testing.TB) string {
+	t.Helper()
+	large := make([]byte, 1<<20)
+	back := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		if r.URL.Path != "/large" {
+			_, _ = io.WriteString(w, r.URL.Path)
+			return
+		}
+		for range 64 {
+			if _, err := w.Write(large); err != nil {
+				return
+			}
+		}
+	}))
+	t.Cleanup(back.Close)
+	return back.Listener.Addr().String()
+}
+
+// attackWindows are how often, and for how long, an attack goes on between times of quiet: once in the ordinary run, longer in make
+// soak. HOSTMESH_SOAK is 24 such times.
+func attackWindows(t testing.TB, k hostility) (rounds int, each time.Duration) {
+	each = max(k.lasts, time.Second)
+	soak := os.Getenv("HOSTMESH_SOAK")
+	if soak == "" {
+		return 1, each
+	}
+	d, err := time.ParseDuration(soak)
+	if err != nil {
+		t.Fatalf("HOSTMESH_SOAK: %v", err)
+	}
+	return 4, max(d/24, each)
+}
+
+// judgeHostile lets every kind of bad client at a hop while others are measured. Nobody else's request fails, the bad ones are
+// ended and counted, memory is bounded and all is given back. In make soak the well-behaved are as fast as without, too.
+func judgeHostile(t *testing.T, kind hopKind, speak speech, kinds []hostility) {
+	spec := hopSpec{to: []string{hostileBackend(t)}, hcm: hostileLimits, cluster: ", circuit_breakers: {thresholds: [{max_requests: 10000, max_connections: 10000, max_pending_requests: 10000}]}"}
+	if speak != onlyHTTP1 {
+		spec.hcm += "http2_protocol_options: {max_concurrent_streams: 100}\n"
+	}
+	for _, k := range kinds {
+		t.Run(k.attack, func(t *testing.T) {
+			spec := spec
+			if speak == bothOverTLS {
+				certs := testbed.NewCerts(t)
+				spec.tls = &certs
+			}
+			hostile(t, startHop(t, kind, spec), speak, k)
+		})
+	}
+}
+
+func hostile(t *testing.T, h hop, speak speech, k hostility) {
+	rounds, each := attackWindows(t, k)
+	quiet := time.Second
+	if rounds > 1 {
+		quiet = each
+	}
+	others := startBystanders(t, h.addr, speak)
+	h.eventuallyStat(t, `http\.in\.downstream_cx_active`, func(n uint64) bool { return n >= bystanderClients })
+	before, counted, open := h.resident(t), h.stats(t, k.counted), h.stats(t, `http\.in\.downstream_cx_active`)
+	most := watchResident(t, h)
+	var all tally
+	for range rounds {
+		others.during("quiet")
+		time.Sleep(quiet) // as long, when it is measured
+		others.during("the attack")
+		out, err := role(t.Context(), attackArgs(h.addr, k, each)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		one, err := readTally(out)
+		if err != nil {
+			t.Fatalf("%q: %v", out, err)
+		}
+		all.Connections, all.Ended, all.Open = all.Connections+one.Connections, all.Ended+one.Ended, all.Open+one.Open
+	}
+	others.during("after")
+	grown := int64(most()) - int64(before)
+	if all.Connections < int64(k.connections) || k.ended && all.Ended == 0 {
+		t.Errorf("of %d connections %d were ended", all.Connections, all.Ended)
+	}
+	if grown > residentBound {
+		t.Errorf("resident memory grew by %d MiB", grown>>20)
+	}
+	if n := h.stats(t, k.counted); n <= counted {
+		t.Errorf("none of %s has risen", k.counted)
+	}
+	h.eventuallyStat(t, `http\.in\.downstream_cx_active`, func(n uint64) bool { return n <= open })
+	h.eventuallyStat(t, `cluster\.back\.upstream_rq_active`, func(n uint64) bool { return n <= bystanderClients })
+	others.finish()
+	tellTimes(t, others, all, grown)
+}
+
+func attackArgs(addr string, k hostility, each time.Duration) []string {
+	args := []string{"attack", k.attack, addr, strconv.Itoa(k.connections), each.String()}
+	if k.tls {
+		args = append(args, "tls")
+	}
+	return args
+}
+
+// tellTimes says what became of the latencies; in make soak, which has the machine to itself, they are held to the promise.
+func tellTimes(t *testing.T, others *bystanders, all tally, grown int64) {
+	quiet, n := others.quantile("quiet", 0.99)
+	during, m := others.quantile("the attack", 0.99)
+	t.Logf("%d connections, %d of them ended; resident memory +%d KiB; p99 %s of %d quiet, %s of %d during the attack",
+		all.Connections, all.Ended, grown>>10, quiet.Round(time.Microsecond), n, during.Round(time.Microsecond), m)
+	if os.Getenv("HOSTMESH_SOAK") != "" && during > quiet*3/2 {
+		t.Errorf("p99 %s during the attack, %s without: more than 1.5 times as long", during, quiet)
+	}
+}
+
+// watchResident samples the hop's resident memory until the returned function is called, which tells the most.
+func watchResident(t testing.TB, h hop) func() uint64 {
+	ctx, cancel := context.WithCancel(t.Context())
+	var most atomic.Uint64
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			if data, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", h.cmd.Process.Pid)); err == nil {
+				var size, resident uint64
+				if _, err := fmt.Sscan(string(data), &size, &resident); err == nil {
+					most.Store(max(most.Load(), resident*uint64(os.Getpagesize())))
+				}
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	}()
+	return func() uint64 { cancel(); <-done; return most.Load() }
+}
