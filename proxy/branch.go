@@ -209,7 +209,7 @@ func (b *branch) acceptHTTP(in *arrival) {
 		d = &s.downstream
 		*d = downstream{owner: s}
 	} else {
-		c := &client{}
+		c := &client{auto: b.speaks(in) == config.ProtocolAuto}
 		d = &c.downstream
 		*d = downstream{owner: c}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/hostmesh/hostmesh/proxy/http1"
 	"github.com/hostmesh/hostmesh/proxy/loop"
 	"github.com/hostmesh/hostmesh/proxy/message"
+	"github.com/hostmesh/hostmesh/proxy/preamble"
 )
 
 const (
@@ -45,6 +46,7 @@ type client struct {
 
 	phase    phase
 	chunked  bool // the response's content goes in chunks
+	auto     bool // the first bytes tell whether it is HTTP/1 at all
 	http10   bool
 	keep     bool // the client keeps the connection
 	dirty    bool // Flush will be called
@@ -125,6 +127,17 @@ func (c *client) receive() {
 				return
 			}
 			n += m
+		}
+		if c.auto && c.phase == phaseIdle {
+			switch is, maybe := preamble.IsHTTP2(at[:n]); {
+			case is:
+				c.becomeSession(at[:n])
+				return
+			case maybe:
+				c.w.loop.Start(&c.timer, c.served.http().RequestHeadersTimeout, c)
+				continue
+			}
+			c.auto = false
 		}
 		if c.phase == phaseIdle {
 			c.beginHead()

@@ -100,11 +100,16 @@ func (d *downstream) open(in *arrival) error {
 	if err := in.open(&d.Conn, d.w.loop, d.owner); err != nil {
 		return err
 	}
+	d.live()
+	return nil
+}
+
+// live begins the connection's life.
+func (d *downstream) live() {
 	if most := d.served.http().MaxConnectionDuration; most > 0 {
 		d.w.loop.Start(&d.life, most, (*lifeTimer)(d))
 	}
 	d.owner.begin()
-	return nil
 }
 
 // lifeTimer is a connection whose life may be over.

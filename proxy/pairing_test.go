@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+
 	"github.com/hostmesh/hostmesh/proxy"
 	"github.com/hostmesh/hostmesh/proxy/config"
 )
@@ -32,6 +34,36 @@ var pairings = []pairing{
 	{"1 to 2", config.ProtocolHTTP1, config.ProtocolHTTP2},
 	{"2 to 1", config.ProtocolHTTP2, config.ProtocolHTTP1},
 	{"2 to 2", config.ProtocolHTTP2, config.ProtocolHTTP2},
+}
+
+// TestClientsSayWhatTheySpeak: on one plaintext port, by their first bytes, however these come.
+func TestClientsSayWhatTheySpeak(t *testing.T) {
+	l := httpConfig(freeAddr(t), vhost("web.mesh.internal", "web"))
+	l.HTTP.Protocol = config.ProtocolAuto
+	p := start(t, &config.Config{Listeners: []*config.Listener{l}, Clusters: clusters(cluster("web", plainServer(t, echo)))}, nil)
+	for _, version := range []config.Protocol{config.ProtocolHTTP1, config.ProtocolHTTP2} {
+		resp, err := p.plainClient(version).Post(pairURL+"/", "text/plain", strings.NewReader("body"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if want := map[config.Protocol]int{config.ProtocolHTTP1: 1, config.ProtocolHTTP2: 2}[version]; string(body) != "body" || resp.ProtoMajor != want {
+			t.Errorf("%q by %s", body, resp.Proto)
+		}
+	}
+	conn := p.dial() // a byte at a time
+	for _, c := range []byte(http2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00") {
+		_, _ = conn.Write([]byte{c})
+		time.Sleep(time.Millisecond)
+	}
+	f, err := http2.NewFramer(conn, conn).ReadFrame()
+	if _, ok := f.(*http2.SettingsFrame); !ok || err != nil {
+		t.Errorf("%v %v", f, err)
+	}
+	if got := p.raw("PRX / HTTP/1.1\r\nHost: web.mesh.internal\r\nConnection: close\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 200") {
+		t.Errorf("what begins like the preface: %q", got)
+	}
 }
 
 // plainServer is a server of net/http that speaks both versions in plaintext.

@@ -17,6 +17,7 @@ type session struct {
 	downstream
 	mux    mux.Conn
 	timer  loop.Timer // idle, or draining
+	early  []byte     // what was read before it was known what the client speaks
 	leaves bool       // the client was told to begin no more requests
 	last   bool       // and those it begins are refused
 }
@@ -30,13 +31,27 @@ type lane struct {
 	timer loop.Timer // for the client to take the end of a response whose exchange is over
 }
 
+// becomeSession goes on with HTTP/2, of which early was read.
+func (c *client) becomeSession(early []byte) {
+	c.timer.Stop()
+	c.life.Stop()
+	s := &session{early: early}
+	d := &s.downstream
+	d.w, d.a, d.served, d.peer, d.via, d.id, d.owner, d.facts, d.over = c.w, c.a, c.served, c.peer, c.via, c.id, s, c.facts, c.over
+	d.prev, d.next = c.prev, c.next
+	d.prev.next, d.next.prev = d, d
+	d.Take(&c.Conn, s)
+	d.live()
+}
+
 // begin implements connection.
 func (s *session) begin() {
 	http := s.served.http()
 	s.mux.Serve(s.w.loop, &s.Conn, http2.Limits{
 		HeaderBytes: headLimit(http.MaxRequestHeadBytes), Fields: http.MaxRequestHeaders, Streams: int(http.HTTP2.MaxStreams),
 		Window: int(http.HTTP2.StreamWindow), ConnWindow: int(http.HTTP2.ConnWindow), ExtendedConnect: http.HTTP2.ExtendedConnect || len(http.Upgrades) > 0,
-	}, &s.w.arena.Arena, s, mux.Counts{Received: &s.a.stats.count[listenerRxBytes], Sent: &s.a.stats.count[listenerTxBytes]}, nil)
+	}, &s.w.arena.Arena, s, mux.Counts{Received: &s.a.stats.count[listenerRxBytes], Sent: &s.a.stats.count[listenerTxBytes]}, s.early)
+	s.early = nil
 	s.w.loop.Start(&s.timer, http.IdleTimeout, s)
 }
 
