@@ -10,11 +10,12 @@ import (
 func TestJudgeH2spec(t *testing.T) {
 	certs := testbed.NewCerts(t)
 	for _, c := range []struct {
-		name string
-		tls  *testbed.Certs
-	}{{"h2c", nil}, {"TLS", &certs}} {
+		name, hcm string
+		tls       *testbed.Certs
+	}{{"h2c", "codec_type: HTTP2", nil}, {"TLS", "", &certs}} { // in plaintext, what is no preface may be HTTP/1
+
 		t.Run(c.name, func(t *testing.T) {
-			h := startHop(t, meshProxy, hopSpec{to: []string{h2specBackend(t)}, tls: c.tls})
+			h := startHop(t, meshProxy, hopSpec{to: []string{h2specBackend(t)}, tls: c.tls, hcm: c.hcm})
 			judgeH2spec(t, h.addr, c.tls != nil, 0)
 		})
 	}

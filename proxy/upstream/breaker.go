@@ -19,7 +19,8 @@ const (
 )
 
 // exactPerLoop times the number of loops is the largest limit that the loops count together. Of a larger one each loop has its
-// share, so that a busy cluster does not pass a cache line around for every request.
+// share, so that a busy cluster does not pass a cache line around for every request; a loop that has used up its share looks
+// what the others leave.
 const exactPerLoop = 64
 
 // Breakers are the counts that the loops of a process have in common. They are safe for concurrent use; a lock is only taken
@@ -43,10 +44,12 @@ type tally struct {
 
 // breaker is a loop's part in the limits of a cluster.
 type breaker struct {
-	all    *Breakers // nil: the limits are divided, whatever they are
+	common *Breakers // nil: the limits are divided, whatever they are
 	shared *tally
-	used   [numLimits]int // by this loop
-	limit  [numLimits]int // 0: none; of all loops if exact, else of this one
+	used   [numLimits]int          // by this loop
+	told   [numLimits]atomic.Int64 // used, for the other loops, where it is not exact
+	limit  [numLimits]int          // 0: none; of all loops if exact, else of this one
+	all    [numLimits]int          // of all loops
 	exact  [numLimits]bool
 	budget *config.RetryBudget
 
@@ -57,7 +60,7 @@ type breaker struct {
 
 // Join has the cluster count its small limits together with the same cluster on other loops.
 func (c *Cluster) Join(all *Breakers) {
-	c.breaker.all = all
+	c.breaker.common = all
 	c.setLimits()
 }
 
@@ -65,11 +68,11 @@ func (c *Cluster) Join(all *Breakers) {
 func (c *Cluster) setLimits() {
 	b := &c.breaker
 	switch {
-	case b.all == nil:
+	case b.common == nil:
 	case c.gone:
-		defer b.all.leave(c)
+		defer b.common.leave(c)
 	case b.shared == nil:
-		b.all.join(c)
+		b.common.join(c)
 	}
 	b.budget = c.cfg.RetryBudget
 	for k, all := range [numLimits]uint32{c.cfg.MaxConnections, c.cfg.MaxPending, c.cfg.MaxRequests, c.cfg.MaxRetries} {
@@ -81,7 +84,7 @@ func (c *Cluster) setLimits() {
 			}
 			b.shared.used[k].Add(n)
 		}
-		b.exact[k], b.limit[k] = exact, int(all)
+		b.exact[k], b.limit[k], b.all[k] = exact, int(all), int(all)
 		if !exact {
 			b.limit[k] = (int(all) + c.share - 1) / c.share
 		}
@@ -100,7 +103,7 @@ func (c *Cluster) take(k limit) bool {
 	}
 	switch {
 	case !b.exact[k]:
-		if limit > 0 && b.used[k] >= limit {
+		if limit > 0 && b.used[k] >= limit && !c.spare(k) {
 			return false
 		}
 	default:
@@ -115,7 +118,26 @@ func (c *Cluster) take(k limit) bool {
 		}
 	}
 	b.used[k]++
+	b.tell(k)
 	return true
+}
+
+// tell lets the other loops know.
+func (b *breaker) tell(k limit) {
+	if !b.exact[k] && b.limit[k] > 0 {
+		b.told[k].Store(int64(b.used[k]))
+	}
+}
+
+// spare reports whether the other loops leave more of k than this one's share. Two that ask at once may both be told so.
+func (c *Cluster) spare(k limit) bool {
+	b := &c.breaker
+	if b.shared == nil || b.exact[k] {
+		return false
+	}
+	total := 0
+	b.shared.each(nil, func(other *Cluster) { total += int(other.breaker.told[k].Load()) })
+	return total < b.all[k]
 }
 
 // budgeted is how many retries there may be by the budget.
@@ -132,6 +154,7 @@ func (c *Cluster) budgeted() int {
 func (c *Cluster) give(k limit) {
 	b := &c.breaker
 	b.used[k]--
+	b.tell(k)
 	if !b.exact[k] {
 		return
 	}
@@ -147,7 +170,7 @@ func (c *Cluster) full(k limit) bool {
 	if b.exact[k] {
 		return b.limit[k] > 0 && b.shared.used[k].Load() >= int64(b.limit[k])
 	}
-	return over(b.used[k], b.limit[k])
+	return over(b.used[k], b.limit[k]) && !c.spare(k)
 }
 
 // othersWait reports whether users of other loops wait for a connection.

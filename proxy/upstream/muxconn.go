@@ -13,6 +13,10 @@ import (
 // defaultStreams is how many requests a connection carries at once if neither the cluster nor the host says fewer.
 const defaultStreams = 1024
 
+// unsettledStreams is how many it carries before the host has said anything: hosts that take fewer are rare (RFC 9113 section
+// 6.5.2), and what is too much would be refused.
+const unsettledStreams = 100
+
 // muxConn is an HTTP/2 connection to a host, with the requests on it.
 type muxConn struct {
 	mux.Conn
@@ -43,7 +47,7 @@ func (c *Cluster) openMux(h *Host, r Receiver, w *Waiter) (Stream, error) {
 		return k, nil
 	}
 	for _, m := range h.muxes {
-		if !m.ready && len(m.opening) < int(c.streams()) {
+		if !m.ready && len(m.opening) < int(min(c.streams(), unsettledStreams)) {
 			m.expect(r, w)
 			return nil, nil
 		}
@@ -100,7 +104,7 @@ func (m *muxConn) forget(w *Waiter) {
 
 // open begins a stream; nil when there is none to be had.
 func (m *muxConn) open(r Receiver) *muxCall {
-	if !m.ready || m.draining || m.Slots() == 0 {
+	if !m.ready || m.draining || m.Slots() == 0 || !m.settled && m.Active() >= unsettledStreams {
 		return nil
 	}
 	if m.conn.worn() {
@@ -180,6 +184,7 @@ func (m *muxConn) Event(e http2.Event) {
 		m.draining = true
 	case http2.EventSettings:
 		m.settled = true
+		defer m.conn.Host.cluster.serveWaiting()
 		waiting := m.tunnels
 		m.tunnels = nil
 		for _, k := range waiting {
