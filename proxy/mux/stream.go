@@ -49,6 +49,9 @@ func (s *Stream) ID() uint32 { return s.s.ID() }
 // SendHead writes a head with what e, which may be nil, changes in it. With end nothing follows.
 func (s *Stream) SendHead(h *message.Head, e *message.Edit, end bool) {
 	c := s.c
+	if c.Pending() { // it may tell of the end of a stream whose place this one takes
+		c.control()
+	}
 	c.out = c.AppendHeaders(c.room(2<<10), s.s, h, e, end)
 	c.wrote()
 }
