@@ -19,6 +19,25 @@ func (p *Proxy) Hold() (release func()) {
 	return func() { close(released) }
 }
 
+// Streams counts the streams that clients have on connections of HTTP/2.
+func (p *Proxy) Streams() int {
+	total := 0
+	for _, w := range p.workers {
+		_ = w.loop.Do(context.Background(), func() {
+			for _, a := range w.acceptors {
+				for _, b := range a.branches {
+					for d := b.clients.next; d != &b.clients; d = d.next {
+						if s, ok := d.owner.(*session); ok {
+							total += s.mux.Active()
+						}
+					}
+				}
+			}
+		})
+	}
+	return total
+}
+
 // Panic makes the first loop panic.
 func (p *Proxy) Panic() { p.workers[0].loop.Post(func() { panic("a bug on a loop") }) }
 

@@ -107,6 +107,18 @@ func startPairing(t testing.TB, pair pairing, h http.HandlerFunc) (*testProxy, *
 
 const pairURL = "http://web.mesh.internal"
 
+// waitStreams waits until clients have so many streams.
+func (p *testProxy) waitStreams(want int) {
+	p.t.Helper()
+	for range 500 {
+		if p.Streams() == want {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	p.t.Errorf("%d streams of clients are not given back", p.Streams())
+}
+
 // echo answers with what it was sent, and with what it says of it in fields and trailers.
 func echo(w http.ResponseWriter, r *http.Request) {
 	_ = http.NewResponseController(w).EnableFullDuplex()
@@ -268,7 +280,9 @@ func TestEveryPairingHoldsBack(t *testing.T) {
 		t.Run(pair.name, func(t *testing.T) {
 			var mu sync.Mutex
 			sent := 0
-			_, client := startPairing(t, pair, func(w http.ResponseWriter, _ *http.Request) {
+			p, client := startPairing(t, pair, func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Trailer", "X-End")
+				defer w.Header().Set("X-End", "yes")
 				chunk := make([]byte, 64<<10)
 				for range size / len(chunk) {
 					if _, err := w.Write(chunk); err != nil {
@@ -298,9 +312,11 @@ func TestEveryPairingHoldsBack(t *testing.T) {
 			if last >= size {
 				t.Errorf("the host sent all %d bytes to a client that reads nothing", last)
 			}
-			if n, err := io.Copy(io.Discard, resp.Body); err != nil || n != size {
-				t.Errorf("%d bytes, %v", n, err)
+			if n, err := io.Copy(io.Discard, resp.Body); err != nil || n != size || resp.Trailer.Get("X-End") != "yes" {
+				t.Errorf("%d bytes, %v, %v", n, err, resp.Trailer)
 			}
+			p.waitStat("http.outbound.downstream_rq_active", "0")
+			p.waitStreams(0)
 		})
 	}
 }

@@ -214,7 +214,7 @@ func (l *lane) pull() { l.m.Pull() }
 // finish gives the stream back when what was sent is on its way: what the windows do not allow yet waits for its turn.
 func (l *lane) finish(bool) {
 	l.x = nil
-	if l.m.Congested() {
+	if l.m.Pending() {
 		l.m.Use((*farewell)(l))
 		l.s.w.loop.Start(&l.timer, l.s.served.http().StreamIdleTimeout, (*farewell)(l))
 		return

@@ -232,7 +232,7 @@ func (c *Conn) wake() {
 		s := c.waiting
 		c.waiting = s.after
 		s.after, s.waits = nil, false
-		if !s.pending() {
+		if !s.Pending() {
 			s.recv.Writable()
 		}
 	}

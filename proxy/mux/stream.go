@@ -58,7 +58,7 @@ func (s *Stream) SendHead(h *message.Head, e *message.Edit, end bool) {
 
 // Send writes content. What cannot be sent yet is kept, so nothing more should be written while the stream is congested.
 func (s *Stream) Send(b []byte, end bool) {
-	if s.pending() {
+	if s.Pending() {
 		s.keep(b, end)
 		return
 	}
@@ -71,7 +71,7 @@ func (s *Stream) Send(b []byte, end bool) {
 // SendTrailers writes a trailer section, which ends the message.
 func (s *Stream) SendTrailers(t *message.Fields, e *message.Edit) {
 	c := s.c
-	if s.pending() {
+	if s.Pending() {
 		s.tail = new(message.Fields)
 		s.tail.Copy(t)
 		s.end = true
@@ -99,7 +99,8 @@ func (s *Stream) write(b []byte, end bool) (n int) {
 	return n
 }
 
-func (s *Stream) pending() bool { return s.wait != nil }
+// Pending reports whether content waits here for the peer's windows: to close the stream now would cut it off.
+func (s *Stream) Pending() bool { return s.wait != nil }
 
 func (s *Stream) keep(b []byte, end bool) {
 	l := s.c.loop
@@ -125,7 +126,6 @@ func (s *Stream) resume() {
 	if t := s.tail; t != nil {
 		s.tail = nil
 		s.SendTrailers(t, nil)
-		return
 	}
 	s.c.wrote()
 	if s.s != nil && !s.waits {
@@ -136,7 +136,7 @@ func (s *Stream) resume() {
 // Congested reports whether what was written last is still waiting here. If so the receiver's Writable is called when it is not.
 func (s *Stream) Congested() bool {
 	c := s.c
-	if s.pending() {
+	if s.Pending() {
 		return true
 	}
 	if !c.stuck {
