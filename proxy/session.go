@@ -82,7 +82,11 @@ func (s *session) Opened(m *mux.Stream, h *message.Head, end bool) {
 }
 
 // Event implements mux.Owner.
-func (s *session) Event(http2.Event) {}
+func (s *session) Event(e http2.Event) {
+	if e == http2.EventRejected {
+		s.http().count[httpRqTxReset]++
+	}
+}
 
 // Idle implements mux.Owner.
 func (s *session) Idle() {

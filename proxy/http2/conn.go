@@ -14,6 +14,7 @@ const (
 	EventSettings Event = iota + 1 // the peer's settings came or changed
 	EventGoAway                    // the peer takes no new streams
 	EventPingAck
+	EventRejected // a stream was reset that nobody has seen: it was refused, malformed or too large
 )
 
 // Handler is told what the peer's bytes mean. It may call any method of the connection but Feed and Close. What it is given of
@@ -311,6 +312,8 @@ func (c *Conn) streamError(s *Stream, id uint32, code ErrCode, to Handler) ErrCo
 	if s != nil {
 		c.cutOff(s)
 		to.Reset(s, code, false)
+	} else {
+		to.Event(EventRejected)
 	}
 	return c.chargeReset()
 }

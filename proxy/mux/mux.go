@@ -132,7 +132,10 @@ func (c *Conn) read() {
 			break
 		}
 		n := copy(shared, c.in)
-		m, err := c.socket.Read(shared[n:])
+		m, err := 0, error(nil)
+		if n < len(shared) { // else what was read before it was known that this is HTTP/2
+			m, err = c.socket.Read(shared[n:])
+		}
 		switch {
 		case err == nil:
 			c.readable = n+m == len(shared) || c.hup
