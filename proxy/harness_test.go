@@ -124,7 +124,7 @@ func start(t testing.TB, cfg *config.Config, change func(*proxy.Options)) *testP
 	t.Cleanup(func() {
 		p.stop()
 		http.DefaultClient.CloseIdleConnections()
-		for range 100 {
+		for range 1000 {
 			if runtime.NumGoroutine() <= before {
 				return
 			}

@@ -115,12 +115,13 @@ func (s *HostState) answered(slot, status int) {
 		clearCount(&s.gateways)
 		return
 	}
+	detected := uint32(0)
 	if status >= 502 && status <= 504 {
-		s.count(&s.gateways, rules.ConsecutiveGateway, ConsecutiveGateway)
+		detected = count(&s.gateways, rules.ConsecutiveGateway, ConsecutiveGateway)
 	} else {
 		clearCount(&s.gateways)
 	}
-	s.count(&s.fives, rules.Consecutive5xx, Consecutive5xx)
+	s.detect(detected | count(&s.fives, rules.Consecutive5xx, Consecutive5xx))
 }
 
 func (s *HostState) reached(slot int, how Local) {
@@ -146,15 +147,23 @@ func (s *HostState) reached(slot int, how Local) {
 		clearCount(&s.locals)
 		return
 	}
-	s.count(&s.locals, rules.ConsecutiveLocal, ConsecutiveLocal)
+	s.detect(count(&s.locals, rules.ConsecutiveLocal, ConsecutiveLocal))
 }
 
-// count counts a failure; the one that makes the limit wakes the detector. More than one kind may wait for it.
-func (s *HostState) count(n *atomic.Uint32, limit uint32, k Kind) {
+// count counts a failure, and returns the kind as a bit when this one makes the limit.
+func count(n *atomic.Uint32, limit uint32, k Kind) uint32 {
 	if n.Add(1) != limit {
+		return 0
+	}
+	return 1 << k
+}
+
+// detect wakes the detector for kinds of failures: for all that one failure is, at once, so that it can tell which counts.
+func (s *HostState) detect(kinds uint32) {
+	if kinds == 0 {
 		return
 	}
-	s.detected.Or(1 << k)
+	s.detected.Or(kinds)
 	s.shared.detected.Store(true)
 	s.shared.wake()
 }
