@@ -170,11 +170,7 @@ func (w *wide) readService(ctx context.Context, name string) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	a, err := w.d.client.get(ctx, query{path: "/v1/health/service/" + name, datacenter: w.d.name})
-	if err != nil {
-		return err
-	}
-	return w.d.take(ctx, name, a)
+	return w.d.readNow(ctx, name)
 }
 
 // checkStates holds the checks that are not passing, each with its status.
