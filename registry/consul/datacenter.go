@@ -50,8 +50,9 @@ type datacenter struct {
 	listAt  uint64            // index of the last list; of run alone
 	size    int               // of the last list, with services that are not read; of run alone
 
-	mu   sync.Mutex
-	seen map[string]uint64 // guarded by mu; by service: the index at which instances of it were last seen
+	mu    sync.Mutex
+	seen  map[string]uint64 // guarded by mu; by service: the index at which instances of it were last seen
+	taken map[string]uint64 // guarded by mu; by service that is followed: the index of what was last taken
 }
 
 // follow is the life of the goroutine that follows one service.
@@ -63,7 +64,8 @@ type follow struct {
 func newDatacenter(name string, cfg Config, c *client, b *board, group *errgroup.Group, log *slog.Logger) *datacenter {
 	d := &datacenter{
 		name: name, cfg: cfg, client: c, board: b, group: group, log: log,
-		turns: make(chan struct{}, readsInTurn), follows: make(map[string]follow), seen: make(map[string]uint64),
+		turns: make(chan struct{}, readsInTurn), follows: make(map[string]follow),
+		seen: make(map[string]uint64), taken: make(map[string]uint64),
 	}
 	d.listing = newListing(d.list)
 	return d
@@ -117,11 +119,18 @@ func (d *datacenter) probe(ctx context.Context) error {
 	}
 	name := d.cfg.Services[d.probed%len(d.cfg.Services)]
 	d.probed++
+	return d.readNow(ctx, name)
+}
+
+// readNow takes over what the leader says of a service now.
+func (d *datacenter) readNow(ctx context.Context, name string) error {
+	since := d.takenAt(name)
 	a, err := d.client.get(ctx, query{path: "/v1/health/service/" + name, datacenter: d.name})
 	if err != nil {
 		return err
 	}
-	return d.take(ctx, name, a)
+	_, err = d.take(ctx, name, a, since) // it is not taken where something newer was meanwhile
+	return err
 }
 
 // nextIndex applies the rules of blocking queries: an index that goes backwards (a restored snapshot, a server that
@@ -140,7 +149,7 @@ func (d *datacenter) accept(ctx context.Context, a answer) error {
 	if err != nil {
 		return err
 	}
-	d.keepNewer(names, a.index)
+	missed := d.keepNewer(names, a.index)
 	d.anon.Store(a.denyPolicy && d.client.transport.token == nil)
 	if lost := missingFrom(names, d.names); lost || d.names == nil {
 		if err := d.verify(ctx, names); err != nil {
@@ -161,16 +170,18 @@ func (d *datacenter) accept(ctx context.Context, a answer) error {
 			return err
 		}
 	}
-	d.followAll(ctx, names, odd)
+	d.followAll(ctx, names, odd, missed)
 	return nil
 }
 
 // keepNewer adds to a list the services of which instances were seen at a later index: they are back by then, and the
-// next list has them. A server may lag behind the leader, whom second questions go to.
-func (d *datacenter) keepNewer(names map[string]bool, index uint64) {
+// next list has them. A server may lag behind the leader, whom second questions go to. It returns the index of the list
+// before.
+func (d *datacenter) keepNewer(names map[string]bool, index uint64) (before uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if index < d.listAt {
+	before = d.listAt
+	if index < before {
 		clear(d.seen) // the index went backwards: what was seen is of another history
 	}
 	d.listAt = index
@@ -183,17 +194,7 @@ func (d *datacenter) keepNewer(names map[string]bool, index uint64) {
 			delete(d.seen, name)
 		}
 	}
-}
-
-// note remembers at which index a service was seen to have instances, or forgets it when it has none.
-func (d *datacenter) note(name string, p *part, index uint64) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if p.instances > 0 {
-		d.seen[name] = index
-	} else {
-		delete(d.seen, name)
-	}
+	return before
 }
 
 // missingFrom tells whether names lacks one of before.
@@ -261,12 +262,14 @@ func (d *datacenter) verify(ctx context.Context, names map[string]bool) error {
 	return d.client.mayRead(ctx, d.name, wanted)
 }
 
-// followAll starts to follow services that are new and leaves those that are gone.
-func (d *datacenter) followAll(ctx context.Context, names map[string]bool, odd []registry.Problem) {
+// followAll starts to follow services that are new, which were not there at the index missed, and leaves those that are
+// gone.
+func (d *datacenter) followAll(ctx context.Context, names map[string]bool, odd []registry.Problem, missed uint64) {
 	for name, f := range d.follows {
 		if !names[name] {
 			f.cancel()
 			delete(d.follows, name)
+			d.leave(name)
 		}
 	}
 	var added []string
@@ -275,6 +278,7 @@ func (d *datacenter) followAll(ctx context.Context, names map[string]bool, odd [
 			var f follow
 			f.ctx, f.cancel = context.WithCancel(ctx)
 			d.follows[name] = f
+			d.expect(name, missed)
 			added = append(added, name)
 		}
 	}
@@ -309,17 +313,24 @@ func (d *datacenter) follow(ctx context.Context, name string) error {
 		if asked == 1 && last > 1 {
 			index--
 		}
+		var since uint64
+		if index == 0 {
+			since = d.takenAt(name)
+		}
 		a, err := d.ask(ctx, name, index, index == 0 || index < last)
 		if err != nil && !errors.Is(err, errReset) {
 			return err
 		}
-		// After a reset, as after an index that is lower, the leader is asked.
+		// After a reset, as after an index that is lower than the last or than what was taken since, the leader is asked.
+		taken := true
 		if err == nil && (last == 0 || a.index > last || a.filtered) {
-			if err := d.take(ctx, name, a); err != nil {
+			if taken, err = d.take(ctx, name, a, since); err != nil {
 				return err
 			}
 		}
-		last = nextIndex(last, a.index)
+		if last = nextIndex(last, a.index); !taken {
+			last = 0
+		}
 		// Subscribing waits until all services have been read once.
 		select {
 		case <-d.board.ready:
@@ -346,27 +357,6 @@ func (d *datacenter) ask(ctx context.Context, name string, index uint64, inTurn 
 		}
 	}
 	return d.client.get(ctx, query{path: "/v1/health/service/" + name, datacenter: d.name, index: index, wait: wait})
-}
-
-// take takes over what an answer says of a service, after a second question when instances are missing from it: a
-// streamed answer does not tell that ACLs hide them, and an empty one may be all that an anonymous reader sees.
-func (d *datacenter) take(ctx context.Context, name string, a answer) error {
-	if a.filtered {
-		return hidden(name)
-	}
-	before := d.board.get(d.name, name)
-	p, err := d.cfg.parse(name, a.body, before)
-	if err != nil {
-		return err
-	}
-	if p.instances == 0 || p.lost(before) && (a.streamed || d.anon.Load()) {
-		if p, a.index, err = d.confirm(ctx, name, before); err != nil {
-			return err
-		}
-	}
-	d.note(name, p, a.index)
-	d.board.set(d.name, p)
-	return nil
 }
 
 func hidden(name string) error {

@@ -131,7 +131,7 @@ func (w *wide) dispatch(ctx context.Context, readers *errgroup.Group) error {
 
 // sweepAll reads all services after an unnamed change, and now and then without one.
 func (w *wide) sweepAll(ctx context.Context) error {
-	var usual time.Duration // that a sweep takes; one that a hanging server held up says little about the next
+	var pace sweepPace
 	for {
 		timer := time.NewTimer(sweepEvery)
 		select {
@@ -145,21 +145,50 @@ func (w *wide) sweepAll(ctx context.Context) error {
 		began := time.Now()
 		readers, readCtx := errgroup.WithContext(ctx)
 		readers.SetLimit(wideReads)
-		for _, name := range w.d.board.listed(w.d.name) {
+		names := w.d.board.listed(w.d.name)
+		for _, name := range names {
 			readers.Go(func() error { return w.readService(readCtx, name) })
 		}
 		if err := readers.Wait(); err != nil {
 			return err
 		}
-		took := time.Since(began)
-		if usual == 0 || took < 2*usual {
-			usual = took
-		} else {
-			usual *= 2
-		}
-		if err := sleep(ctx, max(sweepAtMost, sweepShare*usual)-took); err != nil {
+		pace.took(time.Since(began))
+		if err := pace.rest(ctx, began, names, w.readService); err != nil {
 			return err
 		}
+	}
+}
+
+// sweepPace keeps sweeps to their share of the time.
+type sweepPace struct {
+	usual time.Duration // that a sweep takes; one that a hanging server held up says little about the next
+}
+
+func (s *sweepPace) took(d time.Duration) {
+	if s.usual == 0 || d < 2*s.usual {
+		s.usual = d
+	} else {
+		s.usual *= 2
+	}
+}
+
+// rest waits until the next sweep may begin after one of those names. What made the last ones long may be over, a slow
+// network for instance; then what changed must not wait for as long as that took. So in a long rest a service is read
+// now and then: a sweep takes no longer than reads one after the other.
+func (s *sweepPace) rest(ctx context.Context, began time.Time, names []string, read func(context.Context, string) error) error {
+	for i := 0; ; i++ {
+		left := max(sweepAtMost, sweepShare*s.usual) - time.Since(began)
+		if left <= sweepAtMost || len(names) == 0 {
+			return sleep(ctx, left)
+		}
+		if err := sleep(ctx, sweepAtMost); err != nil {
+			return err
+		}
+		asked := time.Now()
+		if err := read(ctx, names[i%len(names)]); err != nil {
+			return err
+		}
+		s.usual = min(s.usual, time.Since(asked)*time.Duration(len(names)))
 	}
 }
 
@@ -170,11 +199,7 @@ func (w *wide) readService(ctx context.Context, name string) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	a, err := w.d.client.get(ctx, query{path: "/v1/health/service/" + name, datacenter: w.d.name})
-	if err != nil {
-		return err
-	}
-	return w.d.take(ctx, name, a)
+	return w.d.readNow(ctx, name)
 }
 
 // checkStates holds the checks that are not passing, each with its status.

@@ -96,7 +96,7 @@ const (
 )
 
 // Injection begins and ends a Fault. Both return when that is done; what the server needs until it answers again
-// belongs to End.
+// belongs to End. End is called after a Begin that failed t, too.
 type Injection struct {
 	Begin, End func(t *testing.T)
 	// Writable says that Put and Delete work during the fault, on a way around it.
