@@ -73,6 +73,7 @@ type acceptor struct {
 	tcp    *tcpStats
 	timer  loop.Timer
 	gone   bool // the listener left the configuration
+	ceded  bool // because another process serves it
 	active int
 
 	clients client // head of the ring of HTTP connections
@@ -83,16 +84,21 @@ type acceptor struct {
 
 // listen starts to accept on fd.
 func (w *worker) listen(addr netip.AddrPort, fd int, s *served) error {
-	a := &acceptor{w: w, addr: addr, stats: &listenerStats{}}
-	a.clients.next, a.clients.prev = &a.clients, &a.clients
-	a.streams.next, a.streams.prev = &a.streams, &a.streams
-	a.prefaces.next, a.prefaces.prev = &a.prefaces, &a.prefaces
-	a.serve(s)
+	a := w.newAcceptor(addr, s)
 	if err := a.socket.Open(w.loop, fd, a); err != nil {
 		return err
 	}
 	w.acceptors[addr] = a
 	return nil
+}
+
+func (w *worker) newAcceptor(addr netip.AddrPort, s *served) *acceptor {
+	a := &acceptor{w: w, addr: addr, stats: &listenerStats{}}
+	a.clients.next, a.clients.prev = &a.clients, &a.clients
+	a.streams.next, a.streams.prev = &a.streams, &a.streams
+	a.prefaces.next, a.prefaces.prev = &a.prefaces, &a.prefaces
+	a.serve(s)
+	return a
 }
 
 // serve has requests that come from now on served by s.
@@ -207,15 +213,22 @@ func (a *acceptor) finishQueue() {
 	for a.accept(acceptsATurn) {
 	}
 	a.timer.Stop()
-	a.socket.Close()
+	a.socket.CloseListener()
 }
 
 // remove closes the socket of a listener that left. Its connections end with their present request, and all that are
 // left, tunnels as well, when the listener's drain timeout has passed; if the whole process ends, its own counts.
 func (a *acceptor) remove() {
 	a.finishQueue()
+	a.leave()
+}
+
+// leave has the connections of an acceptor end whose socket is closed.
+func (a *acceptor) leave() {
 	a.gone = true
-	delete(a.w.acceptors, a.addr)
+	if a.w.acceptors[a.addr] == a {
+		delete(a.w.acceptors, a.addr)
+	}
 	a.w.leaving = append(a.w.leaving, a)
 	a.drainClients()
 	if a.active == 0 {
@@ -261,7 +274,7 @@ func (a *acceptor) drainClients() {
 // shutdown closes the socket and all connections.
 func (a *acceptor) shutdown() {
 	a.timer.Stop()
-	a.socket.Close()
+	a.socket.CloseListener()
 	for c := a.clients.next; c != &a.clients; c = a.clients.next {
 		switch {
 		case c.tunnel != nil:

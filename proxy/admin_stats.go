@@ -175,6 +175,7 @@ func (p *Proxy) samples(ctx context.Context) []sample {
 	out = append(out, n.prefaces.samples()...)
 	out = append(out, p.nameSamples()...)
 	out = append(out, p.fleet.samples()...)
+	out = append(out, p.legacySamples()...)
 	out = append(out, p.controlSamples()...)
 	return append(out, p.serverSamples()...)
 }

@@ -31,6 +31,7 @@ type binder struct {
 
 	drainAsked chan struct{} // by the admin interface
 	drained    bool          // addresses were closed for good
+	sockets    sockets       // those of others, and who keeps ours
 
 	mu sync.Mutex
 	// sinks are the access logs by path: guarded by mu, changed by the binder alone. They stay open as long as the proxy
@@ -44,6 +45,8 @@ type binding struct {
 	addr   netip.AddrPort
 	served *served
 	bound  bool
+	held   []int // sockets on which nothing is accepted yet
+	unit   bool  // the sockets are of a unit of the service manager
 	err    error // why it is not bound
 }
 
@@ -55,6 +58,10 @@ func (b *binder) init(p *Proxy) {
 func (b *binder) run(ctx, loops context.Context) {
 	retry := time.NewTicker(bindRetry)
 	defer retry.Stop()
+	start := b.p.opts.Start
+	if start == nil {
+		b.sockets.started = true
+	}
 	for {
 		cfg, changed := b.p.opts.Config.Get()
 		if cfg != nil && cfg != b.given {
@@ -73,8 +80,14 @@ func (b *binder) run(ctx, loops context.Context) {
 			b.p.life.Set(stageDraining)
 			b.p.startDrain(loops)
 			b.closeAll(loops)
+		case <-start:
+			start = nil
+			b.startAccepting(loops)
+		case f := <-b.sockets.asked:
+			f(loops)
 		case <-retry.C:
 			b.bindMissing(loops)
+			b.settle(loops)
 		}
 	}
 }
@@ -175,16 +188,24 @@ func (b *binder) closeAll(ctx context.Context) {
 
 func (b *binder) closeAddrs(ctx context.Context, which func(*binding) bool) {
 	var addrs []netip.AddrPort
+	var units []*binding
 	b.mu.Lock()
 	for addr, at := range b.addrs {
-		if which(at) {
-			if at.bound {
-				addrs = append(addrs, addr)
-			}
-			delete(b.addrs, addr)
+		if !which(at) {
+			continue
 		}
+		switch {
+		case at.held != nil:
+			b.sockets.putBack(at)
+		case at.unit:
+			units = append(units, at)
+		case at.bound:
+			addrs = append(addrs, addr)
+		}
+		delete(b.addrs, addr)
 	}
 	b.mu.Unlock()
+	b.leaveUnits(ctx, units)
 	if len(addrs) == 0 {
 		return
 	}
@@ -203,6 +224,7 @@ func (b *binder) closeAddrs(ctx context.Context, which func(*binding) bool) {
 	time.Sleep(queueTime)
 	each(func(a *acceptor) { a.remove() })
 	b.p.log.Info("listeners closed", "addresses", addrs)
+	b.forget(addrs)
 }
 
 // replace returns what bound addresses that stay are to serve from now on, without touching their sockets.
@@ -257,12 +279,24 @@ func (b *binder) bindMissing(ctx context.Context) {
 	}
 }
 
-// bind binds one address and gives each loop its socket.
+// bind binds one address, or takes the sockets that there are of it, and gives each loop its own.
 func (b *binder) bind(ctx context.Context, at *binding) error {
-	fds, err := loop.Listen(at.addr, len(b.p.workers))
+	fds, err := b.open(ctx, at)
 	if err != nil {
 		return err
 	}
+	if !b.sockets.started {
+		b.mu.Lock()
+		at.held = fds
+		b.mu.Unlock()
+		return nil
+	}
+	return b.give(ctx, at, fds)
+}
+
+// give has the loops accept on the sockets, one each.
+func (b *binder) give(ctx context.Context, at *binding, fds []int) error {
+	b.keep(at.addr, at.unit, fds)
 	for i, w := range b.p.workers {
 		var failed error
 		if err := w.loop.Do(ctx, func() { failed = w.listen(at.addr, fds[i], at.served) }); err != nil {
