@@ -27,6 +27,7 @@ var mayImport = map[string][]string{
 	"internal/hostfile": {"internal/yamlpos"},
 	"internal/gossip":   {"internal/hostfile"},
 
+	"systemd":      nil,
 	"dnsserver":    nil,
 	"proxy/config": nil,
 	"proxy/loop":   nil,
@@ -36,6 +37,8 @@ var mayImport = map[string][]string{
 	"proxy/http2":   {"proxy/message"},
 
 	"proxy/preamble": nil,
+	"proxy/takeover": nil,
+	"proxy/probe":    nil,
 
 	"proxy/accesslog": {"proxy/config"},
 

@@ -85,7 +85,6 @@ type Connection struct {
 	Local  netip.AddrPort `json:"local,omitzero"`
 }
 
-// Addresses that cannot be sent as text are none.
 var errMismatch = errors.New("the number of descriptors is not that of the message")
 
 // conn is one end of the pair.
