@@ -41,6 +41,7 @@ var mayImport = map[string][]string{
 	"proxy/probe":    nil,
 
 	"proxy/accesslog": {"proxy/config"},
+	"proxy/chain":     {"proxy/config"},
 
 	"registry":              {"internal/watch", "internal/seal"},
 	"registry/registrytest": {"registry"},
@@ -65,7 +66,7 @@ var mayImport = map[string][]string{
 	"proxy/resolve":          {"proxy/config", "internal/watch", "internal/dnsask"},
 	"proxy/upstream":         {"proxy/config", "proxy/loop", "proxy/http1", "proxy/upstream/balance"},
 	"proxy/upstream/balance": {"proxy/config"},
-	"proxy/xds":              {"proxy/config", "proxy/accesslog", "proxy/health", "internal/watch", "internal/seal"},
+	"proxy/xds":              {"proxy/config", "proxy/accesslog", "proxy/chain", "proxy/health", "internal/watch", "internal/seal"},
 	"proxy/health":           {"proxy/config"},
 	"proxy":                  {"proxy/…", "host", "dnsserver", "internal/…"},
 
@@ -76,7 +77,7 @@ var mayImport = map[string][]string{
 
 // pure packages compute: they reach no network, no disk, no lock and no clock owner.
 var (
-	pure       = []string{"controlplane/compile", "controlplane/zone", "proxy/config", "proxy/retry", "proxy/router", "proxy/upstream/balance", "proxy/http1", "proxy/message", "proxy/http2", "proxy/preamble", "proxy/accesslog"}
+	pure       = []string{"controlplane/compile", "controlplane/zone", "proxy/config", "proxy/retry", "proxy/router", "proxy/upstream/balance", "proxy/http1", "proxy/message", "proxy/http2", "proxy/preamble", "proxy/accesslog", "proxy/chain"}
 	notForPure = []string{"net", "os", "context", "sync", "google.golang.org/grpc"}
 )
 

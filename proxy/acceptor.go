@@ -3,13 +3,12 @@ package proxy
 import (
 	"errors"
 	"net/netip"
-	"strings"
 	"syscall"
 	"time"
 
+	"github.com/hostmesh/hostmesh/proxy/chain"
 	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/loop"
-	"github.com/hostmesh/hostmesh/proxy/router"
 )
 
 const (
@@ -18,73 +17,36 @@ const (
 	flushTime    = 30 * time.Second       // for a client to take the last response
 )
 
-// served is what a listener does, prepared once for all loops. It is immutable.
-type served struct {
-	cfg   *config.Listener
-	table *router.Table // of an HTTP listener
-	sinks []*sink       // of Envoy's default line, for everything
-	lines *lines        // the other access logs, nil without
-}
-
-func (s *served) http() *config.HTTP { return s.cfg.HTTP }
-
-// serverName is what the server header says.
-func (s *served) serverName() string {
-	if name := s.cfg.HTTP.ServerName; name != "" {
-		return name
-	}
-	return "hostmesh"
-}
-
-// allowsUpgrade reports whether a client may change to the protocols it names: all of them must be allowed.
-func (s *served) allowsUpgrade(protocols []byte) bool {
-	for protocol := range strings.SplitSeq(string(protocols), ",") {
-		protocol = strings.ToLower(strings.TrimSpace(protocol))
-		allowed := false
-		for _, u := range s.cfg.HTTP.Upgrades {
-			allowed = allowed || u == protocol
-		}
-		if !allowed {
-			return false
-		}
-	}
-	return true
-}
-
-// statPrefix is the name that the listener's requests or connections are counted under.
-func (s *served) statPrefix() string {
-	switch {
-	case s.cfg.HTTP != nil && s.cfg.HTTP.StatPrefix != "":
-		return s.cfg.HTTP.StatPrefix
-	case s.cfg.TCP != nil && s.cfg.TCP.StatPrefix != "":
-		return s.cfg.TCP.StatPrefix
-	}
-	return s.cfg.Name
-}
-
 // acceptor is a worker's listening socket of one address, and the connections that came in there.
 type acceptor struct {
-	socket loop.Socket
-	w      *worker
-	addr   netip.AddrPort
-	served *served
-	stats  *listenerStats
-	http   *httpStats
-	tcp    *tcpStats
-	timer  loop.Timer
-	gone   bool // the listener left the configuration
-	ceded  bool // because another process serves it
-	active int
+	socket    loop.Socket
+	w         *worker
+	addr      netip.AddrPort
+	reception *reception
+	stats     *listenerStats
+	timer     loop.Timer
+	removed   bool // the listener left the configuration
+	ceded     bool // because another process serves it
+	active    int
 
-	clients client // head of the ring of HTTP connections
-	streams stream // and of TCP connections
+	branches []*branch // by the numbers of the reception's chains
+	parting  []*branch // of chains that left, with connections that are ending
 
-	prefaces preface // and of those that are not served yet
+	prefaces preface // head of the ring of connections that no chain has yet
+}
+
+// arrival is a connection that no chain has yet.
+type arrival struct {
+	fd       int
+	peer     netip.AddrPort
+	via      *proxied // nil: peer is who is connected
+	inspect  inspected
+	protocol config.Protocol // that the client speaks if a chain speaks HTTP; Auto: it is not known yet
 }
 
 // listen starts to accept on fd.
-func (w *worker) listen(addr netip.AddrPort, fd int, s *served) error {
-	a := w.newAcceptor(addr, s)
+func (w *worker) listen(addr netip.AddrPort, fd int, r *reception) error {
+	a := w.newAcceptor(addr, r)
 	if err := a.socket.Open(w.loop, fd, a); err != nil {
 		return err
 	}
@@ -92,31 +54,34 @@ func (w *worker) listen(addr netip.AddrPort, fd int, s *served) error {
 	return nil
 }
 
-func (w *worker) newAcceptor(addr netip.AddrPort, s *served) *acceptor {
+func (w *worker) newAcceptor(addr netip.AddrPort, r *reception) *acceptor {
 	a := &acceptor{w: w, addr: addr, stats: &listenerStats{}}
-	a.clients.next, a.clients.prev = &a.clients, &a.clients
-	a.streams.next, a.streams.prev = &a.streams, &a.streams
 	a.prefaces.next, a.prefaces.prev = &a.prefaces, &a.prefaces
-	a.serve(s)
+	a.serve(r)
 	return a
 }
 
-// serve has requests that come from now on served by s.
-func (a *acceptor) serve(s *served) {
-	a.served = s
-	prefix := s.statPrefix()
-	if s.cfg.HTTP != nil {
-		if a.w.http[prefix] == nil {
-			a.w.http[prefix] = &httpStats{}
+// serve has connections and requests that come from now on served by r. The connections of a chain that is not in it end
+// with their present request.
+func (a *acceptor) serve(r *reception) {
+	a.reception = r
+	before := make(map[identity]*branch, len(a.branches))
+	for _, b := range a.branches {
+		before[b.served.identity] = b
+	}
+	a.branches = make([]*branch, len(r.served))
+	for i, s := range r.served {
+		b := before[s.identity]
+		if b == nil {
+			b = newBranch(a)
 		}
-		a.http = a.w.http[prefix]
-		return
+		delete(before, s.identity)
+		b.serve(s)
+		a.branches[i] = b
 	}
-	if a.w.tcp[prefix] == nil {
-		a.w.tcp[prefix] = &tcpStats{}
+	for _, b := range before {
+		b.part()
 	}
-	a.tcp = a.w.tcp[prefix]
-	a.drainClients()
 }
 
 // Ready accepts what waits.
@@ -134,72 +99,40 @@ func (a *acceptor) accept(max int) (more bool) {
 			a.w.loop.Start(&a.timer, acceptPause, a)
 			return false
 		}
-		if a.served.cfg.ProxyProtocol != nil {
+		if a.reception.looks() {
 			a.acceptPreface(fd, peer)
 		} else {
-			a.begin(fd, peer, nil)
+			a.admit(&arrival{fd: fd, peer: peer, protocol: config.ProtocolAuto})
 		}
 	}
 	a.socket.Again()
 	return true
 }
 
-// begin serves a connection. With via, peer is what the proxy in front said.
-func (a *acceptor) begin(fd int, peer netip.AddrPort, via *proxied) {
-	a.stats.count[listenerCxTotal]++
-	a.stats.count[listenerCxActive]++
-	a.active++
-	if a.served.cfg.HTTP != nil {
-		a.acceptHTTP(fd, peer, via)
-	} else {
-		a.acceptTCP(fd, peer, via)
+// admit gives a connection to the chain that takes it.
+func (a *acceptor) admit(in *arrival) {
+	i := a.reception.choose(a, in)
+	if i == chain.None {
+		a.stats.count[listenerNoChain]++
+		_ = syscall.Close(in.fd)
+		return
 	}
+	a.branches[i].begin(in)
 }
 
 // Expired goes on after accepting failed, or ends what is left of a listener that was removed.
 func (a *acceptor) Expired(*loop.Timer) {
-	if a.gone {
+	if a.removed {
 		a.shutdown()
 		return
 	}
 	a.accept(acceptsATurn)
 }
 
-func (a *acceptor) acceptHTTP(fd int, peer netip.AddrPort, via *proxied) {
-	c := &client{w: a.w, a: a, served: a.served, peer: peer, via: via, id: a.w.connectionID()}
-	head := &a.clients
-	c.prev, c.next = head.prev, head
-	head.prev.next = c
-	head.prev = c
-	a.http.count[httpCxTotal]++
-	a.http.conns++
-	if err := c.Open(a.w.loop, fd, c); err != nil {
-		a.forget(c)
-		return
-	}
-	a.w.loop.Start(&c.timer, c.idleTimeout(), c)
-	if d := a.served.http().MaxConnectionDuration; d > 0 {
-		a.w.loop.Start(&c.life, d, c)
-	}
-}
-
-// forget takes a closed connection out.
-func (a *acceptor) forget(c *client) {
-	c.prev.next, c.next.prev = c.next, c.prev
-	a.http.conns--
-	a.released()
-}
-
-func (a *acceptor) released() {
-	a.stats.count[listenerCxActive]--
-	a.stats.count[listenerCxDestroy]++
-	a.left()
-}
-
 // left has a removed acceptor forgotten with its last connection.
 func (a *acceptor) left() {
 	a.active--
-	if a.gone && a.active == 0 {
+	if a.removed && a.active == 0 {
 		a.w.dropAcceptor(a)
 	}
 }
@@ -225,24 +158,24 @@ func (a *acceptor) remove() {
 
 // leave has the connections of an acceptor end whose socket is closed.
 func (a *acceptor) leave() {
-	a.gone = true
+	a.removed = true
 	if a.w.acceptors[a.addr] == a {
 		delete(a.w.acceptors, a.addr)
 	}
 	a.w.leaving = append(a.w.leaving, a)
+	timeout := time.Duration(0)
+	for _, b := range a.branches {
+		b.gone = true
+		timeout = max(timeout, b.drainTimeout())
+	}
 	a.drainClients()
 	if a.active == 0 {
 		a.w.dropAcceptor(a)
 		return
 	}
-	if a.w.draining {
-		return
+	if !a.w.draining {
+		a.w.loop.Start(&a.timer, timeout, a)
 	}
-	timeout := a.w.drainTime
-	if http := a.served.http(); http != nil && http.DrainTimeout > 0 {
-		timeout = http.DrainTimeout
-	}
-	a.w.loop.Start(&a.timer, timeout, a)
 }
 
 // dropAcceptor forgets a removed acceptor whose last connection has ended.
@@ -256,18 +189,10 @@ func (w *worker) dropAcceptor(a *acceptor) {
 	}
 }
 
-// drainClients gives idle connections a last, shorter chance to send a request. To close them at once would lose a request
-// that is under way.
+// drainClients gives idle connections a last, shorter chance to send a request.
 func (a *acceptor) drainClients() {
-	for c := a.clients.next; c != &a.clients; c = c.next {
-		switch {
-		case c.phase != phaseIdle || c.closing:
-		case len(c.out) > 0: // its last response is still on its way
-			c.closing = true
-			a.w.loop.Start(&c.timer, flushTime, c)
-		default:
-			a.w.loop.Start(&c.timer, a.w.drainIdle, c)
-		}
+	for _, b := range a.branches {
+		b.drainClients()
 	}
 }
 
@@ -275,18 +200,11 @@ func (a *acceptor) drainClients() {
 func (a *acceptor) shutdown() {
 	a.timer.Stop()
 	a.socket.CloseListener()
-	for c := a.clients.next; c != &a.clients; c = a.clients.next {
-		switch {
-		case c.tunnel != nil:
-			c.tunnel.end(true)
-		case c.phase == phaseServing:
-			c.x.clientGone()
-		default:
-			c.dispose()
-		}
+	for _, b := range a.branches {
+		b.shutdown()
 	}
-	for s := a.streams.next; s != &a.streams; s = a.streams.next {
-		s.shutdown()
+	for len(a.parting) > 0 {
+		a.parting[0].shutdown()
 	}
 	for p := a.prefaces.next; p != &a.prefaces; p = a.prefaces.next {
 		p.drop()

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hostmesh/hostmesh/proxy/chain"
 	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/loop"
 	"github.com/hostmesh/hostmesh/proxy/router"
@@ -43,7 +44,7 @@ type binder struct {
 // binding is the state of one listening address.
 type binding struct {
 	addr   netip.AddrPort
-	served *served
+	served *reception
 	bound  bool
 	held   []int // sockets on which nothing is accepted yet
 	unit   bool  // the sockets are of a unit of the service manager
@@ -140,44 +141,80 @@ func changedClusters(old, cfg *config.Config) []string {
 }
 
 // wanted prepares what each address is to serve; what did not change keeps its pointer.
-func (b *binder) wanted(cfg *config.Config) map[netip.AddrPort]*served {
-	wanted := map[netip.AddrPort]*served{}
-	known := map[*config.Listener]*served{}
+func (b *binder) wanted(cfg *config.Config) map[netip.AddrPort]*reception {
+	wanted := map[netip.AddrPort]*reception{}
+	known := map[*config.Listener]*reception{}
+	chains := map[*config.FilterChain]*served{}
 	b.mu.Lock()
 	for _, at := range b.addrs {
 		known[at.served.cfg] = at.served
+		for _, s := range at.served.served {
+			chains[s.cfg] = s
+		}
 	}
 	b.mu.Unlock()
 	tables := make(map[*config.RouteTable]*router.Table, len(b.tables))
 	for _, l := range cfg.Listeners {
-		var t *router.Table
-		if l.HTTP != nil {
-			if t = tables[l.HTTP.Routes]; t == nil {
-				if t = b.tables[l.HTTP.Routes]; t == nil {
-					t = router.New(l.HTTP.Routes)
-				}
-				tables[l.HTTP.Routes] = t
+		r := known[l]
+		if r == nil {
+			var err error
+			if r, err = b.prepare(l, chains); err != nil {
+				b.p.log.Error("listener is not served", "listener", l.Name, "err", err)
+				continue
 			}
 		}
-		s := known[l]
-		if s == nil {
-			s = &served{cfg: l, table: t}
-			s.sinks, s.lines = b.logsOf(l)
+		for _, s := range r.served {
+			if s.table != nil {
+				tables[s.cfg.HTTP.Routes] = s.table
+			}
 		}
 		for _, addr := range l.Addresses {
 			if other := wanted[addr]; other != nil && other.cfg != l {
 				b.p.log.Error("address is in two listeners", "address", addr, "listener", l.Name, "served", other.cfg.Name)
 				continue
 			}
-			wanted[addr] = s
+			wanted[addr] = r
 		}
 	}
 	b.tables = tables
 	return wanted
 }
 
+// prepare makes what a listener is served by. Chains that are known are served as they are.
+func (b *binder) prepare(l *config.Listener, known map[*config.FilterChain]*served) (*reception, error) {
+	whole := l.Whole()
+	table, err := chain.New(whole)
+	if err != nil {
+		return nil, err
+	}
+	r := &reception{cfg: l, chains: table, single: whole != l}
+	for c := range whole.Each() {
+		s := known[c]
+		if s == nil {
+			s = &served{listener: l.Name, cfg: c, table: b.table(c.HTTP)}
+			s.sinks, s.lines = b.logsOf(l, c)
+			s.identify(c == whole.Otherwise)
+		}
+		r.served = append(r.served, s)
+	}
+	return r, nil
+}
+
+// table prepares the routes of an HTTP chain; equal ones once.
+func (b *binder) table(http *config.HTTP) *router.Table {
+	if http == nil {
+		return nil
+	}
+	t := b.tables[http.Routes]
+	if t == nil {
+		t = router.New(http.Routes)
+		b.tables[http.Routes] = t
+	}
+	return t
+}
+
 // drop closes the addresses that are no longer wanted; their connections finish.
-func (b *binder) drop(ctx context.Context, wanted map[netip.AddrPort]*served) {
+func (b *binder) drop(ctx context.Context, wanted map[netip.AddrPort]*reception) {
 	b.closeAddrs(ctx, func(at *binding) bool { return wanted[at.addr] == nil })
 }
 
@@ -228,8 +265,8 @@ func (b *binder) closeAddrs(ctx context.Context, which func(*binding) bool) {
 }
 
 // replace returns what bound addresses that stay are to serve from now on, without touching their sockets.
-func (b *binder) replace(wanted map[netip.AddrPort]*served) map[netip.AddrPort]*served {
-	replaced := map[netip.AddrPort]*served{}
+func (b *binder) replace(wanted map[netip.AddrPort]*reception) map[netip.AddrPort]*reception {
+	replaced := map[netip.AddrPort]*reception{}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for addr, s := range wanted {

@@ -33,7 +33,7 @@ const (
 type client struct {
 	loop.Socket
 	w      *worker
-	a      *acceptor
+	a      *branch
 	served *served // the listener as the current request found it
 	peer   netip.AddrPort
 	via    *proxied // nil: peer is who is connected

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 )
@@ -39,20 +40,26 @@ func (p *Proxy) Dump() string {
 
 func (w *worker) dump(b *strings.Builder) {
 	for addr, a := range w.acceptors {
-		for c := a.clients.next; c != &a.clients; c = c.next {
-			fmt.Fprintf(b, "%s<-%s phase %d readable %v quiet %v hup %v closing %v in %d out %d timer %v\n", addr, c.peer, c.phase,
-				c.readable, c.Quiet(), c.hup, c.closing, len(c.in), len(c.out)-c.outAt, c.timer.Running())
-			if x := c.x; x != nil {
-				fmt.Fprintf(b, "  exchange: connected %v whole %v buf %d sent %d upIn %d upReadable %v upHup %v headDone %v writeFailed %v backoff %v attempts %d",
-					x.connected, x.whole, len(x.buf), x.sent, len(x.upIn), x.upReadable, x.upHup, x.headDone, x.writeFailed, x.backoff, x.attempts)
-				if x.up != nil {
-					fmt.Fprintf(b, " up quiet %v", x.up.Quiet())
-				}
-				b.WriteByte('\n')
-			}
+		for _, branch := range a.branches {
+			branch.dump(b, addr)
 		}
 	}
 	for name, c := range w.clusters {
 		fmt.Fprintf(b, "cluster %s: %+v\n", name, c.Gauges())
+	}
+}
+
+func (a *branch) dump(b *strings.Builder, addr netip.AddrPort) {
+	for c := a.clients.next; c != &a.clients; c = c.next {
+		fmt.Fprintf(b, "%s<-%s phase %d readable %v quiet %v hup %v closing %v in %d out %d timer %v\n", addr, c.peer, c.phase,
+			c.readable, c.Quiet(), c.hup, c.closing, len(c.in), len(c.out)-c.outAt, c.timer.Running())
+		if x := c.x; x != nil {
+			fmt.Fprintf(b, "  exchange: connected %v whole %v buf %d sent %d upIn %d upReadable %v upHup %v headDone %v writeFailed %v backoff %v attempts %d",
+				x.connected, x.whole, len(x.buf), x.sent, len(x.upIn), x.upReadable, x.upHup, x.headDone, x.writeFailed, x.backoff, x.attempts)
+			if x.up != nil {
+				fmt.Fprintf(b, " up quiet %v", x.up.Quiet())
+			}
+			b.WriteByte('\n')
+		}
 	}
 }

@@ -296,21 +296,5 @@ func (f *fleet) hosts(c *config.Cluster) []fleetHost {
 
 // leadsTo reports whether a route of a listener names the cluster.
 func leadsTo(list []*config.Listener, cluster string) bool {
-	named := func(c config.WeightedCluster) bool { return c.Name == cluster }
-	for _, l := range list {
-		if l.TCP != nil && slices.ContainsFunc(l.TCP.Clusters, named) {
-			return true
-		}
-		if l.HTTP == nil {
-			continue
-		}
-		for _, vh := range l.HTTP.Routes.VirtualHosts {
-			for _, route := range vh.Routes {
-				if slices.ContainsFunc(route.Clusters, named) {
-					return true
-				}
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(list, func(l *config.Listener) bool { return l.LeadsTo(cluster) })
 }

@@ -11,7 +11,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/preamble"
 	"github.com/hostmesh/hostmesh/proxy/takeover"
 )
 
@@ -151,7 +153,10 @@ func (b *binder) cede(ctx context.Context, addresses []string) {
 func (a *acceptor) cede() {
 	a.timer.Stop()
 	a.socket.CloseListener()
-	a.gone, a.ceded = true, true
+	a.removed, a.ceded = true, true
+	for _, b := range a.branches {
+		b.gone = true
+	}
 	delete(a.w.acceptors, a.addr)
 	a.w.leaving = append(a.w.leaving, a)
 	if a.active == 0 {
@@ -193,12 +198,14 @@ func (w *worker) takeIdle(out []takeover.Connection) []takeover.Connection {
 		if !a.ceded {
 			continue
 		}
-		for c := a.clients.next; c != &a.clients; {
-			next := c.next
-			if c.movable() {
-				out = append(out, c.take())
+		for _, b := range a.branches {
+			for c := b.clients.next; c != &b.clients; {
+				next := c.next
+				if c.movable() {
+					out = append(out, c.take())
+				}
+				c = next
 			}
-			c = next
 		}
 	}
 	return out
@@ -213,9 +220,9 @@ func (w *worker) drainCeded() {
 	}
 }
 
-// movable reports whether nothing is known of the connection here but what a Connection says.
+// movable reports whether nothing is known of the connection here but what a Connection says. One in TLS has its keys.
 func (c *client) movable() bool {
-	return c.phase == phaseIdle && c.IsOpen() && !c.closing && !c.hup && !c.over && c.x == nil && c.tunnel == nil && len(c.in) == 0 && len(c.out) == 0
+	return c.served.tls == nil && c.phase == phaseIdle && c.IsOpen() && !c.closing && !c.hup && !c.over && c.x == nil && c.tunnel == nil && len(c.in) == 0 && len(c.out) == 0
 }
 
 // take gives the connection up.
@@ -250,20 +257,23 @@ func (p *Proxy) Adopt(ctx context.Context, all []takeover.Connection) {
 func (w *worker) adopt(c takeover.Connection) bool {
 	addr, err := netip.ParseAddrPort(c.Listener)
 	a := w.acceptors[addr]
-	if err != nil || a == nil || a.served.http() == nil {
+	if err != nil || a == nil {
 		_ = syscall.Close(c.FD)
 		return false
 	}
-	var via *proxied
+	in := arrival{fd: c.FD, peer: c.Peer, protocol: config.ProtocolHTTP1}
 	if c.Direct.IsValid() {
-		via = &proxied{direct: c.Direct, local: c.Local}
+		in.via = &proxied{direct: c.Direct, local: c.Local}
 	}
-	a.begin(c.FD, c.Peer, via)
+	if a.reception.cfg.Filters.InspectHTTP {
+		in.inspect.hello.Protocols = []string{preamble.HTTP11}
+	}
+	a.admit(&in)
 	return true
 }
 
 // emptySocket serves what waits in a socket that is not used on, and closes it; loop.StopSYN was called before.
-func (w *worker) emptySocket(addr netip.AddrPort, fd int, s *served) {
+func (w *worker) emptySocket(addr netip.AddrPort, fd int, s *reception) {
 	a := w.newAcceptor(addr, s)
 	if a.socket.Open(w.loop, fd, a) == nil {
 		a.remove()

@@ -130,14 +130,14 @@ func (l *lines) write(w *worker, r *accesslog.Record) {
 	}
 }
 
-// logsOf opens the access logs of a listener: places for Envoy's default line about everything, and the others. One that cannot
+// logsOf opens the access logs of a listener's chain: places for Envoy's default line about everything, and the others. One that cannot
 // be opened or compiled is left out and said.
-func (b *binder) logsOf(l *config.Listener) ([]*sink, *lines) {
+func (b *binder) logsOf(l *config.Listener, chain *config.FilterChain) ([]*sink, *lines) {
 	logs := l.AccessLogs
-	if l.HTTP != nil {
-		logs = l.HTTP.AccessLogs
-	} else if len(l.TCP.AccessLogs) > 0 {
-		logs = l.TCP.AccessLogs
+	if chain.HTTP != nil {
+		logs = chain.HTTP.AccessLogs
+	} else if len(chain.TCP.AccessLogs) > 0 {
+		logs = chain.TCP.AccessLogs
 	}
 	var sinks []*sink
 	others := &lines{}

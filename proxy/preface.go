@@ -16,20 +16,30 @@ type proxied struct {
 	local  netip.AddrPort // what the client connected to
 }
 
-// preface is a connection whose PROXY header has not arrived yet. The header is looked at where it waits, in the kernel,
-// so that slow clients hold no buffer and what follows is read by the protocol behind.
+// inspected is what a connection's first bytes say, as far as chains are chosen by it.
+type inspected struct {
+	tls   bool
+	hello preamble.Hello // its protocols are also set for HTTP in plaintext
+}
+
+// preface is a connection whose first bytes are looked at: a PROXY header, which is taken away, and the beginning of the protocol.
+// They are looked at where they wait, in the kernel, so that slow clients hold no buffer and what follows is read by
+// the protocol behind.
 type preface struct {
 	loop.Socket
-	a    *acceptor
-	cfg  *config.ProxyProtocol // as the connection found it
-	peer netip.AddrPort
+	a       *acceptor
+	arrival arrival
+	filters config.Filters        // as the connection found them
+	header  *config.ProxyProtocol // that is waited for; nil: none, or it was there
 
 	next, prev *preface // all of the acceptor
 	timer      loop.Timer
+	partial    bool // something is there that is not whole
 }
 
 func (a *acceptor) acceptPreface(fd int, peer netip.AddrPort) {
-	p := &preface{a: a, cfg: a.served.cfg.ProxyProtocol, peer: peer}
+	cfg := a.reception.cfg
+	p := &preface{a: a, filters: cfg.Filters, header: cfg.ProxyProtocol, arrival: arrival{peer: peer, protocol: config.ProtocolAuto}}
 	head := &a.prefaces
 	p.prev, p.next = head.prev, head
 	head.prev.next = p
@@ -41,59 +51,155 @@ func (a *acceptor) acceptPreface(fd int, peer netip.AddrPort) {
 		a.left()
 		return
 	}
-	a.w.loop.Start(&p.timer, p.cfg.Timeout, p)
+	a.w.loop.Start(&p.timer, p.filters.Timeout, p)
 }
 
 // Ready takes the socket's events.
 func (p *preface) Ready(e loop.Event) {
-	buf := p.a.w.loop.Shared()[:preamble.MaxBytes]
+	if p.header != nil && !p.readHeader(e) {
+		return
+	}
+	if !p.a.reception.inspects() {
+		p.pass()
+		return
+	}
+	p.inspect(e)
+}
+
+// peek looks at what is there. It reports false if that is nothing yet, or the connection was ended.
+func (p *preface) peek(most int, e loop.Event) ([]byte, bool) {
+	buf := p.a.w.loop.Shared()[:most]
 	n, err := p.Peek(buf)
 	switch {
 	case errors.Is(err, syscall.EAGAIN) && e&(loop.Err|loop.Hup) == 0:
-		return
+		return nil, false
 	case err != nil:
 		p.end(listenerFilterRemoteClose)
-		return
+		return nil, false
 	}
-	h, length, err := preamble.Read(buf[:n])
+	p.partial = n > 0
+	return buf[:n], true
+}
+
+// readHeader takes the PROXY header away. It reports whether that is done.
+func (p *preface) readHeader(e loop.Event) bool {
+	data, ok := p.peek(preamble.MaxBytes, e)
+	if !ok {
+		return false
+	}
+	h, length, err := preamble.Read(data)
 	counts := &p.a.w.prefaces
 	switch {
-	case errors.Is(err, preamble.ErrNone) && p.cfg.Optional:
+	case errors.Is(err, preamble.ErrNone) && p.header.Optional:
 		counts[prefaceNoneAllowed]++
-		p.pass(h)
 	case errors.Is(err, preamble.ErrNone):
 		counts[prefaceNoneRefused]++
 		p.end(listenerFilterError)
+		return false
 	case err != nil:
 		counts[prefaceError1+prefaceCounter(h.Version-1)]++
 		p.end(listenerFilterError)
+		return false
 	case length > 0:
-		if m, err := p.Read(buf[:length]); err != nil || m != length {
+		if m, err := p.Read(data[:length]); err != nil || m != length {
 			p.end(listenerFilterRemoteClose)
-			return
+			return false
 		}
 		counts[prefaceFound1+prefaceCounter(h.Version-1)]++
 		p.a.stats.count[listenerRxBytes] += uint64(length)
-		p.pass(h)
-	case n == 0 || e&(loop.Err|loop.Hup) != 0:
+	default:
+		p.wait(len(data), e)
+		return false
+	}
+	if h.Source.IsValid() {
+		p.arrival.via = &proxied{direct: p.arrival.peer, local: h.Destination}
+		p.arrival.peer = h.Source
+	}
+	p.header, p.partial = nil, false
+	return true
+}
+
+// inspect looks at the beginning of the protocol.
+func (p *preface) inspect(e loop.Event) {
+	data, ok := p.peek(preamble.MaxHelloBytes, e)
+	if !ok {
+		return
+	}
+	counts := &p.a.w.prefaces
+	h, done, err := preamble.ReadHello(data, p.filters.MaxClientHello)
+	switch {
+	case errors.Is(err, preamble.ErrNoTLS):
+		if !p.inspectHTTP(data, e) {
+			return
+		}
+		counts[prefaceTLSNotFound]++
+	case err != nil:
+		// To go on without what the client said would have it served as if it had named nobody.
+		counts[prefaceTLSError]++
+		p.end(listenerFilterError)
+		return
+	case !done:
+		p.wait(len(data), e)
+		return
+	default:
+		counts[prefaceTLSFound]++
+		counts.either(h.ServerName != "", prefaceSNIFound)
+		counts.either(len(h.Protocols) > 0, prefaceALPNFound)
+		p.arrival.inspect = inspected{tls: true, hello: h}
+	}
+	p.pass()
+}
+
+// inspectHTTP finds out which HTTP a plaintext connection speaks, if chains are to know. It reports whether that is done.
+func (p *preface) inspectHTTP(data []byte, e loop.Event) bool {
+	if !p.filters.InspectHTTP {
+		return true
+	}
+	protocol, done := preamble.ReadHTTP(data)
+	if !done {
+		p.wait(len(data), e)
+		return false
+	}
+	counter := map[string]prefaceCounter{preamble.HTTP10: prefaceHTTP10, preamble.HTTP11: prefaceHTTP11, preamble.H2C: prefaceHTTP2, "": prefaceNoHTTP}[protocol]
+	p.a.w.prefaces[counter]++
+	if protocol == "" {
+		return true
+	}
+	p.arrival.inspect.hello.Protocols = []string{protocol}
+	p.arrival.protocol = config.ProtocolHTTP1
+	if protocol == preamble.H2C {
+		p.arrival.protocol = config.ProtocolHTTP2
+	}
+	return true
+}
+
+// wait goes on waiting for more than n bytes, unless the client will send no more.
+func (p *preface) wait(n int, e loop.Event) {
+	if n == 0 || e&(loop.Err|loop.Hup) != 0 {
 		p.end(listenerFilterRemoteClose)
 	}
 }
 
-// pass gives the connection to the protocol behind, as it is configured now.
-func (p *preface) pass(h preamble.Header) {
-	a, peer := p.a, p.peer
-	var via *proxied
-	if h.Source.IsValid() {
-		peer, via = h.Source, &proxied{direct: p.peer, local: h.Destination}
-	}
+// pass gives the connection to the chain that takes it, as the listener is configured now.
+func (p *preface) pass() {
+	a := p.a
 	p.unlink()
-	a.active-- // it counts anew; the acceptor is not to be dropped in between
-	a.begin(p.Detach(), peer, via)
+	p.arrival.fd = p.Detach()
+	a.admit(&p.arrival)
+	a.left() // it counts anew by now
 }
 
-// Expired ends a connection whose header did not come in time.
-func (p *preface) Expired(*loop.Timer) { p.end(listenerPreCxTimeout) }
+// Expired ends a connection whose first bytes did not come in time. Where that is allowed one of which nothing came is served: a
+// part of a header or of a ClientHello is not taken for none.
+func (p *preface) Expired(*loop.Timer) {
+	silent := !p.partial && (p.header == nil || p.header.Optional)
+	if !silent || !p.filters.ContinueOnTimeout {
+		p.end(listenerPreCxTimeout)
+		return
+	}
+	p.a.stats.count[listenerPreCxTimeout]++
+	p.pass()
+}
 
 // end closes the connection for a reason that is counted.
 func (p *preface) end(reason listenerCounter) {
@@ -111,43 +217,4 @@ func (p *preface) unlink() {
 	p.timer.Stop()
 	p.prev.next, p.next.prev = p.next, p.prev
 	p.a.stats.count[listenerPreCxActive]--
-}
-
-// prefaceCounter is one of the counters of PROXY headers.
-type prefaceCounter uint8
-
-const (
-	prefaceFound1 prefaceCounter = iota // those of versions 1 and 2 follow each other
-	prefaceFound2
-	prefaceError1
-	prefaceError2
-	prefaceNoneAllowed
-	prefaceNoneRefused
-	numPrefaceCounters
-)
-
-var prefaceCounterNames = [numPrefaceCounters]string{
-	prefaceFound1:      "versions.v1.found",
-	prefaceFound2:      "versions.v2.found",
-	prefaceError1:      "versions.v1.error",
-	prefaceError2:      "versions.v2.error",
-	prefaceNoneAllowed: "not_found_allowed",
-	prefaceNoneRefused: "not_found_disallowed",
-}
-
-// prefaceStats are one loop's counts.
-type prefaceStats [numPrefaceCounters]uint64
-
-func (s *prefaceStats) add(other *prefaceStats) {
-	for i, n := range other {
-		s[i] += n
-	}
-}
-
-func (s *prefaceStats) samples() []sample {
-	out := make([]sample, 0, len(s))
-	for i, n := range s {
-		out = append(out, sample{scope: "proxy_proto", name: prefaceCounterNames[i], value: n})
-	}
-	return out
 }

@@ -57,9 +57,9 @@ func tellsForwarded(t testing.TB) string {
 }
 
 // behindProxy starts a proxy whose HTTP listener wants a PROXY header.
-func behindProxy(t *testing.T, p config.ProxyProtocol) *testProxy {
+func behindProxy(t *testing.T, p config.ProxyProtocol, timeout time.Duration) *testProxy {
 	l := httpConfig(freeAddr(t), vhost("web.mesh.internal", "web"))
-	l.ProxyProtocol = &p
+	l.ProxyProtocol, l.Filters.Timeout = &p, timeout
 	return start(t, &config.Config{Listeners: []*config.Listener{l}, Clusters: clusters(cluster("web", tellsForwarded(t)))}, oneLoop)
 }
 
@@ -72,7 +72,7 @@ func (p *testProxy) listenerStat(name string) string {
 func TestProxyHeader(t *testing.T) {
 	source6, destination6 := netip.MustParseAddrPort("[2001:db8::1]:1"), netip.MustParseAddrPort("[2001:db8::2]:2")
 	source4, destination4 := netip.MustParseAddrPort("192.0.2.1:1"), netip.MustParseAddrPort("198.51.100.1:2")
-	p := behindProxy(t, config.ProxyProtocol{Timeout: 10 * time.Second})
+	p := behindProxy(t, config.ProxyProtocol{}, 10*time.Second)
 	for _, c := range []struct{ name, header, want string }{
 		{"v1", proxyLine, "192.0.2.1"},
 		{"v1 IPv6", "PROXY TCP6 2001:db8::1 2001:db8::2 1 2\r\n", "2001:db8::1"},
@@ -115,7 +115,7 @@ func closedUnanswered(t *testing.T, conn net.Conn) {
 
 // TestProxyHeaderRefused: what is not a right header ends the connection and is counted; nothing of it is served.
 func TestProxyHeaderRefused(t *testing.T) {
-	p := behindProxy(t, config.ProxyProtocol{Timeout: 10 * time.Second})
+	p := behindProxy(t, config.ProxyProtocol{}, 10*time.Second)
 	for _, c := range []struct{ name, text, counted string }{
 		{"none", closing, "proxy_proto.not_found_disallowed"},
 		{"v1", "PROXY TCP4 192.0.2.1 198.51.100.1 56324\r\n" + closing, "proxy_proto.versions.v1.error"},
@@ -137,7 +137,7 @@ func TestProxyHeaderRefused(t *testing.T) {
 
 // TestProxyHeaderThatNeverComes: a client that is silent, or stops within the header, loses its connection; so does one that goes.
 func TestProxyHeaderThatNeverComes(t *testing.T) {
-	p := behindProxy(t, config.ProxyProtocol{Timeout: 300 * time.Millisecond})
+	p := behindProxy(t, config.ProxyProtocol{}, 300*time.Millisecond)
 	for _, text := range []string{"", "PRO", proxyLine[:30]} {
 		conn := p.dial()
 		if _, err := io.WriteString(conn, text); err != nil {
@@ -158,7 +158,7 @@ func TestProxyHeaderThatNeverComes(t *testing.T) {
 
 // TestProxyHeaderOptional: without the header a connection is its peer's own; a broken one is refused still.
 func TestProxyHeaderOptional(t *testing.T) {
-	p := behindProxy(t, config.ProxyProtocol{Optional: true, Timeout: 10 * time.Second})
+	p := behindProxy(t, config.ProxyProtocol{Optional: true}, 10*time.Second)
 	for _, c := range []struct{ text, want string }{{closing, "127.0.0.1"}, {proxyLine + closing, "192.0.2.1"}} {
 		if got := p.raw(c.text); !strings.HasSuffix(got, "\r\n\r\n"+c.want) {
 			t.Errorf("%q, want %q", got, c.want)
@@ -177,7 +177,7 @@ func TestProxyHeaderOptional(t *testing.T) {
 func TestProxyHeaderTCP(t *testing.T) {
 	echo := rawBackend(t, func(conn net.Conn, r *bufio.Reader) { _, _ = io.Copy(conn, r) })
 	l := &config.Listener{
-		Name: "db", Addresses: []netip.AddrPort{freeAddr(t)}, ProxyProtocol: &config.ProxyProtocol{Timeout: 10 * time.Second},
+		Name: "db", Addresses: []netip.AddrPort{freeAddr(t)}, ProxyProtocol: &config.ProxyProtocol{}, Filters: config.Filters{Timeout: 10 * time.Second},
 		TCP: &config.TCP{StatPrefix: "db", Clusters: []config.WeightedCluster{{Name: "db", Weight: 1}}, IdleTimeout: time.Minute},
 	}
 	p := start(t, &config.Config{Listeners: []*config.Listener{l}, Clusters: clusters(cluster("db", echo))}, oneLoop)
@@ -194,7 +194,7 @@ func TestProxyHeaderTCP(t *testing.T) {
 // TestProxyHeaderInAccessLog: the lines tell the header's addresses and, as the direct one, that of the proxy in front.
 func TestProxyHeaderInAccessLog(t *testing.T) {
 	l := httpConfig(freeAddr(t), vhost("web.mesh.internal", "web"))
-	l.ProxyProtocol = &config.ProxyProtocol{Optional: true, Timeout: 10 * time.Second}
+	l.ProxyProtocol, l.Filters.Timeout = &config.ProxyProtocol{Optional: true}, 10*time.Second
 	l.HTTP.AccessLogs = []config.AccessLog{{Path: "/dev/stdout", Format: &config.LogFormat{
 		Text: "remote %DOWNSTREAM_REMOTE_ADDRESS% local %DOWNSTREAM_LOCAL_ADDRESS% direct %DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%\n",
 	}}}
@@ -236,7 +236,7 @@ func TestProxyHeaderAtTheEnd(t *testing.T) {
 
 // TestProxyHeaderOfRemovedListener: a connection that waits for its header when its listener leaves is served yet.
 func TestProxyHeaderOfRemovedListener(t *testing.T) {
-	p := behindProxy(t, config.ProxyProtocol{Timeout: 10 * time.Second})
+	p := behindProxy(t, config.ProxyProtocol{}, 10*time.Second)
 	conn := p.dial()
 	if _, err := io.WriteString(conn, proxyLine[:10]); err != nil {
 		t.Fatal(err)
@@ -264,7 +264,7 @@ func TestProxyHeaderByCurl(t *testing.T) {
 	if err != nil {
 		t.Fatal("curl is not installed; run make setup")
 	}
-	p := behindProxy(t, config.ProxyProtocol{Timeout: 10 * time.Second})
+	p := behindProxy(t, config.ProxyProtocol{}, 10*time.Second)
 	out, err := exec.Command(curl, "-sS", "--max-time", "10", "--haproxy-protocol", "-H", "Host: web.mesh.internal", "http://"+p.addr.String()+"/").CombinedOutput()
 	if err != nil || string(out) != "127.0.0.1" {
 		t.Errorf("%q, %v", out, err)
@@ -277,7 +277,7 @@ func TestProxyHeaderByHAProxy(t *testing.T) {
 	if err != nil {
 		t.Fatal("haproxy is not installed; run make setup")
 	}
-	p := behindProxy(t, config.ProxyProtocol{Timeout: 10 * time.Second})
+	p := behindProxy(t, config.ProxyProtocol{}, 10*time.Second)
 	for version, option := range []string{"send-proxy", "send-proxy-v2"} {
 		front := freeAddr(t)
 		file := filepath.Join(t.TempDir(), "haproxy.cfg")

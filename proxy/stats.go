@@ -122,6 +122,7 @@ const (
 	listenerPreCxTimeout
 	listenerFilterRemoteClose
 	listenerFilterError
+	listenerNoChain
 	listenerPreCxActive // from here: gauges
 	listenerCxActive
 	numListenerCounters
@@ -135,6 +136,7 @@ var listenerCounterNames = [numListenerCounters]string{
 	listenerRxBytes:     "downstream_cx_rx_bytes_total",
 	listenerTxBytes:     "downstream_cx_tx_bytes_total",
 
+	listenerNoChain:           "no_filter_chain_match",
 	listenerPreCxTimeout:      "downstream_pre_cx_timeout",
 	listenerFilterRemoteClose: "downstream_listener_filter_remote_close",
 	listenerFilterError:       "downstream_listener_filter_error",

@@ -17,7 +17,7 @@ const maxConnectAttempts = 3
 type stream struct {
 	loop.Socket
 	w    *worker
-	a    *acceptor
+	a    *branch
 	cfg  *served
 	peer netip.AddrPort
 	via  *proxied // nil: peer is who is connected
@@ -43,7 +43,7 @@ type stream struct {
 	local     netip.AddrPort // of the upstream connection, if an access log wants it
 }
 
-func (a *acceptor) acceptTCP(fd int, peer netip.AddrPort, via *proxied) {
+func (a *branch) acceptTCP(fd int, peer netip.AddrPort, via *proxied) {
 	s := &stream{w: a.w, a: a, cfg: a.served, peer: peer, via: via, id: a.w.connectionID(), began: a.w.loop.Clock()}
 	head := &a.streams
 	s.prev, s.next = head.prev, head

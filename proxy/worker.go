@@ -79,11 +79,11 @@ func (w *worker) cluster(name string) *upstream.Cluster {
 
 // update takes a new configuration: the clusters named in changed differ from those before, and the addresses in replaced
 // serve something else.
-func (w *worker) update(cfg *config.Config, changed []string, replaced map[netip.AddrPort]*served) {
+func (w *worker) update(cfg *config.Config, changed []string, replaced map[netip.AddrPort]*reception) {
 	w.config = cfg
-	for addr, s := range replaced {
+	for addr, r := range replaced {
 		if a := w.acceptors[addr]; a != nil {
-			a.serve(s)
+			a.serve(r)
 		}
 	}
 	if len(w.shared) > 0 { // a cluster that left and came back as it was has other facts

@@ -20,13 +20,17 @@ type Config struct {
 	Clusters map[string]*Cluster
 }
 
-// Listener is a set of addresses and what to do with connections that arrive there. Exactly one of HTTP and TCP is set.
+// Listener is a set of addresses and what to do with connections that arrive there. One that does the same with all of them, in
+// plaintext, has one of HTTP and TCP; another one has Chains or Otherwise, or both.
 type Listener struct {
 	Name       string
 	Addresses  []netip.AddrPort // at least one
 	HTTP       *HTTP
 	TCP        *TCP
+	Chains     []*FilterChain // no two match the same
+	Otherwise  *FilterChain   // takes what no other one does; nil: that is closed
 	AccessLogs []AccessLog
+	Filters    Filters
 	// ProxyProtocol, if set, is what connections begin with.
 	ProxyProtocol *ProxyProtocol
 }
@@ -138,6 +142,8 @@ type Cluster struct {
 	RetryBudget    *RetryBudget // takes the place of MaxRetries; nil: none
 	Protocol       Protocol     // that the endpoints speak
 	HTTP2          HTTP2
+	TLS            *UpstreamTLS // nil: plaintext
+	SocketMatches  []SocketMatch
 	// A pooled connection is closed after so many requests, and when it is so old and its request is done. 0: no limit.
 	MaxConnRequests uint32
 	MaxConnDuration time.Duration
@@ -175,6 +181,7 @@ type Endpoint struct {
 	Locality Locality
 	// LocalityWeight is the weight of the locality in its priority; 0: no requests where the cluster is LocalityWeighted.
 	LocalityWeight uint32
+	SocketMark     Labels // what the cluster's SocketMatches look at
 	HashKey        string // RingHash and Maglev know the endpoint by it; empty: by its address or hostname
 }
 

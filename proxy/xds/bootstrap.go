@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -191,7 +192,7 @@ func (r *reader) staticResources(at *path, m *bootstrapv3.Bootstrap_StaticResour
 		p := at.at("listeners", i)
 		once(p, l.GetName())
 		made := r.listener(p, l)
-		if made.routes != "" && !server {
+		if slices.ContainsFunc(made.routes, func(name string) bool { return name != "" }) && !server {
 			r.wrong(p, "rds", "route_config: there is no dynamic_resources.ads_config")
 		}
 		b.listeners = append(b.listeners, made)
@@ -236,7 +237,7 @@ func (s schema) forControl() schema {
 		known[field] = true
 		own[protoreflect.FullName(message)] = known
 	}
-	for field := range strings.FieldsSeq(dnsFields + " cluster_type") { // the server is on this host: nothing is looked up
+	for field := range strings.FieldsSeq(dnsFields + " cluster_type transport_socket transport_socket_matches") { // the server is on this host: nothing is looked up
 		delete(own[clusterAPI], field)
 	}
 	own["envoy.config.core.v3.Http2ProtocolOptions"] = map[string]bool{}

@@ -2,6 +2,7 @@ package xds
 
 import (
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -13,8 +14,10 @@ import (
 func (s *store) refer(now time.Time) {
 	tables, assignments := map[string]bool{}, map[string]bool{}
 	for _, l := range s.listeners {
-		if l.routes != "" {
-			tables[l.routes] = true
+		for _, name := range l.routes {
+			if name != "" {
+				tables[name] = true
+			}
 		}
 	}
 	clear(s.users)
@@ -157,20 +160,20 @@ func (s *store) buildListeners() []*config.Listener {
 	out := make([]*config.Listener, 0, len(s.listeners))
 	next := map[string]publishedListener{}
 	for name, l := range s.listeners {
-		p := publishedListener{from: l, table: s.tables[l.routes]}
+		p := publishedListener{from: l}
+		waits := false
+		for _, routes := range l.routes {
+			table := s.tables[routes]
+			waits = waits || routes != "" && table == nil
+			p.tables = append(p.tables, table)
+		}
 		switch before, ok := s.published[name]; {
-		case l.routes != "" && p.table == nil && !ok:
+		case waits && !ok:
 			continue // warming
-		case l.routes != "" && p.table == nil, ok && before.from == l && before.table == p.table:
+		case waits, ok && before.from == l && slices.Equal(before.tables, p.tables):
 			p = before
 		default:
-			made := l.Listener
-			if l.routes != "" {
-				http := *l.HTTP
-				http.Routes = p.table
-				made.HTTP = &http
-			}
-			p.out = &made
+			p.out = l.with(p.tables, before)
 		}
 		next[name] = p
 		out = append(out, p.out)
@@ -182,21 +185,76 @@ func (s *store) buildListeners() []*config.Listener {
 
 // leadsTo reports whether a route of any listener names the cluster.
 func leadsTo(list []*config.Listener, cluster string) bool {
-	named := func(c config.WeightedCluster) bool { return c.Name == cluster }
-	for _, l := range list {
-		if l.TCP != nil && slices.ContainsFunc(l.TCP.Clusters, named) {
-			return true
+	return slices.ContainsFunc(list, func(l *config.Listener) bool { return l.LeadsTo(cluster) })
+}
+
+// with makes the listener with its route tables. A chain that did not change keeps its pointer.
+func (l *listener) with(tables []*config.RouteTable, before publishedListener) *config.Listener {
+	made := l.Listener
+	if made.HTTP != nil {
+		made.HTTP = routed(made.HTTP, tables[0])
+		return &made
+	}
+	made.Chains = slices.Clone(made.Chains)
+	for i := range tables {
+		at := &made.Otherwise
+		if i < len(made.Chains) {
+			at = &made.Chains[i]
 		}
-		if l.HTTP == nil {
+		if *at == nil || (*at).HTTP == nil {
 			continue
 		}
-		for _, vh := range l.HTTP.Routes.VirtualHosts {
-			for _, route := range vh.Routes {
-				if slices.ContainsFunc(route.Clusters, named) {
-					return true
-				}
+		if before.from == l && before.tables[i] == tables[i] {
+			*at = before.out.Chain(i)
+			continue
+		}
+		own := **at
+		own.HTTP = routed(own.HTTP, tables[i])
+		*at = &own
+	}
+	if old := before.out; old != nil && before.from != l {
+		keepChains(&made, old)
+	}
+	return &made
+}
+
+// routed is http with a table that came by RDS, if one did.
+func routed(http *config.HTTP, table *config.RouteTable) *config.HTTP {
+	if table == nil {
+		return http
+	}
+	own := *http
+	own.Routes = table
+	return &own
+}
+
+// keepChains puts the old pointer in the place of each chain that is the same in a listener that was sent again.
+func keepChains(l, old *config.Listener) {
+	same := func(c *config.FilterChain) *config.FilterChain {
+		for o := range old.Each() {
+			if reflect.DeepEqual(o, c) {
+				return o
 			}
 		}
+		return c
 	}
-	return false
+	for i, c := range l.Chains {
+		l.Chains[i] = same(c)
+	}
+	if l.Otherwise != nil && reflect.DeepEqual(old.Otherwise, l.Otherwise) {
+		l.Otherwise = old.Otherwise
+	}
+}
+
+// keepTLS puts the old pointers in the place of TLS values that did not change.
+func keepTLS(c, old *config.Cluster) {
+	if old == nil {
+		return
+	}
+	if reflect.DeepEqual(c.TLS, old.TLS) {
+		c.TLS = old.TLS
+	}
+	if reflect.DeepEqual(c.SocketMatches, old.SocketMatches) {
+		c.SocketMatches = old.SocketMatches
+	}
 }

@@ -49,6 +49,7 @@ func (r *reader) cluster(at *path, m *clusterv3.Cluster) *cluster {
 	}
 	r.policy(at, m, c)
 	r.breakers(at.field("circuit_breakers"), m.GetCircuitBreakers(), c)
+	r.sockets(at, m, c)
 	r.protocolOptions(at, m, c)
 	r.discovery(at, m, c)
 	r.health(at, m, c)
@@ -137,6 +138,7 @@ func (r *reader) protocolOptions(at *path, m *clusterv3.Cluster, c *cluster) {
 		o := new(httpv3.HttpProtocolOptions)
 		if r.unpack(p, options[name], o) {
 			r.poolOptions(p.field("common_http_protocol_options"), o.GetCommonHttpProtocolOptions(), c)
+			r.upstreamProtocol(p, o, c)
 		}
 	}
 }

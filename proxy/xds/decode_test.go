@@ -68,13 +68,13 @@ func TestListenerDefaults(t *testing.T) {
 	}
 	want := &listener{
 		Listener: config.Listener{
-			Name: "x", Addresses: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:80")},
+			Name: "x", Addresses: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:80")}, Filters: config.Filters{Timeout: 15 * time.Second},
 			HTTP: &config.HTTP{
 				StatPrefix: "s", RequestHeadersTimeout: 5 * time.Minute, StreamIdleTimeout: 5 * time.Minute, IdleTimeout: time.Hour, DrainTimeout: 5 * time.Second,
-				MaxRequestHeadBytes: 60 << 10, MaxRequestHeaders: 100, GenerateRequestID: true, ServerName: "envoy",
+				MaxRequestHeadBytes: 60 << 10, MaxRequestHeaders: 100, GenerateRequestID: true, ServerName: "envoy", Protocol: config.ProtocolAuto,
 			},
 		},
-		routes: "r",
+		routes: []string{"r"},
 	}
 	if diff := cmp.Diff(want, got, compareAddr, cmp.AllowUnexported(listener{})); diff != "" {
 		t.Error(diff)
@@ -118,13 +118,14 @@ filter_chains:
 		Name:       "x",
 		Addresses:  []netip.AddrPort{netip.MustParseAddrPort("127.64.0.1:80"), netip.MustParseAddrPort("[::1]:8080")},
 		AccessLogs: []config.AccessLog{{Path: "/dev/stderr"}},
+		Filters:    config.Filters{Timeout: 15 * time.Second},
 		HTTP: &config.HTTP{
 			StatPrefix: "s", Routes: &config.RouteTable{Name: "inline"}, RequestTimeout: 7 * time.Second, RequestHeadersTimeout: 3 * time.Second,
 			DrainTimeout: 9 * time.Second, IdleTimeout: time.Minute, MaxRequestHeadBytes: 16 << 10, MaxRequestHeaders: 50,
 			UseRemoteAddress: true, XFFTrustedHops: 2, ServerName: "mesh", Upgrades: []string{"websocket"},
 			AccessLogs: []config.AccessLog{{Path: "/tmp/log"}},
 		},
-	}}
+	}, routes: []string{""}}
 	if diff := cmp.Diff(want, got, compareAddr, cmp.AllowUnexported(listener{})); diff != "" {
 		t.Error(diff)
 	}

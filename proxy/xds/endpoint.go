@@ -30,6 +30,9 @@ func (r *reader) assignment(at *path, m *endpointv3.ClusterLoadAssignment) assig
 			Zone:    intern(l.GetLocality().GetZone()),
 			SubZone: intern(l.GetLocality().GetSubZone()),
 		}
+		if l.GetMetadata().GetFilterMetadata()[socketMark] != nil {
+			r.wrong(p.field("metadata").field("filter_metadata").field(socketMark), "a value", "it unset: endpoints have their own")
+		}
 		for j, e := range l.GetLbEndpoints() {
 			own := r.endpoint(p.at("lb_endpoints", j), e)
 			if own == nil || seen[own.Addr] {
@@ -69,6 +72,7 @@ func (r *reader) endpoint(at *path, m *endpointv3.LbEndpoint) *config.Endpoint {
 func (r *reader) endpointValues(at *path, m *endpointv3.LbEndpoint, out *config.Endpoint) {
 	out.Hostname, out.Weight = m.GetEndpoint().GetHostname(), 1
 	out.HashKey = m.GetMetadata().GetFilterMetadata()["envoy.lb"].GetFields()["hash_key"].GetStringValue()
+	out.SocketMark = r.mark(at.field("metadata"), m.GetMetadata())
 	if w := m.GetLoadBalancingWeight(); w != nil {
 		out.Weight = w.GetValue()
 	}

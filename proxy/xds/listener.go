@@ -23,10 +23,11 @@ const (
 	routerType = typePrefix + "envoy.extensions.filters.http.router.v3.Router"
 )
 
-// listener is a decoded Listener. When routes is set its table comes by RDS under that name and HTTP.Routes is nil.
+// listener is a decoded Listener. For each of its chains, in their order, routes has the name under which its table comes
+// by RDS, so that its HTTP.Routes is nil until then; or it is empty.
 type listener struct {
 	config.Listener
-	routes string
+	routes []string
 }
 
 // listener reads a Listener.
@@ -55,37 +56,29 @@ func (r *reader) listener(at *path, m *listenerv3.Listener) *listener {
 	}
 	l.AccessLogs = r.accessLogs(at, m.GetAccessLog())
 	r.listenerFilters(at, m, l)
-	chains := m.GetFilterChains()
-	if len(chains) != 1 {
-		r.wrong(at.field("filter_chains"), len(chains), "exactly one filter chain")
-		return l
-	}
-	filters, at := chains[0].GetFilters(), at.at("filter_chains", 0)
-	if len(filters) != 1 {
-		r.wrong(at.field("filters"), len(filters), "exactly one filter")
-		return l
-	}
-	r.networkFilter(at.at("filters", 0), filters[0], l)
+	r.chains(at, m, l)
 	return l
 }
 
-func (r *reader) networkFilter(at *path, f *listenerv3.Filter, l *listener) {
+// networkFilter reads what a chain does. It returns the name of the route table if that comes by RDS.
+func (r *reader) networkFilter(at *path, f *listenerv3.Filter, c *config.FilterChain) (routes string) {
 	typed := f.GetTypedConfig()
 	p := at.field("typed_config")
 	switch typed.GetTypeUrl() {
 	case hcmType:
 		m := new(hcmv3.HttpConnectionManager)
 		if r.unpack(p, typed, m) {
-			l.HTTP, l.routes = r.http(p, m)
+			c.HTTP, routes = r.http(p, m)
 		}
 	case tcpType:
 		m := new(tcpv3.TcpProxy)
 		if r.unpack(p, typed, m) {
-			l.TCP = r.tcp(p, m)
+			c.TCP = r.tcp(p, m)
 		}
 	default:
 		r.wrong(at, named(f.GetName(), typed.GetTypeUrl()), "envoy.filters.network.http_connection_manager or envoy.filters.network.tcp_proxy")
 	}
+	return routes
 }
 
 // named is how a filter or extension is called in a complaint.
@@ -102,9 +95,6 @@ func named(name, typeURL string) string {
 
 // http reads an HttpConnectionManager; the second result is the name of its route table if that comes by RDS.
 func (r *reader) http(at *path, m *hcmv3.HttpConnectionManager) (*config.HTTP, string) {
-	if c := m.GetCodecType(); c != hcmv3.HttpConnectionManager_AUTO && c != hcmv3.HttpConnectionManager_HTTP1 {
-		r.wrong(at.field("codec_type"), c, "AUTO or HTTP1")
-	}
 	common := m.GetCommonHttpProtocolOptions()
 	h := &config.HTTP{
 		StatPrefix:            m.GetStatPrefix(),
@@ -122,6 +112,7 @@ func (r *reader) http(at *path, m *hcmv3.HttpConnectionManager) (*config.HTTP, s
 		AccessLogs:            r.accessLogs(at, m.GetAccessLog()),
 		RequestPolicy:         r.requestPolicy(at, m),
 	}
+	r.codec(at, m, h)
 	if h.RequestHeadersTimeout == 0 {
 		h.RequestHeadersTimeout = h.StreamIdleTimeout // a head that never ends would hold its connection for ever; so does Envoy
 	}

@@ -7,6 +7,8 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/hostmesh/hostmesh/proxy/config"
 )
 
 // TestResourcesRefused: whatever is not done is named by its path, and so is what is wrong.
@@ -33,14 +35,14 @@ func TestResourcesRefused(t *testing.T) {
 	}{
 		{"listener field", listeners, hcmYAML + "tcp_backlog_size: 7\n", []string{"tcp_backlog_size: got 7, want it unset"}},
 		{"listener filter", listeners, hcmYAML + "listener_filters: [{name: tls}]\n", []string{"listener_filters[0]: got tls without a typed_config, want envoy.filters.listener.proxy_protocol"}},
-		{"listener TLS", listeners, strings.Replace(hcmYAML, "- filters:", "- transport_socket: {name: tls}\n  filters:", 1), []string{"filter_chains[0].transport_socket"}},
+		{"listener TLS", listeners, strings.Replace(hcmYAML, "- filters:", "- transport_socket: {name: tls}\n  filters:", 1), []string{"filter_chains[0].transport_socket: got tls without a typed_config, want envoy.transport_sockets.tls"}},
 		{"pipe", listeners, strings.Replace(hcmYAML, "{socket_address: {address: 127.0.0.1, port_value: 80}}", "{pipe: {path: /x}}", 1), []string{"address: got no socket_address"}},
 		{"host name", listeners, strings.Replace(hcmYAML, "127.0.0.1", "localhost", 1), []string{"address.socket_address.address: got localhost, want an IP address"}},
 		{"another name", listeners, strings.Replace(hcmYAML, "name: x", "name: y", 1), []string{"name: got y, want the resource's name x"}},
-		{"no chain", listeners, "name: x\naddress: {socket_address: {address: 127.0.0.1, port_value: 80}}", []string{"filter_chains: got 0, want exactly one"}},
+		{"no chain", listeners, "name: x\naddress: {socket_address: {address: 127.0.0.1, port_value: 80}}", []string{"filter_chains: got 0, want at least one"}},
 		{"network filter", listeners, strings.Replace(hcmYAML, "typed_config:\n      \"@type\"", "config_discovery: {config_source: {ads: {}}, type_urls: [a]}\n  - name: b\n    typed_config:\n      \"@type\"", 1), []string{"filter_chains[0].filters[0].config_discovery"}},
 		{"hcm fields", listeners, hcm("tracing: {}\n      normalize_path: false\n      max_request_headers_kb: 61"), []string{chain + "tracing: got", chain + "normalize_path: got false", chain + "max_request_headers_kb: got 61, want at most 60"}},
-		{"codec", listeners, hcm("codec_type: HTTP2"), []string{chain + "codec_type: got HTTP2, want AUTO or HTTP1"}},
+		{"codec", listeners, hcm("codec_type: HTTP3"), []string{chain + "codec_type: got HTTP3, want AUTO, HTTP1 or HTTP2"}},
 		{"connect", listeners, hcm("upgrade_configs: [{upgrade_type: CONNECT}]"), []string{chain + "upgrade_configs[0].upgrade_type: got CONNECT"}},
 		{"http filter", listeners, strings.Replace(hcmYAML, "http_filters: [", "http_filters: [{name: lua}, ", 1), []string{chain + "http_filters[0]: got lua without a typed_config, want envoy.filters.http.router", chain + "http_filters: got 2, want exactly one"}},
 		{"rds elsewhere", listeners, strings.Replace(hcmYAML, "{ads: {}}", "{path_config_source: {path: /x}}", 1), []string{chain + "rds.config_source.path_config_source"}},
@@ -66,8 +68,8 @@ func TestResourcesRefused(t *testing.T) {
 
 		{"cluster type", clusters, "name: x\ntype: ORIGINAL_DST\nlb_policy: CLUSTER_PROVIDED", []string{"type: got ORIGINAL_DST, want STATIC, EDS, STRICT_DNS or LOGICAL_DNS"}},
 		{"cluster policy", clusters, eds + "lb_policy: CLUSTER_PROVIDED", []string{"lb_policy: got CLUSTER_PROVIDED, want ROUND_ROBIN, LEAST_REQUEST, RANDOM, RING_HASH or MAGLEV"}},
-		{"cluster fields", clusters, eds + "track_cluster_stats: {}\ntransport_socket: {name: tls}", []string{"track_cluster_stats: got a value", "transport_socket: got a value"}},
-		{"http2", clusters, eds + "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http2_protocol_options: {}}}}", []string{"explicit_http_config.http2_protocol_options: got a value"}},
+		{"cluster fields", clusters, eds + "track_cluster_stats: {}\ntransport_socket: {name: tls}", []string{"track_cluster_stats: got a value", "transport_socket: got tls without a typed_config"}},
+		{"http3", clusters, eds + "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http3_protocol_options: {}}}}", []string{"explicit_http_config.http3_protocol_options: got a value"}},
 		{"breaker", clusters, eds + "circuit_breakers: {thresholds: [{priority: HIGH}, {max_requests: 0}]}", []string{"thresholds[0].priority: got HIGH", "thresholds[1].max_requests: got 0, want at least 1"}},
 		{"eds nowhere", clusters, "name: x\ntype: EDS", []string{"eds_cluster_config.eds_config: got another source, want ads"}},
 		{"no action", routeTables, route("{match: {prefix: /}, non_forwarding_action: {}}"), []string{first + "non_forwarding_action: got a value"}},
@@ -113,6 +115,9 @@ func FuzzResource(f *testing.F) {
 		f.Add(int(k), mustWire(f, k, text))
 	}
 	f.Add(int(clusters), mustWire(f, clusters, healthEDS+"health_checks: [{timeout: 1s, interval: 5s, unhealthy_threshold: 2, healthy_threshold: 3, http_health_check: {path: /}}]\noutlier_detection: {}"))
+	f.Add(int(listeners), mustWire(f, listeners, tlsListener("alpn_protocols: [h2], tls_params: {ecdh_curves: [X25519]}, ", "trusted_ca: {filename: /ca}, match_typed_subject_alt_names: [{san_type: DNS, matcher: {safe_regex: {regex: a}}}]", "session_ticket_keys: {keys: [{filename: /k}]}, ")))
+	f.Add(int(listeners), mustWire(f, listeners, chainsYAML("filter_chain_match: {server_names: ['*.a', b], prefix_ranges: [{address_prefix: '::', prefix_len: 1}]}", "name: b")+"listener_filters: ["+tlsInspector+"}}, "+httpInspector+"}}]\n"))
+	f.Add(int(clusters), mustWire(f, clusters, edsYAML+"http2_protocol_options: {}\ntransport_socket_matches: [{name: a, match: {b: c}, "+upstreamSocket("validation_context: {trusted_ca: {inline_string: x}}", "sni: a, ")+"}]"))
 	f.Add(int(routeTables), routesNamed(f, "x", "1", "a").GetResource().GetValue())
 	f.Add(int(endpoints), endpointsNamed(f, "x", "1", 80).GetResource().GetValue())
 	f.Fuzz(func(t *testing.T, n int, raw []byte) {
@@ -123,11 +128,19 @@ func FuzzResource(f *testing.F) {
 		}
 		switch v := got.(type) {
 		case *listener:
-			if len(v.Addresses) == 0 || (v.HTTP == nil) == (v.TCP == nil) || v.HTTP != nil && v.routes == "" && v.HTTP.Routes == nil {
+			whole := v.Whole()
+			if len(v.Addresses) == 0 || len(whole.Chains) == 0 && whole.Otherwise == nil {
 				t.Errorf("accepted %+v", v)
 			}
+			i := 0
+			for c := range whole.Each() {
+				if (c.HTTP == nil) == (c.TCP == nil) || c.HTTP != nil && v.routes[i] == "" && c.HTTP.Routes == nil || c.TLS != nil && (len(c.TLS.Certificates) == 0 || c.TLS.MinVersion < config.TLS12) {
+					t.Errorf("accepted %+v", c)
+				}
+				i++
+			}
 		case *cluster:
-			if v.ConnectTimeout <= 0 || v.eds == "" && !v.Assigned {
+			if v.ConnectTimeout <= 0 || v.eds == "" && !v.Assigned || v.TLS != nil && v.TLS.Verify == nil {
 				t.Errorf("accepted %+v", v)
 			}
 		case assignment:

@@ -15,7 +15,8 @@ func newSchema() schema {
 	add := func(message protoreflect.FullName, fields string) {
 		known := map[string]bool{}
 		for _, f := range strings.Fields(fields) {
-			known[f] = true
+			name, own := strings.CutSuffix(f, "~")
+			known[name] = !own
 		}
 		s[message] = known
 	}
@@ -24,9 +25,12 @@ func newSchema() schema {
 	s.addPolicy(add)
 	s.addListener(add)
 	s.addListenerFilters(add)
+	s.addChains(add)
+	s.addTLS(add)
 	s.addAccessLog(add)
 	s.addRoute(add)
 	s.addCluster(add)
+	s.addProtocols(add)
 	s.addDNS(add)
 	s.addBalance(add)
 	s.addHash(add)
@@ -55,11 +59,10 @@ func (schema) addListener(add func(protoreflect.FullName, string)) {
 		network  = "envoy.extensions.filters.network."
 		hcm      = network + "http_connection_manager.v3."
 	)
-	add(listener+"Listener", "name address additional_addresses filter_chains metadata traffic_direction access_log enable_reuse_port bind_to_port"+listenerFilterFields)
+	add(listener+"Listener", "name address additional_addresses metadata traffic_direction access_log enable_reuse_port bind_to_port"+listenerFilterFields+chainFields)
 	add(listener+"AdditionalAddress", "address")
-	add(listener+"FilterChain", "name filters metadata")
 	add(listener+"Filter", "name typed_config")
-	add(hcm+"HttpConnectionManager", `codec_type stat_prefix rds route_config http_filters common_http_protocol_options
+	add(hcm+"HttpConnectionManager", `codec_type http2_protocol_options stat_prefix rds route_config http_filters common_http_protocol_options
 		server_name max_request_headers_kb stream_idle_timeout request_timeout request_headers_timeout drain_timeout access_log
 		use_remote_address xff_num_trusted_hops generate_request_id upgrade_configs`+policyFields)
 	add(hcm+"Rds", "config_source route_config_name")
@@ -88,18 +91,14 @@ func (schema) addCluster(add func(protoreflect.FullName, string)) {
 	const (
 		cluster  = "envoy.config.cluster.v3."
 		endpoint = "envoy.config.endpoint.v3."
-		http     = "envoy.extensions.upstreams.http.v3."
 	)
 	add(cluster+"Cluster", `name alt_stat_name type eds_cluster_config connect_timeout lb_policy load_assignment circuit_breakers
-		common_http_protocol_options typed_extension_protocol_options least_request_lb_config common_lb_config metadata max_requests_per_connection`)
+		common_http_protocol_options typed_extension_protocol_options least_request_lb_config common_lb_config metadata max_requests_per_connection`+protocolFields)
 	add(cluster+"Cluster.EdsClusterConfig", "eds_config service_name")
 	add(cluster+"Cluster.CommonLbConfig", "healthy_panic_threshold locality_weighted_lb_config")
 	add(cluster+"Cluster.CommonLbConfig.LocalityWeightedLbConfig", "")
 	add(cluster+"CircuitBreakers", "thresholds")
 	add(cluster+"CircuitBreakers.Thresholds", "priority max_connections max_pending_requests max_requests max_retries retry_budget")
-	add(http+"HttpProtocolOptions", "common_http_protocol_options explicit_http_config")
-	add(http+"HttpProtocolOptions.ExplicitHttpConfig", "http_protocol_options")
-	add("envoy.config.core.v3.Http1ProtocolOptions", "")
 	add(endpoint+"ClusterLoadAssignment", "cluster_name endpoints policy")
 	add(endpoint+"ClusterLoadAssignment.Policy", "overprovisioning_factor")
 	add(endpoint+"LocalityLbEndpoints", "locality metadata lb_endpoints load_balancing_weight priority")

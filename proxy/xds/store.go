@@ -100,11 +100,11 @@ type store struct {
 	noCDS     bool      // clusters are not asked for
 }
 
-// publishedListener is a listener in the present Config and what it was made of.
+// publishedListener is a listener in the present Config and what it was made of: a table, or nil, for each chain.
 type publishedListener struct {
-	from  *listener
-	table *config.RouteTable
-	out   *config.Listener
+	from   *listener
+	tables []*config.RouteTable
+	out    *config.Listener
 }
 
 // newStore returns a store with what the bootstrap holds. That is published at once, whatever the server says.
@@ -279,6 +279,7 @@ func (r *reader) namedRoutes(name string, raw []byte) *config.RouteTable {
 // new name's are not known, it keeps the endpoints that it had.
 func (s *store) setCluster(name string, c *cluster) {
 	old := s.built[name]
+	keepTLS(&c.Cluster, old)
 	s.clusters[name] = c
 	delete(s.leaving, name)
 	if c.eds != "" {

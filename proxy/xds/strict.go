@@ -131,7 +131,11 @@ func (r *reader) validate(at *path, m proto.Message) bool {
 
 // strict notes every field that is set in m, or below it, and is not in the schema.
 func (r *reader) strict(at *path, m protoreflect.Message) {
-	name := m.Descriptor().FullName()
+	r.strictAs(at, m, m.Descriptor().FullName())
+}
+
+// strictAs is strict with the fields that the schema has under another name than the message's.
+func (r *reader) strictAs(at *path, m protoreflect.Message, name protoreflect.FullName) {
 	known, listed := r.schema[name]
 	if !listed {
 		return // a value such as a duration, or an Any, which its own reader opens
@@ -141,10 +145,11 @@ func (r *reader) strict(at *path, m protoreflect.Message) {
 	}
 	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		field := string(fd.Name())
+		below, ok := known[field]
 		switch {
-		case !known[field]:
+		case !ok:
 			r.wrong(at.field(field), brief(fd, v), "it unset: not supported")
-		case fd.IsMap() || fd.Message() == nil:
+		case !below, fd.IsMap(), fd.Message() == nil:
 		case fd.IsList():
 			for i, list := 0, v.List(); i < list.Len(); i++ {
 				r.strict(at.at(field, i), list.Get(i).Message())

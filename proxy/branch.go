@@ -1,0 +1,279 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net/netip"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hostmesh/hostmesh/proxy/chain"
+	"github.com/hostmesh/hostmesh/proxy/config"
+	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/router"
+)
+
+// reception is what a listener does with connections, prepared once for all loops. It is immutable.
+type reception struct {
+	cfg    *config.Listener
+	chains *chain.Table
+	served []*served // by the numbers of the chains
+	single bool      // there is one chain, for everything
+}
+
+// looks reports whether connections are looked at before a chain is chosen.
+func (r *reception) looks() bool { return r.cfg.ProxyProtocol != nil || r.inspects() }
+
+// inspects reports whether a chain depends on the first bytes of the protocol.
+func (r *reception) inspects() bool { return r.chains.Inspects() }
+
+// choose returns the number of the chain that takes a connection, or chain.None.
+func (r *reception) choose(a *acceptor, in *arrival) int {
+	if r.single {
+		return 0
+	}
+	c := chain.Connection{
+		Local: a.addr, Remote: in.peer, Direct: in.peer.Addr(),
+		ServerName: in.inspect.hello.ServerName, TLS: in.inspect.tls, Protocols: in.inspect.hello.Protocols,
+	}
+	if in.via != nil {
+		c.Direct = in.via.direct.Addr()
+	}
+	switch {
+	case in.via != nil && in.via.local.IsValid():
+		c.Local = in.via.local
+	case a.addr.Addr().IsUnspecified():
+		c.Local = localAddr(in.fd)
+	}
+	return r.chains.Match(&c)
+}
+
+// localAddr is the address that a connection came in at.
+func localAddr(fd int) netip.AddrPort {
+	sa, err := syscall.Getsockname(fd)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	switch sa := sa.(type) {
+	case *syscall.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *syscall.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// served is what a filter chain does, prepared once for all loops. It is immutable.
+type served struct {
+	listener string
+	cfg      *config.FilterChain
+	identity identity
+	table    *router.Table // of an HTTP chain
+	tls      *tls.Config   // nil: plaintext
+	sinks    []*sink       // of Envoy's default line, for everything
+	lines    *lines        // the other access logs, nil without
+}
+
+// identity is what makes chains of two configurations the same: connections of the one are served on by the other.
+type identity struct {
+	match string
+	http  bool
+	tls   *tls.Config
+}
+
+// identify sets the identity. One of the listener's chains may be that for the rest.
+func (s *served) identify(rest bool) {
+	s.identity = identity{match: fmt.Sprint(rest, s.cfg.Match), http: s.cfg.HTTP != nil, tls: s.tls}
+}
+
+func (s *served) http() *config.HTTP { return s.cfg.HTTP }
+
+// serverName is what the server header says.
+func (s *served) serverName() string {
+	if name := s.cfg.HTTP.ServerName; name != "" {
+		return name
+	}
+	return "hostmesh"
+}
+
+// allowsUpgrade reports whether a client may change to the protocols it names: all of them must be allowed.
+func (s *served) allowsUpgrade(protocols []byte) bool {
+	for protocol := range strings.SplitSeq(string(protocols), ",") {
+		protocol = strings.ToLower(strings.TrimSpace(protocol))
+		allowed := false
+		for _, u := range s.cfg.HTTP.Upgrades {
+			allowed = allowed || u == protocol
+		}
+		if !allowed {
+			return false
+		}
+	}
+	return true
+}
+
+// statPrefix is the name that the listener's requests or connections are counted under.
+func (s *served) statPrefix() string {
+	switch {
+	case s.cfg.HTTP != nil && s.cfg.HTTP.StatPrefix != "":
+		return s.cfg.HTTP.StatPrefix
+	case s.cfg.TCP != nil && s.cfg.TCP.StatPrefix != "":
+		return s.cfg.TCP.StatPrefix
+	}
+	return s.listener
+}
+
+// branch is a worker's part of a filter chain of one address, and the connections that are on it.
+type branch struct {
+	*acceptor
+	served *served
+	http   *httpStats
+	tcp    *tcpStats
+	gone   bool // the chain, or its listener, left the configuration
+	conns  int
+	timer  loop.Timer
+
+	clients client // head of the ring of HTTP connections
+	streams stream // and of TCP connections
+}
+
+func newBranch(a *acceptor) *branch {
+	b := &branch{acceptor: a}
+	b.clients.next, b.clients.prev = &b.clients, &b.clients
+	b.streams.next, b.streams.prev = &b.streams, &b.streams
+	return b
+}
+
+// serve has requests that come from now on served by s.
+func (b *branch) serve(s *served) {
+	b.served = s
+	prefix := s.statPrefix()
+	if s.cfg.HTTP != nil {
+		if b.w.http[prefix] == nil {
+			b.w.http[prefix] = &httpStats{}
+		}
+		b.http = b.w.http[prefix]
+		return
+	}
+	if b.w.tcp[prefix] == nil {
+		b.w.tcp[prefix] = &tcpStats{}
+	}
+	b.tcp = b.w.tcp[prefix]
+}
+
+// begin serves a connection.
+func (b *branch) begin(in *arrival) {
+	b.stats.count[listenerCxTotal]++
+	b.stats.count[listenerCxActive]++
+	b.active++
+	b.conns++
+	if b.served.cfg.HTTP != nil {
+		b.acceptHTTP(in)
+	} else {
+		b.acceptTCP(in.fd, in.peer, in.via)
+	}
+}
+
+func (b *branch) acceptHTTP(in *arrival) {
+	c := &client{w: b.w, a: b, served: b.served, peer: in.peer, via: in.via, id: b.w.connectionID()}
+	head := &b.clients
+	c.prev, c.next = head.prev, head
+	head.prev.next = c
+	head.prev = c
+	b.http.count[httpCxTotal]++
+	b.http.conns++
+	if err := c.Open(b.w.loop, in.fd, c); err != nil {
+		b.forget(c)
+		return
+	}
+	b.w.loop.Start(&c.timer, c.idleTimeout(), c)
+	if d := b.served.http().MaxConnectionDuration; d > 0 {
+		b.w.loop.Start(&c.life, d, c)
+	}
+}
+
+// forget takes a closed connection out.
+func (b *branch) forget(c *client) {
+	c.prev.next, c.next.prev = c.next, c.prev
+	b.http.conns--
+	b.released()
+}
+
+// released counts a connection out that is closed.
+func (b *branch) released() {
+	b.stats.count[listenerCxActive]--
+	b.stats.count[listenerCxDestroy]++
+	if b.conns--; b.gone && b.conns == 0 {
+		b.parted()
+	}
+	b.left()
+}
+
+// part ends a chain that left the configuration of its listener: its connections end with their present request, and all that
+// are left when its drain timeout has passed.
+func (b *branch) part() {
+	b.gone = true
+	if b.conns == 0 {
+		return
+	}
+	b.parting = append(b.parting, b)
+	b.drainClients()
+	if b.conns > 0 && !b.w.draining {
+		b.w.loop.Start(&b.timer, b.drainTimeout(), b)
+	}
+}
+
+// parted forgets a chain that left with its last connection.
+func (b *branch) parted() {
+	b.timer.Stop()
+	for i, other := range b.parting {
+		if other == b {
+			b.parting = append(b.parting[:i], b.parting[i+1:]...)
+			return
+		}
+	}
+}
+
+// Expired closes what is left of a chain that was removed.
+func (b *branch) Expired(*loop.Timer) { b.shutdown() }
+
+// drainTimeout is how long connections may go on when the chain is removed.
+func (b *branch) drainTimeout() time.Duration {
+	if http := b.served.http(); http != nil && http.DrainTimeout > 0 {
+		return http.DrainTimeout
+	}
+	return b.w.drainTime
+}
+
+// drainClients gives idle connections a last, shorter chance to send a request. To close them at once would lose a request
+// that is under way.
+func (b *branch) drainClients() {
+	for c := b.clients.next; c != &b.clients; c = c.next {
+		switch {
+		case c.phase != phaseIdle || c.closing:
+		case len(c.out) > 0: // its last response is still on its way
+			c.closing = true
+			b.w.loop.Start(&c.timer, flushTime, c)
+		default:
+			b.w.loop.Start(&c.timer, b.w.drainIdle, c)
+		}
+	}
+}
+
+// shutdown closes all connections.
+func (b *branch) shutdown() {
+	b.timer.Stop()
+	for c := b.clients.next; c != &b.clients; c = b.clients.next {
+		switch {
+		case c.tunnel != nil:
+			c.tunnel.end(true)
+		case c.phase == phaseServing:
+			c.x.clientGone()
+		default:
+			c.dispose()
+		}
+	}
+	for s := b.streams.next; s != &b.streams; s = b.streams.next {
+		s.shutdown()
+	}
+}
