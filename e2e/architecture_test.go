@@ -63,6 +63,7 @@ var mayImport = map[string][]string{
 
 	"proxy/retry":            {"proxy/config"},
 	"proxy/router":           {"proxy/config"},
+	"proxy/overload":         {"proxy/config"},
 	"proxy/resolve":          {"proxy/config", "internal/watch", "internal/dnsask"},
 	"proxy/upstream":         {"proxy/config", "proxy/loop", "proxy/http1", "proxy/upstream/balance"},
 	"proxy/upstream/balance": {"proxy/config"},

@@ -27,6 +27,8 @@ type acceptor struct {
 	timer     loop.Timer
 	removed   bool // the listener left the configuration
 	ceded     bool // because another process serves it
+	crowd     *crowd
+	taken     int // connections counted by the listener's limit
 	active    int
 
 	branches []*branch // by the numbers of the reception's chains
@@ -45,8 +47,8 @@ type arrival struct {
 }
 
 // listen starts to accept on fd.
-func (w *worker) listen(addr netip.AddrPort, fd int, r *reception) error {
-	a := w.newAcceptor(addr, r)
+func (w *worker) listen(addr netip.AddrPort, fd int, r *reception, c *crowd) error {
+	a := w.newAcceptor(addr, r, c)
 	if err := a.socket.Open(w.loop, fd, a); err != nil {
 		return err
 	}
@@ -54,8 +56,8 @@ func (w *worker) listen(addr netip.AddrPort, fd int, r *reception) error {
 	return nil
 }
 
-func (w *worker) newAcceptor(addr netip.AddrPort, r *reception) *acceptor {
-	a := &acceptor{w: w, addr: addr, stats: &listenerStats{}}
+func (w *worker) newAcceptor(addr netip.AddrPort, r *reception, c *crowd) *acceptor {
+	a := &acceptor{w: w, addr: addr, crowd: c, stats: &listenerStats{}}
 	a.prefaces.next, a.prefaces.prev = &a.prefaces, &a.prefaces
 	a.serve(r)
 	return a
@@ -64,6 +66,10 @@ func (w *worker) newAcceptor(addr netip.AddrPort, r *reception) *acceptor {
 // serve has connections and requests that come from now on served by r. The connections of a chain that is not in it end
 // with their present request.
 func (a *acceptor) serve(r *reception) {
+	if old := a.reception; old != nil && old.limit != r.limit {
+		old.limit.force(-a.taken)
+		r.limit.force(a.taken)
+	}
 	a.reception = r
 	before := make(map[identity]*branch, len(a.branches))
 	for _, b := range a.branches {
@@ -85,7 +91,7 @@ func (a *acceptor) serve(r *reception) {
 }
 
 // Ready accepts what waits.
-func (a *acceptor) Ready(loop.Event) { a.accept(acceptsATurn) }
+func (a *acceptor) Ready(loop.Event) { a.resume() }
 
 // accept takes up to max connections and reports whether there may be more.
 func (a *acceptor) accept(max int) (more bool) {
@@ -99,11 +105,7 @@ func (a *acceptor) accept(max int) (more bool) {
 			a.w.loop.Start(&a.timer, acceptPause, a)
 			return false
 		}
-		if a.reception.looks() {
-			a.acceptPreface(fd, peer)
-		} else {
-			a.admit(&arrival{fd: fd, peer: peer, protocol: config.ProtocolAuto})
-		}
+		a.arrived(fd, peer)
 	}
 	a.socket.Again()
 	return true
@@ -115,6 +117,7 @@ func (a *acceptor) admit(in *arrival) {
 	if i == chain.None {
 		a.stats.count[listenerNoChain]++
 		_ = syscall.Close(in.fd)
+		a.release()
 		return
 	}
 	a.branches[i].begin(in)
@@ -126,11 +129,17 @@ func (a *acceptor) Expired(*loop.Timer) {
 		a.shutdown()
 		return
 	}
-	a.accept(acceptsATurn)
+	a.resume()
 }
 
-// left has a removed acceptor forgotten with its last connection.
+// left counts a connection out.
 func (a *acceptor) left() {
+	a.release()
+	a.passed()
+}
+
+// passed counts a connection out that was counted anew, and has a removed acceptor forgotten with its last one.
+func (a *acceptor) passed() {
 	a.active--
 	if a.removed && a.active == 0 {
 		a.w.dropAcceptor(a)

@@ -33,6 +33,7 @@ type binder struct {
 	drainAsked chan struct{} // by the admin interface
 	drained    bool          // addresses were closed for good
 	sockets    sockets       // those of others, and who keeps ours
+	limits     limits        // of listeners and chains
 
 	mu sync.Mutex
 	// sinks are the access logs by path: guarded by mu, changed by the binder alone. They stay open as long as the proxy
@@ -47,12 +48,13 @@ type binding struct {
 	served *reception
 	bound  bool
 	held   []int // sockets on which nothing is accepted yet
+	crowd  *crowd
 	unit   bool  // the sockets are of a unit of the service manager
 	err    error // why it is not bound
 }
 
 func (b *binder) init(p *Proxy) {
-	*b = binder{p: p, config: &config.Config{}, tables: map[*config.RouteTable]*router.Table{}, sinks: map[string]*sink{}, addrs: map[netip.AddrPort]*binding{}, drainAsked: make(chan struct{}, 1)}
+	*b = binder{p: p, config: &config.Config{}, tables: map[*config.RouteTable]*router.Table{}, sinks: map[string]*sink{}, addrs: map[netip.AddrPort]*binding{}, limits: limits{}, drainAsked: make(chan struct{}, 1)}
 }
 
 // run takes up configurations until ctx ends. loops is the life of the loops, which is longer: what was begun is finished.
@@ -177,6 +179,7 @@ func (b *binder) wanted(cfg *config.Config) map[netip.AddrPort]*reception {
 		}
 	}
 	b.tables = tables
+	b.pruneLimits(wanted)
 	return wanted
 }
 
@@ -187,13 +190,14 @@ func (b *binder) prepare(l *config.Listener, known map[*config.FilterChain]*serv
 	if err != nil {
 		return nil, err
 	}
-	r := &reception{cfg: l, chains: table, single: whole != l}
+	r := &reception{cfg: l, chains: table, single: whole != l, limit: b.limits.get(l.Name, b.p.opts.Overload.MaxListenerConnections[l.Name])}
 	for c := range whole.Each() {
 		s := known[c]
 		if s == nil {
 			s = &served{listener: l.Name, cfg: c, table: b.table(c.HTTP)}
 			s.sinks, s.lines = b.logsOf(l, c)
 			s.identify(c == whole.Otherwise)
+			s.limit = b.limits.get(l.Name+"\x00"+s.identity.match, chainLimit(c))
 		}
 		r.served = append(r.served, s)
 	}
@@ -273,7 +277,7 @@ func (b *binder) replace(wanted map[netip.AddrPort]*reception) map[netip.AddrPor
 		at := b.addrs[addr]
 		switch {
 		case at == nil:
-			b.addrs[addr] = &binding{addr: addr, served: s}
+			b.addrs[addr] = &binding{addr: addr, served: s, crowd: newCrowd(len(b.p.workers))}
 		case at.served != s:
 			at.served = s
 			if at.bound {
@@ -336,7 +340,7 @@ func (b *binder) give(ctx context.Context, at *binding, fds []int) error {
 	b.keep(at.addr, at.unit, fds)
 	for i, w := range b.p.workers {
 		var failed error
-		if err := w.loop.Do(ctx, func() { failed = w.listen(at.addr, fds[i], at.served) }); err != nil {
+		if err := w.loop.Do(ctx, func() { failed = w.listen(at.addr, fds[i], at.served, at.crowd) }); err != nil {
 			return err
 		}
 		if failed == nil {

@@ -17,6 +17,7 @@ import (
 // reception is what a listener does with connections, prepared once for all loops. It is immutable.
 type reception struct {
 	cfg    *config.Listener
+	limit  *limit
 	chains *chain.Table
 	served []*served // by the numbers of the chains
 	single bool      // there is one chain, for everything
@@ -73,6 +74,7 @@ type served struct {
 	tls      *tls.Config   // nil: plaintext
 	sinks    []*sink       // of Envoy's default line, for everything
 	lines    *lines        // the other access logs, nil without
+	limit    *limit
 }
 
 // identity is what makes chains of two configurations the same: connections of the one are served on by the other.
@@ -131,6 +133,7 @@ type branch struct {
 	tcp    *tcpStats
 	gone   bool // the chain, or its listener, left the configuration
 	conns  int
+	taken  int // connections counted by the chain's limit
 	timer  loop.Timer
 
 	clients client // head of the ring of HTTP connections
@@ -146,6 +149,10 @@ func newBranch(a *acceptor) *branch {
 
 // serve has requests that come from now on served by s.
 func (b *branch) serve(s *served) {
+	if old := b.served; old != nil && old.limit != s.limit {
+		old.limit.force(-b.taken)
+		s.limit.force(b.taken)
+	}
 	b.served = s
 	prefix := s.statPrefix()
 	if s.cfg.HTTP != nil {
@@ -164,6 +171,11 @@ func (b *branch) serve(s *served) {
 // begin serves a connection.
 func (b *branch) begin(in *arrival) {
 	b.stats.count[listenerCxTotal]++
+	if !b.served.limit.take() {
+		b.refuse(in.fd)
+		return
+	}
+	b.taken++
 	b.stats.count[listenerCxActive]++
 	b.active++
 	b.conns++
@@ -201,6 +213,13 @@ func (b *branch) forget(c *client) {
 
 // released counts a connection out that is closed.
 func (b *branch) released() {
+	b.served.limit.force(-1)
+	b.taken--
+	b.ended()
+}
+
+// ended does that for one that the chain's limit did not count.
+func (b *branch) ended() {
 	b.stats.count[listenerCxActive]--
 	b.stats.count[listenerCxDestroy]++
 	if b.conns--; b.gone && b.conns == 0 {

@@ -134,6 +134,10 @@ func (x *exchange) serve(data []byte, head int) {
 	case broken != nil:
 		x.brokenBody(broken)
 		return
+	case w.shed.requests:
+		c.http().count[httpRqOverload]++
+		x.reply(503, textOverloaded, flagOverload)
+		return
 	case refused:
 		x.keep = false
 		x.reply(400, textBadRequest, flagProtocol)

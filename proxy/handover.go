@@ -268,13 +268,17 @@ func (w *worker) adopt(c takeover.Connection) bool {
 	if a.reception.cfg.Filters.InspectHTTP {
 		in.inspect.hello.Protocols = []string{preamble.HTTP11}
 	}
+	w.global.force(1)
+	a.reception.limit.force(1)
+	a.crowd.enter(w.slot)
+	a.taken++
 	a.admit(&in)
 	return true
 }
 
 // emptySocket serves what waits in a socket that is not used on, and closes it; loop.StopSYN was called before.
-func (w *worker) emptySocket(addr netip.AddrPort, fd int, s *reception) {
-	a := w.newAcceptor(addr, s)
+func (w *worker) emptySocket(addr netip.AddrPort, fd int, r *reception, c *crowd) {
+	a := w.newAcceptor(addr, r, c)
 	if a.socket.Open(w.loop, fd, a) == nil {
 		a.remove()
 	}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/hostmesh/hostmesh/internal/watch"
 	"github.com/hostmesh/hostmesh/proxy/config"
+	"github.com/hostmesh/hostmesh/proxy/overload"
 	"github.com/hostmesh/hostmesh/proxy/resolve"
 	"github.com/hostmesh/hostmesh/proxy/takeover"
 	"github.com/hostmesh/hostmesh/proxy/upstream"
@@ -47,6 +48,8 @@ type Options struct {
 	// Start nothing is accepted before it is closed.
 	Sockets []takeover.Socket
 	Start   <-chan struct{}
+	// Overload says what is done when there is too much; nil: nothing.
+	Overload *config.Overload
 	// Upgrade has another process take over, and returns when it has; nil: it cannot be asked for.
 	Upgrade func(context.Context) error
 	// ConfigDump returns the configuration as the admin interface shows it, in JSON.
@@ -75,6 +78,9 @@ type Proxy struct {
 	started time.Time
 	life    watch.Value[stage]
 	legacy  legacy
+	global  *limit // of client connections in all
+
+	overload *overload.Monitor
 }
 
 // stage is how far the life of a proxy is.
@@ -104,8 +110,14 @@ func New(opts Options) (*Proxy, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
+	if opts.Overload == nil {
+		opts.Overload = &config.Overload{}
+	}
 	p := &Proxy{opts: opts, log: opts.Log, started: time.Now(), names: resolve.New(opts.Config, opts.Log)}
 	p.opts.Config = p.names.Config() // with the addresses of what is given by name
+	p.overload = overload.New(*opts.Overload, p.log)
+	p.global = &limit{}
+	p.global.most.Store(int64(min(opts.Overload.MaxConnections, 1<<62)))
 	breakers := upstream.NewBreakers()
 	for range opts.Loops {
 		w, err := newWorker(opts.Loops, opts.DrainTime, breakers)
@@ -113,9 +125,12 @@ func New(opts Options) (*Proxy, error) {
 			p.abandon()
 			return nil, fmt.Errorf("make proxy: %w", err)
 		}
-		w.slot = len(p.workers)
+		w.slot, w.global = len(p.workers), p.global
 		w.nextConn = uint64(len(p.workers))
 		p.workers = append(p.workers, w)
+	}
+	for _, w := range p.workers {
+		w.peers = p.workers
 	}
 	p.fleet = newFleet(opts.Loops)
 	p.binder.init(p)
@@ -156,6 +171,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	group.Go(func() error { return p.admin.run(inner) })
 	group.Go(func() error { p.fleet.run(inner); return nil })
 	group.Go(func() error { p.names.Run(inner); return nil })
+	group.Go(func() error { p.watchOverload(inner); return nil })
 	group.Go(func() error {
 		defer stop()
 		serving, cancel := context.WithCancel(ctx)

@@ -217,6 +217,10 @@ func (x *exchange) underscores() bool {
 
 // lastRequest reports whether the connection is to end with the request that it begins now.
 func (c *client) lastRequest() bool {
+	if c.w.shed.keepAlive {
+		c.http().count[httpCxOverloadKeepAlive]++
+		return true
+	}
 	most := c.served.http().MaxConnectionRequests
 	if c.requests++; most == 0 || c.requests < most {
 		return false

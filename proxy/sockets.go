@@ -195,7 +195,7 @@ func (b *binder) empty(ctx context.Context, at *binding, fds []int) {
 		time.Sleep(queueTime)
 		for i, fd := range fds {
 			w := b.p.workers[i%len(b.p.workers)]
-			_ = w.loop.Do(ctx, func() { w.emptySocket(at.addr, fd, at.served) })
+			_ = w.loop.Do(ctx, func() { w.emptySocket(at.addr, fd, at.served, at.crowd) })
 		}
 	}()
 }

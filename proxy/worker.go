@@ -31,6 +31,11 @@ type worker struct {
 	kept      []*kept // free
 	nextConn  uint64  // identity of the next connection; those of the loops interleave
 
+	global  *limit // of all workers
+	peers   []*worker
+	shed    shed
+	refused map[*refused]struct{}
+
 	leaving []*acceptor // removed, with connections that are ending
 
 	plans  plans
@@ -57,7 +62,7 @@ func newWorker(loops int, drainTime time.Duration, breakers *upstream.Breakers) 
 	return &worker{
 		loop: l, loops: loops, source: source, rand: rand.New(source), config: &config.Config{},
 		clusters: map[string]*upstream.Cluster{}, breakers: breakers, acceptors: map[netip.AddrPort]*acceptor{},
-		http: map[string]*httpStats{}, tcp: map[string]*tcpStats{}, logs: map[*sink]*logBuffer{}, drainIdle: time.Second, drainTime: drainTime,
+		http: map[string]*httpStats{}, tcp: map[string]*tcpStats{}, logs: map[*sink]*logBuffer{}, refused: map[*refused]struct{}{}, drainIdle: time.Second, drainTime: drainTime,
 	}, nil
 }
 
@@ -135,6 +140,9 @@ func (w *worker) shutdown() {
 	}
 	for len(w.leaving) > 0 {
 		w.leaving[0].shutdown()
+	}
+	for r := range w.refused {
+		r.close()
 	}
 	for name, c := range w.clusters {
 		c.Close()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -16,6 +17,8 @@ import (
 	"github.com/hostmesh/hostmesh/host"
 	"github.com/hostmesh/hostmesh/internal/gossip"
 	"github.com/hostmesh/hostmesh/proxy"
+	"github.com/hostmesh/hostmesh/proxy/config"
+	"github.com/hostmesh/hostmesh/proxy/overload"
 	"github.com/hostmesh/hostmesh/proxy/xds"
 )
 
@@ -165,4 +168,31 @@ func tune(loops int) int {
 		debug.SetGCPercent(gcPercent)
 	}
 	return loops
+}
+
+// overloadOf is what is done when there is too much: as the bootstrap says, or by default when the control group bounds the
+// memory. The garbage collector works harder from nine tenths of the lowest bound on, before anything is shed; GOMEMLIMIT in
+// the environment counts more.
+func overloadOf(b *xds.Bootstrap, limit uint64) *config.Overload {
+	o := &config.Overload{}
+	if b.Overload != nil {
+		*o = *b.Overload
+	}
+	if len(o.Actions) == 0 && limit > 0 {
+		standard := overload.Default(limit)
+		o.Interval, o.MaxHeap, o.Actions = standard.Interval, standard.MaxHeap, standard.Actions
+	}
+	return o
+}
+
+// boundMemory sets the limit of the Go runtime.
+func boundMemory(o *config.Overload, limit uint64) {
+	for _, bound := range []uint64{o.MaxHeap, o.MaxCgroup} {
+		if bound > 0 && (limit == 0 || bound < limit) {
+			limit = bound
+		}
+	}
+	if limit > 0 && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(int64(min(limit, math.MaxInt64) / 10 * 9))
+	}
 }

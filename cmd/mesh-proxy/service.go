@@ -12,6 +12,7 @@ import (
 
 	"github.com/hostmesh/hostmesh/host"
 	"github.com/hostmesh/hostmesh/proxy"
+	"github.com/hostmesh/hostmesh/proxy/overload"
 	"github.com/hostmesh/hostmesh/proxy/takeover"
 	"github.com/hostmesh/hostmesh/proxy/xds"
 	"github.com/hostmesh/hostmesh/systemd"
@@ -60,6 +61,9 @@ func serve(s *settings, log *slog.Logger) error {
 func (v *service) prepare(ctx context.Context) error {
 	s := v.settings
 	loops := tune(s.loops)
+	limit := overload.MemoryLimit()
+	bounds := overloadOf(s.bootstrap, limit)
+	boundMemory(bounds, limit)
 	if s.state != "" {
 		if err := os.MkdirAll(s.state, 0o700); err != nil {
 			return fmt.Errorf("prepare state directory: %w", err)
@@ -80,7 +84,7 @@ func (v *service) prepare(ctx context.Context) error {
 	v.upgrader = newUpgrader(v)
 	v.engine, err = proxy.New(proxy.Options{
 		Config: v.client.Config(), Admin: s.admin, AdminSocket: s.adminSocket, Loops: loops, DrainTime: s.drainTime, HandedOverTime: s.handedOverTime,
-		Sockets: given, Start: v.start, Upgrade: v.upgrader.upgrade, ConfigDump: v.client.ConfigDump, ControlPlane: v.stats,
+		Overload: bounds, Sockets: given, Start: v.start, Upgrade: v.upgrader.upgrade, ConfigDump: v.client.ConfigDump, ControlPlane: v.stats,
 		Node: s.bootstrap.Node.ID, Version: version, Log: v.log, Ready: v.ready,
 	})
 	if err != nil {

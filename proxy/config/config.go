@@ -33,6 +33,7 @@ type Listener struct {
 	Filters    Filters
 	// ProxyProtocol, if set, is what connections begin with.
 	ProxyProtocol *ProxyProtocol
+	Balance       Balance
 }
 
 // HTTP says how requests on a listener are read, changed and routed (Envoy's HttpConnectionManager). Durations of 0

@@ -35,6 +35,8 @@ type Bootstrap struct {
 	Control string
 	// Admin is where the administration interface listens; the zero AddrPort is nowhere.
 	Admin netip.AddrPort
+	// Overload is what overload_manager and layered_runtime say; nil: nothing.
+	Overload *config.Overload
 
 	noLDS, noCDS bool
 	listeners    []*listener // static_resources
@@ -103,6 +105,11 @@ func (r *reader) bootstrap(m *bootstrapv3.Bootstrap) *Bootstrap {
 		if b.Node.ID == "" {
 			r.wrong((*path)(nil).field("node").field("id"), "none", "the id that the xDS server knows this proxy by")
 		}
+	}
+	if manager, runtime := m.GetOverloadManager(), m.GetLayeredRuntime(); manager != nil || runtime != nil {
+		b.Overload = &config.Overload{}
+		r.runtime((*path)(nil).field("layered_runtime"), runtime, b.Overload)
+		r.overload((*path)(nil).field("overload_manager"), manager, b.Overload)
 	}
 	r.staticResources((*path)(nil).field("static_resources"), m.GetStaticResources(), controlCluster, b)
 	if controlCluster != "" && b.Control == "" && len(r.problems) == 0 {
