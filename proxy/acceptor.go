@@ -21,7 +21,7 @@ const (
 type acceptor struct {
 	socket    loop.Socket
 	w         *worker
-	addr      netip.AddrPort
+	addr      address
 	reception *reception
 	stats     *listenerStats
 	timer     loop.Timer
@@ -47,7 +47,7 @@ type arrival struct {
 }
 
 // listen starts to accept on fd.
-func (w *worker) listen(addr netip.AddrPort, fd int, r *reception, c *crowd) error {
+func (w *worker) listen(addr address, fd int, r *reception, c *crowd) error {
 	a := w.newAcceptor(addr, r, c)
 	if err := a.socket.Open(w.loop, fd, a); err != nil {
 		return err
@@ -56,7 +56,7 @@ func (w *worker) listen(addr netip.AddrPort, fd int, r *reception, c *crowd) err
 	return nil
 }
 
-func (w *worker) newAcceptor(addr netip.AddrPort, r *reception, c *crowd) *acceptor {
+func (w *worker) newAcceptor(addr address, r *reception, c *crowd) *acceptor {
 	a := &acceptor{w: w, addr: addr, crowd: c, stats: &listenerStats{}}
 	a.prefaces.next, a.prefaces.prev = &a.prefaces, &a.prefaces
 	a.serve(r)

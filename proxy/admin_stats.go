@@ -22,9 +22,9 @@ type counts struct {
 	clusters  map[string]*clusterCounts
 	http      map[string]*httpStats
 	tcp       map[string]*tcpStats
-	listeners map[netip.AddrPort]*listenerStats
+	listeners map[address]*listenerStats
 	prefaces  prefaceStats
-	perLoop   map[netip.AddrPort][]loopCount
+	perLoop   map[address][]loopCount
 }
 
 // loopCount is what one loop has of an address.
@@ -45,7 +45,7 @@ func (p *Proxy) gather(ctx context.Context) *counts {
 }
 
 func newCounts() *counts {
-	return &counts{map[string]*clusterCounts{}, map[string]*httpStats{}, map[string]*tcpStats{}, map[netip.AddrPort]*listenerStats{}, prefaceStats{}, map[netip.AddrPort][]loopCount{}}
+	return &counts{map[string]*clusterCounts{}, map[string]*httpStats{}, map[string]*tcpStats{}, map[address]*listenerStats{}, prefaceStats{}, map[address][]loopCount{}}
 }
 
 // take copies what a worker has counted; on its loop.
@@ -174,8 +174,8 @@ func (p *Proxy) samples(ctx context.Context) []sample {
 		}
 		out = append(out, sample{scope: "tcp", label: "envoy_tcp_prefix", owner: prefix, name: "downstream_cx_active", value: uint64(s.active), gauge: true})
 	}
-	for _, addr := range slices.SortedFunc(maps.Keys(n.listeners), netip.AddrPort.Compare) {
-		owner := strings.ReplaceAll(addr.String(), ":", "_")
+	for _, addr := range slices.SortedFunc(maps.Keys(n.listeners), address.compare) {
+		owner := addr.statOwner()
 		for i, v := range n.listeners[addr].count {
 			out = append(out, sample{scope: "listener", label: "envoy_listener_address", owner: owner, name: listenerCounterNames[i], value: v, gauge: listenerCounter(i) >= listenerPreCxActive})
 		}

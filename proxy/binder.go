@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"maps"
-	"net/netip"
 	"slices"
 	"sync"
 	"syscall"
@@ -39,12 +38,12 @@ type binder struct {
 	// sinks are the access logs by path: guarded by mu, changed by the binder alone. They stay open as long as the proxy
 	// runs: requests of a removed listener may still finish.
 	sinks map[string]*sink
-	addrs map[netip.AddrPort]*binding // guarded by mu; changed by the binder alone
+	addrs map[address]*binding // guarded by mu; changed by the binder alone
 }
 
 // binding is the state of one listening address.
 type binding struct {
-	addr   netip.AddrPort
+	addr   address
 	served *reception
 	bound  bool
 	held   []int // sockets on which nothing is accepted yet
@@ -54,7 +53,7 @@ type binding struct {
 }
 
 func (b *binder) init(p *Proxy) {
-	*b = binder{p: p, config: &config.Config{}, tables: map[*config.RouteTable]*router.Table{}, sinks: map[string]*sink{}, addrs: map[netip.AddrPort]*binding{}, limits: limits{}, drainAsked: make(chan struct{}, 1)}
+	*b = binder{p: p, config: &config.Config{}, tables: map[*config.RouteTable]*router.Table{}, sinks: map[string]*sink{}, addrs: map[address]*binding{}, limits: limits{}, drainAsked: make(chan struct{}, 1)}
 }
 
 // run takes up configurations until ctx ends. loops is the life of the loops, which is longer: what was begun is finished.
@@ -143,8 +142,8 @@ func changedClusters(old, cfg *config.Config) []string {
 }
 
 // wanted prepares what each address is to serve; what did not change keeps its pointer.
-func (b *binder) wanted(cfg *config.Config) map[netip.AddrPort]*reception {
-	wanted := map[netip.AddrPort]*reception{}
+func (b *binder) wanted(cfg *config.Config) map[address]*reception {
+	wanted := map[address]*reception{}
 	known := map[*config.Listener]*reception{}
 	chains := map[*config.FilterChain]*served{}
 	b.mu.Lock()
@@ -170,7 +169,7 @@ func (b *binder) wanted(cfg *config.Config) map[netip.AddrPort]*reception {
 				tables[s.cfg.HTTP.Routes] = s.table
 			}
 		}
-		for _, addr := range l.Addresses {
+		for _, addr := range addressesOf(l) {
 			if other := wanted[addr]; other != nil && other.cfg != l {
 				b.p.log.Error("address is in two listeners", "address", addr, "listener", l.Name, "served", other.cfg.Name)
 				continue
@@ -218,7 +217,7 @@ func (b *binder) table(http *config.HTTP) *router.Table {
 }
 
 // drop closes the addresses that are no longer wanted; their connections finish.
-func (b *binder) drop(ctx context.Context, wanted map[netip.AddrPort]*reception) {
+func (b *binder) drop(ctx context.Context, wanted map[address]*reception) {
 	b.closeAddrs(ctx, func(at *binding) bool { return wanted[at.addr] == nil })
 }
 
@@ -228,7 +227,7 @@ func (b *binder) closeAll(ctx context.Context) {
 }
 
 func (b *binder) closeAddrs(ctx context.Context, which func(*binding) bool) {
-	var addrs []netip.AddrPort
+	var addrs []address
 	var units []*binding
 	b.mu.Lock()
 	for addr, at := range b.addrs {
@@ -261,7 +260,12 @@ func (b *binder) closeAddrs(ctx context.Context, which func(*binding) bool) {
 			})
 		}
 	}
-	each(func(a *acceptor) { _ = loop.StopSYN(a.socket.FD()) })
+	b.sockets.unlink(addrs)
+	each(func(a *acceptor) {
+		if !a.addr.isPipe() {
+			_ = loop.StopSYN(a.socket.FD())
+		}
+	})
 	time.Sleep(queueTime)
 	each(func(a *acceptor) { a.remove() })
 	b.p.log.Info("listeners closed", "addresses", addrs)
@@ -269,8 +273,8 @@ func (b *binder) closeAddrs(ctx context.Context, which func(*binding) bool) {
 }
 
 // replace returns what bound addresses that stay are to serve from now on, without touching their sockets.
-func (b *binder) replace(wanted map[netip.AddrPort]*reception) map[netip.AddrPort]*reception {
-	replaced := map[netip.AddrPort]*reception{}
+func (b *binder) replace(wanted map[address]*reception) map[address]*reception {
+	replaced := map[address]*reception{}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for addr, s := range wanted {
@@ -301,7 +305,7 @@ func (b *binder) bindMissing(ctx context.Context) {
 		}
 	}
 	b.mu.Unlock()
-	slices.SortFunc(missing, func(x, y *binding) int { return x.addr.Compare(y.addr) })
+	slices.SortFunc(missing, func(x, y *binding) int { return x.addr.compare(y.addr) })
 	for _, at := range missing {
 		err := b.bind(ctx, at)
 		if ctx.Err() != nil {
@@ -369,7 +373,7 @@ func (b *binder) listeners() []binding {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var all []binding
-	for _, addr := range slices.SortedFunc(maps.Keys(b.addrs), netip.AddrPort.Compare) {
+	for _, addr := range slices.SortedFunc(maps.Keys(b.addrs), address.compare) {
 		all = append(all, *b.addrs[addr])
 	}
 	return all

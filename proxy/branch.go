@@ -35,7 +35,7 @@ func (r *reception) choose(a *acceptor, in *arrival) int {
 		return 0
 	}
 	c := chain.Connection{
-		Local: a.addr, Remote: in.peer, Direct: in.peer.Addr(),
+		Local: a.addr.ip, Remote: in.peer, Direct: in.peer.Addr(),
 		ServerName: in.inspect.hello.ServerName, TLS: in.inspect.tls, Protocols: in.inspect.hello.Protocols,
 	}
 	if in.via != nil {
@@ -44,7 +44,7 @@ func (r *reception) choose(a *acceptor, in *arrival) int {
 	switch {
 	case in.via != nil && in.via.local.IsValid():
 		c.Local = in.via.local
-	case a.addr.Addr().IsUnspecified():
+	case a.addr.ip.Addr().IsUnspecified():
 		c.Local = localAddr(in.fd)
 	}
 	return r.chains.Match(&c)

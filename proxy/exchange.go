@@ -265,7 +265,7 @@ func (x *exchange) appendForwarded(b []byte, http *config.HTTP) []byte {
 		b = append(b, value...)
 		i = next
 	}
-	if http.UseRemoteAddress && !http.SkipXFFAppend {
+	if http.UseRemoteAddress && !http.SkipXFFAppend && x.c.peer.IsValid() { // that of a unix socket has no address
 		if len(b) > from {
 			b = append(b, ',')
 		}

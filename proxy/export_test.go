@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"strings"
 	"time"
 )
@@ -49,7 +48,7 @@ func (w *worker) dump(b *strings.Builder) {
 	}
 }
 
-func (a *branch) dump(b *strings.Builder, addr netip.AddrPort) {
+func (a *branch) dump(b *strings.Builder, addr address) {
 	for c := a.clients.next; c != &a.clients; c = c.next {
 		fmt.Fprintf(b, "%s<-%s phase %d readable %v quiet %v hup %v closing %v in %d out %d timer %v\n", addr, c.peer, c.phase,
 			c.readable, c.Quiet(), c.hup, c.closing, len(c.in), len(c.out)-c.outAt, c.timer.Running())

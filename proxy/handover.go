@@ -4,7 +4,6 @@ import (
 	"context"
 	"net"
 	"net/http"
-	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -128,7 +127,7 @@ func (p *Proxy) drainLimit() time.Duration {
 
 // cede closes the sockets at addresses and leaves what waits in them to those who have them as well.
 func (b *binder) cede(ctx context.Context, addresses []string) {
-	var ceded []netip.AddrPort
+	var ceded []address
 	b.mu.Lock()
 	for addr := range b.addrs {
 		if slices.Contains(addresses, addr.String()) {
@@ -255,9 +254,9 @@ func (p *Proxy) Adopt(ctx context.Context, all []takeover.Connection) {
 }
 
 func (w *worker) adopt(c takeover.Connection) bool {
-	addr, err := netip.ParseAddrPort(c.Listener)
+	addr, ok := parseAddress(c.Listener)
 	a := w.acceptors[addr]
-	if err != nil || a == nil {
+	if !ok || a == nil {
 		_ = syscall.Close(c.FD)
 		return false
 	}
@@ -277,7 +276,7 @@ func (w *worker) adopt(c takeover.Connection) bool {
 }
 
 // emptySocket serves what waits in a socket that is not used on, and closes it; loop.StopSYN was called before.
-func (w *worker) emptySocket(addr netip.AddrPort, fd int, r *reception, c *crowd) {
+func (w *worker) emptySocket(addr address, fd int, r *reception, c *crowd) {
 	a := w.newAcceptor(addr, r, c)
 	if a.socket.Open(w.loop, fd, a) == nil {
 		a.remove()

@@ -92,6 +92,12 @@ func TestConnectionLimitsAreExact(t *testing.T) {
 				close(conns)
 				p.waitStat(c.active(p), strconv.Itoa(most))
 				served, refused := 0, 0
+				var held []net.Conn
+				defer func() {
+					for _, conn := range held {
+						conn.Close()
+					}
+				}()
 				for conn := range conns {
 					_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
 					_, _ = io.WriteString(conn, get)
@@ -100,7 +106,7 @@ func TestConnectionLimitsAreExact(t *testing.T) {
 					} else {
 						refused++
 					}
-					defer conn.Close()
+					held = append(held, conn)
 				}
 				if served != most || refused != attempts-most {
 					t.Errorf("served %d, refused %d, want %d and %d", served, refused, most, attempts-most)
@@ -247,8 +253,10 @@ func TestOverloadShedsAndHeals(t *testing.T) {
 	}
 	p := start(t, &config.Config{Listeners: []*config.Listener{direct(freeAddr(t))}}, func(o *proxy.Options) {
 		o.Overload = &config.Overload{Interval: 5 * time.Millisecond, Injected: file, Actions: []config.OverloadAction{
-			{Kind: config.ShedKeepAlive, Triggers: at(0.5)}, {Kind: config.ShedRequests, Triggers: at(0.6)},
-			{Kind: config.ShedAccepting, Triggers: at(0.7)}, {Kind: config.ShedConnections, Triggers: at(0.8)},
+			{Kind: config.ShedKeepAlive, Triggers: at(0.5)},
+			{Kind: config.ShedRequests, Triggers: at(0.6)},
+			{Kind: config.ShedAccepting, Triggers: at(0.7)},
+			{Kind: config.ShedConnections, Triggers: at(0.8)},
 		}}
 	})
 	active := func(action, want string) {

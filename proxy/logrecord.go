@@ -162,7 +162,7 @@ func (x *exchange) record(now int64) *accesslog.Record {
 	r.BytesReceived, r.BytesSent = x.bytesIn, x.bytesOut
 	// A pooled connection that the host had closed is no attempt: the request met nobody.
 	r.Connection, r.Attempts = c.id, x.attempts-x.stale
-	r.Direct, r.Remote, r.Local = c.peer, c.peer, c.a.addr
+	r.Direct, r.Remote, r.Local = c.peer, c.peer, c.a.addr.ip
 	if c.via != nil {
 		r.Direct, r.Local = c.via.direct, c.via.local
 	}
@@ -276,7 +276,7 @@ func (s *stream) record(k *kept, now int64) *accesslog.Record {
 	r.Flags, r.FlagNames = uint32(s.flags), flagNames[:]
 	r.BytesReceived, r.BytesSent = s.bytesIn, s.bytesOut
 	r.Connection, r.Attempts = s.id, s.attempts
-	r.Direct, r.Remote, r.Local = s.peer, s.peer, s.a.addr
+	r.Direct, r.Remote, r.Local = s.peer, s.peer, s.a.addr.ip
 	if s.via != nil {
 		r.Direct, r.Local = s.via.direct, s.via.local
 	}

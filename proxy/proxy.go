@@ -194,7 +194,8 @@ func (p *Proxy) drain(ctx context.Context) {
 	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
 	hurry := p.legacy.hurry
-	p.binder.sockets.keeper = nil // what is kept is for the next process
+	p.binder.sockets.remain = p.binder.sockets.keeper != nil // what is kept is for the next process
+	p.binder.sockets.keeper = nil
 	p.startDrain(ctx)
 	p.binder.closeAll(ctx)
 	poll := time.NewTicker(10 * time.Millisecond)

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"maps"
 	"net"
-	"net/netip"
 	"os"
 	"slices"
 	"syscall"
@@ -26,11 +25,12 @@ type Keeper interface {
 // whoever keeps its own. It belongs to the binder.
 type sockets struct {
 	free    []freeSocket
-	units   map[netip.AddrPort][]int // copies, so that a listener that comes back finds them
-	started bool                     // connections are accepted
-	settled bool                     // what nobody wanted was closed
-	closed  []netip.AddrPort         // then; they may be kept still
-	keeper  Keeper                   // nil: none
+	units   map[address][]int // copies, so that a listener that comes back finds them
+	started bool              // connections are accepted
+	settled bool              // what nobody wanted was closed
+	closed  []address         // then; they may be kept still
+	remain  bool              // the files of unix sockets stay: the next process goes on with what is kept
+	keeper  Keeper            // nil: none
 	asked   chan func(context.Context)
 	log     *slog.Logger
 }
@@ -42,7 +42,7 @@ type freeSocket struct {
 }
 
 func (s *sockets) init(given []takeover.Socket, log *slog.Logger) {
-	s.units, s.asked, s.log = map[netip.AddrPort][]int{}, make(chan func(context.Context)), log
+	s.units, s.asked, s.log = map[address][]int{}, make(chan func(context.Context)), log
 	for _, g := range given {
 		what, err := loop.Inspect(g.FD)
 		if err != nil {
@@ -94,7 +94,7 @@ func (s *sockets) takeAdmin(is func(loop.Listening) bool) (net.Listener, error) 
 // putBack frees the sockets of a listener that left before it accepted anything.
 func (s *sockets) putBack(at *binding) {
 	for _, fd := range at.held {
-		s.free = append(s.free, freeSocket{takeover.Socket{FD: fd, Unit: at.unit}, loop.Listening{Addr: at.addr, Shared: true}})
+		s.free = append(s.free, freeSocket{takeover.Socket{FD: fd, Unit: at.unit}, loop.Listening{Addr: at.addr.ip, Path: at.addr.path, Shared: !at.addr.isPipe()}})
 	}
 	at.held = nil
 }
@@ -115,7 +115,7 @@ func (s *sockets) close() {
 // open returns a socket of the address for each loop: those that others have opened, and new ones.
 func (b *binder) open(ctx context.Context, at *binding) ([]int, error) {
 	n := len(b.p.workers)
-	found := b.sockets.take(func(l loop.Listening) bool { return l.Addr == at.addr })
+	found := b.sockets.take(func(l loop.Listening) bool { return addressOfSocket(l) == at.addr })
 	if len(found) == 0 {
 		if unit := b.sockets.units[at.addr]; len(unit) > 0 {
 			b.mu.Lock()
@@ -123,7 +123,7 @@ func (b *binder) open(ctx context.Context, at *binding) ([]int, error) {
 			b.mu.Unlock()
 			return spread(unit, n)
 		}
-		return loop.Listen(at.addr, n)
+		return b.listen(at, n)
 	}
 	var fds []int
 	shared, unit := true, false
@@ -144,7 +144,7 @@ func (b *binder) open(ctx context.Context, at *binding) ([]int, error) {
 		b.empty(ctx, at, fds[n:])
 		return fds[:n], nil
 	case len(fds) < n && shared:
-		more, err := loop.Join(at.addr, n-len(fds))
+		more, err := loop.Join(at.addr.ip, n-len(fds))
 		if err != nil {
 			for _, fd := range fds {
 				_ = syscall.Close(fd)
@@ -160,6 +160,37 @@ func (b *binder) open(ctx context.Context, at *binding) ([]int, error) {
 		return copies, err
 	}
 	return fds, nil
+}
+
+// listen opens new sockets.
+func (b *binder) listen(at *binding, n int) ([]int, error) {
+	if !at.addr.isPipe() {
+		return loop.Listen(at.addr.ip, n)
+	}
+	// There is one socket at a path: all loops accept from it.
+	fd, err := loop.ListenUnix(at.addr.path, pipeMode(at.served.cfg, at.addr.path))
+	if err != nil {
+		return nil, err
+	}
+	defer syscall.Close(fd)
+	return spread([]int{fd}, n)
+}
+
+// addressOfSocket is where a socket listens.
+func addressOfSocket(l loop.Listening) address {
+	if l.Path != "" {
+		return address{path: l.Path}
+	}
+	return address{ip: l.Addr}
+}
+
+// unlink removes the files of unix sockets that are closed for good, so that nobody new comes.
+func (s *sockets) unlink(addrs []address) {
+	for _, addr := range addrs {
+		if addr.isFile() && !s.remain {
+			_ = os.Remove(addr.path)
+		}
+	}
 }
 
 // spread makes n descriptors of sockets, one for each loop. Of more sockets than that the last ones are nobody's.
@@ -237,13 +268,12 @@ func (b *binder) settle(context.Context) {
 	for _, f := range b.sockets.take(func(loop.Listening) bool { return true }) {
 		b.p.log.Info("socket is wanted by no listener", "address", f.Addr, "path", f.Path)
 		if f.Unit {
-			b.sockets.units[f.Addr] = append(b.sockets.units[f.Addr], f.FD) // its unit's, for a listener to come
+			at := addressOfSocket(f.Listening)
+			b.sockets.units[at] = append(b.sockets.units[at], f.FD) // its unit's, for a listener to come
 			continue
 		}
 		_ = syscall.Close(f.FD)
-		if f.Addr.IsValid() {
-			b.sockets.closed = append(b.sockets.closed, f.Addr)
-		}
+		b.sockets.closed = append(b.sockets.closed, addressOfSocket(f.Listening))
 	}
 	b.forgetClosed()
 }
@@ -253,7 +283,7 @@ func (b *binder) forgetClosed() {
 	if b.sockets.keeper == nil {
 		return
 	}
-	slices.SortFunc(b.sockets.closed, netip.AddrPort.Compare)
+	slices.SortFunc(b.sockets.closed, address.compare)
 	b.forget(slices.Compact(b.sockets.closed))
 	b.sockets.closed = nil
 }
@@ -277,10 +307,10 @@ func (b *binder) leaveUnits(ctx context.Context, units []*binding) {
 const KeptPrefix = "mesh-proxy-listener-"
 
 // keptName is what a socket is kept under.
-func keptName(addr netip.AddrPort) string {
+func keptName(addr address) string {
 	name := []byte(KeptPrefix + addr.String())
 	for i, c := range name {
-		if c == ':' {
+		if c == ':' || c <= ' ' || c >= 0x7f {
 			name[i] = '_'
 		}
 	}
@@ -288,7 +318,7 @@ func keptName(addr netip.AddrPort) string {
 }
 
 // keep has the sockets of an address kept, if anybody does.
-func (b *binder) keep(addr netip.AddrPort, unit bool, fds []int) {
+func (b *binder) keep(addr address, unit bool, fds []int) {
 	if b.sockets.keeper == nil || unit {
 		return
 	}
@@ -298,7 +328,7 @@ func (b *binder) keep(addr netip.AddrPort, unit bool, fds []int) {
 }
 
 // forget has the sockets of addresses kept no longer.
-func (b *binder) forget(addrs []netip.AddrPort) {
+func (b *binder) forget(addrs []address) {
 	if b.sockets.keeper == nil {
 		return
 	}

@@ -3,7 +3,6 @@ package proxy
 import (
 	crand "crypto/rand"
 	"math/rand/v2"
-	"net/netip"
 	"time"
 
 	"github.com/hostmesh/hostmesh/proxy/config"
@@ -23,7 +22,7 @@ type worker struct {
 	breakers  *upstream.Breakers           // of all workers
 	shared    map[string]*upstream.Shared  // of all workers; clusters that are not in it have nothing to share
 	slot      int                          // the number of this worker
-	acceptors map[netip.AddrPort]*acceptor
+	acceptors map[address]*acceptor
 	http      map[string]*httpStats
 	tcp       map[string]*tcpStats
 	prefaces  prefaceStats
@@ -61,7 +60,7 @@ func newWorker(loops int, drainTime time.Duration, breakers *upstream.Breakers) 
 	source := rand.NewChaCha8(seed)
 	return &worker{
 		loop: l, loops: loops, source: source, rand: rand.New(source), config: &config.Config{},
-		clusters: map[string]*upstream.Cluster{}, breakers: breakers, acceptors: map[netip.AddrPort]*acceptor{},
+		clusters: map[string]*upstream.Cluster{}, breakers: breakers, acceptors: map[address]*acceptor{},
 		http: map[string]*httpStats{}, tcp: map[string]*tcpStats{}, logs: map[*sink]*logBuffer{}, refused: map[*refused]struct{}{}, drainIdle: time.Second, drainTime: drainTime,
 	}, nil
 }
@@ -84,7 +83,7 @@ func (w *worker) cluster(name string) *upstream.Cluster {
 
 // update takes a new configuration: the clusters named in changed differ from those before, and the addresses in replaced
 // serve something else.
-func (w *worker) update(cfg *config.Config, changed []string, replaced map[netip.AddrPort]*reception) {
+func (w *worker) update(cfg *config.Config, changed []string, replaced map[address]*reception) {
 	w.config = cfg
 	for addr, r := range replaced {
 		if a := w.acceptors[addr]; a != nil {

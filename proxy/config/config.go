@@ -24,7 +24,8 @@ type Config struct {
 // plaintext, has one of HTTP and TCP; another one has Chains or Otherwise, or both.
 type Listener struct {
 	Name       string
-	Addresses  []netip.AddrPort // at least one
+	Addresses  []netip.AddrPort
+	Pipes      []Pipe // unix sockets; at least one of these or of Addresses
 	HTTP       *HTTP
 	TCP        *TCP
 	Chains     []*FilterChain // no two match the same

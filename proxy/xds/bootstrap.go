@@ -227,6 +227,9 @@ func (r *reader) controlCluster(at *path, m *clusterv3.Cluster) string {
 	at = at.at("endpoints", 0).at("lb_endpoints", 0).field("endpoint").field("address")
 	address := groups[0].GetLbEndpoints()[0].GetEndpoint().GetAddress()
 	if p := address.GetPipe(); p != nil {
+		if p.GetMode() != 0 {
+			own.wrong(at.field("pipe").field("mode"), p.GetMode(), "it unset: the server makes its socket")
+		}
 		return own.control(at.field("pipe").field("path"), "unix:"+p.GetPath())
 	}
 	s := address.GetSocketAddress()

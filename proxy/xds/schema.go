@@ -45,7 +45,7 @@ func (schema) addCore(add func(protoreflect.FullName, string)) {
 	const core = "envoy.config.core.v3."
 	add(core+"Address", "socket_address pipe")
 	add(core+"SocketAddress", "protocol address port_value")
-	add(core+"Pipe", "path")
+	add(core+"Pipe", "path mode")
 	add(core+"ConfigSource", "ads resource_api_version initial_fetch_timeout")
 	add(core+"AggregatedConfigSource", "")
 	add(core+"Metadata", "filter_metadata")
