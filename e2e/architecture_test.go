@@ -31,9 +31,9 @@ var mayImport = map[string][]string{
 	"dnsserver":    nil,
 	"proxy/config": nil,
 	"proxy/loop":   nil,
-	"proxy/http1":  nil,
 
 	"proxy/message": nil,
+	"proxy/http1":   {"proxy/message"},
 	"proxy/http2":   {"proxy/message"},
 
 	"proxy/preamble": nil,
@@ -69,6 +69,7 @@ var mayImport = map[string][]string{
 	"proxy/upstream/balance": {"proxy/config"},
 	"proxy/xds":              {"proxy/config", "proxy/accesslog", "proxy/chain", "proxy/health", "internal/watch", "internal/seal"},
 	"proxy/health":           {"proxy/config"},
+	"proxy/certificate":      {"proxy/config"},
 	"proxy":                  {"proxy/…", "host", "dnsserver", "internal/…"},
 
 	"cmd/…":   {"…"},

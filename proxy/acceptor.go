@@ -40,10 +40,20 @@ type acceptor struct {
 // arrival is a connection that no chain has yet.
 type arrival struct {
 	fd       int
+	conn     *loop.Conn // in the place of fd once TLS has been agreed on
 	peer     netip.AddrPort
 	via      *proxied // nil: peer is who is connected
 	inspect  inspected
 	protocol config.Protocol // that the client speaks if a chain speaks HTTP; Auto: it is not known yet
+}
+
+// open makes c the arrived connection.
+func (in *arrival) open(c *loop.Conn, l *loop.Loop, h loop.Handler) error {
+	if in.conn != nil {
+		c.Take(in.conn, h)
+		return nil
+	}
+	return c.Open(l, in.fd, h)
 }
 
 // listen starts to accept on fd.

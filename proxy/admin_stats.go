@@ -220,6 +220,7 @@ func (p *Proxy) serverSamples() []sample {
 	if state == "LIVE" {
 		live = 1
 	}
+	certs := p.certs.Stats()
 	gauge := func(scope, name string, v uint64) sample {
 		return sample{scope: scope, name: name, value: v, gauge: true}
 	}
@@ -227,6 +228,10 @@ func (p *Proxy) serverSamples() []sample {
 		{scope: "access_log", name: "dropped_lines", value: p.binder.droppedLines()},
 		gauge("listener_manager", "total_listeners_active", uint64(active)),
 		gauge("listener_manager", "total_listeners_not_bound", uint64(failed)),
+		{scope: "certificates", name: "update_success", value: certs.UpdateSuccess},
+		{scope: "certificates", name: "update_rejected", value: certs.UpdateRejected},
+		gauge("certificates", "active", uint64(certs.Certificates)),
+		gauge("server", "days_until_first_cert_expiring", certs.DaysUntilFirstExpiry),
 		gauge("server", "concurrency", uint64(len(p.workers))),
 		gauge("server", "live", live),
 		gauge("server", "memory_allocated", memory.HeapAlloc),

@@ -108,6 +108,7 @@ func (b *binder) take(ctx context.Context, cfg *config.Config) {
 
 // update gives one configuration to the loops.
 func (b *binder) update(ctx context.Context, cfg *config.Config, shared map[string]*upstream.Shared) {
+	b.p.certs.Take(cfg)
 	changed := changedClusters(b.config, cfg)
 	wanted := b.wanted(cfg)
 	b.config = cfg
@@ -193,7 +194,10 @@ func (b *binder) prepare(l *config.Listener, known map[*config.FilterChain]*serv
 	for c := range whole.Each() {
 		s := known[c]
 		if s == nil {
-			s = &served{listener: l.Name, cfg: c, table: b.table(c.HTTP)}
+			s = newServed(l.Name, c, b.table(c.HTTP))
+			if c.TLS != nil {
+				s.tls = b.p.certs.Server(c.TLS)
+			}
 			s.sinks, s.lines = b.logsOf(l, c)
 			s.identify(c == whole.Otherwise)
 			s.limit = b.limits.get(l.Name+"\x00"+s.identity.match, chainLimit(c))

@@ -75,6 +75,23 @@ type served struct {
 	sinks    []*sink       // of Envoy's default line, for everything
 	lines    *lines        // the other access logs, nil without
 	limit    *limit
+
+	server []byte // what the server header says
+	via    []byte // what is added to via; nil: nothing
+}
+
+func newServed(listener string, cfg *config.FilterChain, table *router.Table) *served {
+	s := &served{listener: listener, cfg: cfg, table: table}
+	if cfg.HTTP != nil {
+		s.server = []byte("hostmesh")
+		if name := cfg.HTTP.ServerName; name != "" {
+			s.server = []byte(name)
+		}
+		if via := cfg.HTTP.Via; via != "" {
+			s.via = []byte(via)
+		}
+	}
+	return s
 }
 
 // identity is what makes chains of two configurations the same: connections of the one are served on by the other.
@@ -90,14 +107,6 @@ func (s *served) identify(rest bool) {
 }
 
 func (s *served) http() *config.HTTP { return s.cfg.HTTP }
-
-// serverName is what the server header says.
-func (s *served) serverName() string {
-	if name := s.cfg.HTTP.ServerName; name != "" {
-		return name
-	}
-	return "hostmesh"
-}
 
 // allowsUpgrade reports whether a client may change to the protocols it names: all of them must be allowed.
 func (s *served) allowsUpgrade(protocols []byte) bool {
@@ -136,14 +145,16 @@ type branch struct {
 	taken  int // connections counted by the chain's limit
 	timer  loop.Timer
 
-	clients client // head of the ring of HTTP connections
-	streams stream // and of TCP connections
+	clients downstream // head of the ring of HTTP connections
+	streams stream     // and of TCP connections
+	shakes  shake      // and of those whose TLS handshake goes on
 }
 
 func newBranch(a *acceptor) *branch {
 	b := &branch{acceptor: a}
 	b.clients.next, b.clients.prev = &b.clients, &b.clients
 	b.streams.next, b.streams.prev = &b.streams, &b.streams
+	b.shakes.next, b.shakes.prev = &b.shakes, &b.shakes
 	return b
 }
 
@@ -179,34 +190,56 @@ func (b *branch) begin(in *arrival) {
 	b.stats.count[listenerCxActive]++
 	b.active++
 	b.conns++
+	if b.served.tls != nil {
+		b.secure(in)
+		return
+	}
+	b.serveConn(in)
+}
+
+// serveConn serves the bytes of a connection, which are those behind TLS where the chain has it.
+func (b *branch) serveConn(in *arrival) {
 	if b.served.cfg.HTTP != nil {
 		b.acceptHTTP(in)
 	} else {
-		b.acceptTCP(in.fd, in.peer, in.via)
+		b.acceptTCP(in)
 	}
 }
 
+// speaks returns the version of HTTP that a connection speaks; Auto: its first bytes will tell.
+func (b *branch) speaks(in *arrival) config.Protocol {
+	if p := b.served.http().Protocol; p != config.ProtocolAuto {
+		return p
+	}
+	return in.protocol
+}
+
 func (b *branch) acceptHTTP(in *arrival) {
-	c := &client{w: b.w, a: b, served: b.served, peer: in.peer, via: in.via, id: b.w.connectionID()}
+	var d *downstream
+	if b.speaks(in) == config.ProtocolHTTP2 {
+		s := &session{}
+		d = &s.downstream
+		*d = downstream{owner: s}
+	} else {
+		c := &client{}
+		d = &c.downstream
+		*d = downstream{owner: c}
+	}
+	d.w, d.a, d.served, d.peer, d.via, d.id = b.w, b, b.served, in.peer, in.via, b.w.connectionID()
 	head := &b.clients
-	c.prev, c.next = head.prev, head
-	head.prev.next = c
-	head.prev = c
+	d.prev, d.next = head.prev, head
+	head.prev.next = d
+	head.prev = d
 	b.http.count[httpCxTotal]++
 	b.http.conns++
-	if err := c.Open(b.w.loop, in.fd, c); err != nil {
-		b.forget(c)
-		return
-	}
-	b.w.loop.Start(&c.timer, c.idleTimeout(), c)
-	if d := b.served.http().MaxConnectionDuration; d > 0 {
-		b.w.loop.Start(&c.life, d, c)
+	if err := d.open(in); err != nil {
+		b.forget(d)
 	}
 }
 
 // forget takes a closed connection out.
-func (b *branch) forget(c *client) {
-	c.prev.next, c.next.prev = c.next, c.prev
+func (b *branch) forget(d *downstream) {
+	d.prev.next, d.next.prev = d.next, d.prev
 	b.http.conns--
 	b.released()
 }
@@ -267,32 +300,23 @@ func (b *branch) drainTimeout() time.Duration {
 // drainClients gives idle connections a last, shorter chance to send a request. To close them at once would lose a request
 // that is under way.
 func (b *branch) drainClients() {
-	for c := b.clients.next; c != &b.clients; c = c.next {
-		switch {
-		case c.phase != phaseIdle || c.closing:
-		case len(c.out) > 0: // its last response is still on its way
-			c.closing = true
-			b.w.loop.Start(&c.timer, flushTime, c)
-		default:
-			b.w.loop.Start(&c.timer, b.w.drainIdle, c)
-		}
+	for d := b.clients.next; d != &b.clients; {
+		next := d.next
+		d.owner.drain()
+		d = next
 	}
 }
 
 // shutdown closes all connections.
 func (b *branch) shutdown() {
 	b.timer.Stop()
-	for c := b.clients.next; c != &b.clients; c = b.clients.next {
-		switch {
-		case c.tunnel != nil:
-			c.tunnel.end(true)
-		case c.phase == phaseServing:
-			c.x.clientGone()
-		default:
-			c.dispose()
-		}
+	for d := b.clients.next; d != &b.clients; d = b.clients.next {
+		d.owner.shutdown()
 	}
 	for s := b.streams.next; s != &b.streams; s = b.streams.next {
 		s.shutdown()
+	}
+	for h := b.shakes.next; h != &b.shakes; h = b.shakes.next {
+		h.drop()
 	}
 }

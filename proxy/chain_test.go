@@ -3,17 +3,11 @@ package proxy_test
 import (
 	"bufio"
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"net/netip"
@@ -22,62 +16,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hostmesh/hostmesh/e2e/testbed"
 	"github.com/hostmesh/hostmesh/proxy"
 	"github.com/hostmesh/hostmesh/proxy/config"
 )
-
-// authority signs certificates for tests.
-type authority struct {
-	t    testing.TB
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(t testing.TB) *authority {
-	t.Helper()
-	a := &authority{t: t}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	made := a.sign(template)
-	a.cert, a.key = made.Leaf, made.PrivateKey.(*ecdsa.PrivateKey)
-	return a
-}
-
-// sign makes a certificate of the template; without an authority's own it signs itself.
-func (a *authority) sign(template *x509.Certificate) tls.Certificate {
-	a.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(30*24*time.Hour)
-	parent, signer := a.cert, a.key
-	if parent == nil {
-		parent, signer = template, key
-	}
-	raw, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(raw)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{raw}, PrivateKey: key, Leaf: leaf}
-}
-
-// leaf makes a certificate for names, good for both ends.
-func (a *authority) leaf(names ...string) tls.Certificate {
-	return a.sign(&x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: names[0]}, DNSNames: names,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	})
-}
-
-func (a *authority) pool() *x509.CertPool {
-	pool := x509.NewCertPool()
-	pool.AddCert(a.cert)
-	return pool
-}
 
 // tlsBackend is a server of TLS that answers its name and, after a line, that line.
 func tlsBackend(t testing.TB, name string, cfg *tls.Config) string {
@@ -130,8 +72,8 @@ func (p *pieces) Write(data []byte) (int, error) {
 }
 
 // sniProxy has chains for strict.example, *.example and, with rest, for everything else.
-func sniProxy(t *testing.T, a *authority, rest bool) *testProxy {
-	cert := a.leaf("a.example")
+func sniProxy(t *testing.T, a *testbed.Authority, rest bool) *testProxy {
+	cert := a.Leaf("a.example")
 	names := config.TransportTLS
 	l := &config.Listener{
 		Name: "sni", Addresses: []netip.AddrPort{freeAddr(t)}, Filters: config.Filters{Timeout: 10 * time.Second},
@@ -160,7 +102,7 @@ func (p *testProxy) greeting(cfg *tls.Config, records, segments int) (string, er
 // TestCVEClass17_ServerNamesAreReadHoweverTheyCome: a ClientHello in fragments, or with another case, never reaches the chain for those that name
 // nobody, which may ask for less (CVE-2026-32305, CVE-2026-53622).
 func TestCVEClass17_ServerNamesAreReadHoweverTheyCome(t *testing.T) {
-	a := newAuthority(t)
+	a := testbed.NewAuthority(t)
 	p := sniProxy(t, a, true)
 	for _, c := range []struct{ name, want string }{
 		{"strict.example", "strict for strict.example"},
@@ -172,7 +114,7 @@ func TestCVEClass17_ServerNamesAreReadHoweverTheyCome(t *testing.T) {
 		{"", "rest for"},
 	} {
 		for _, cut := range []struct{ records, segments int }{{0, 0}, {0, 1}, {1, 0}, {100, 7}} {
-			cfg := &tls.Config{ServerName: c.name, InsecureSkipVerify: true, Certificates: []tls.Certificate{a.leaf("client")}}
+			cfg := &tls.Config{ServerName: c.name, InsecureSkipVerify: true, Certificates: []tls.Certificate{a.Leaf("client")}}
 			got, err := p.greeting(cfg, cut.records, cut.segments)
 			if err != nil || got != c.want {
 				t.Errorf("%q in records of %d and segments of %d: %q, %v, want %q", c.name, cut.records, cut.segments, got, err, c.want)
@@ -188,7 +130,7 @@ func TestCVEClass17_ServerNamesAreReadHoweverTheyCome(t *testing.T) {
 
 // TestCVEClass17_WhatNamesNobodyRightlyIsClosed: neither a broken ClientHello nor one without a chain is served by another.
 func TestCVEClass17_WhatNamesNobodyRightlyIsClosed(t *testing.T) {
-	p := sniProxy(t, newAuthority(t), false)
+	p := sniProxy(t, testbed.NewAuthority(t), false)
 	for _, name := range []string{"", "strict.example.test", "xexample"} {
 		if got, err := p.greeting(&tls.Config{ServerName: name, InsecureSkipVerify: true}, 0, 0); err == nil {
 			t.Errorf("%q: %q", name, got)
@@ -197,7 +139,7 @@ func TestCVEClass17_WhatNamesNobodyRightlyIsClosed(t *testing.T) {
 	p.waitStat(p.listenerStat("no_filter_chain_match"), "3")
 	p.waitStat(p.listenerStat("downstream_cx_total"), "0")
 
-	broken := sniProxy(t, newAuthority(t), true)
+	broken := sniProxy(t, testbed.NewAuthority(t), true)
 	for _, text := range []string{
 		"\x16\x03\x01\x00\x00",                                     // an empty record
 		"\x16\x03\x01\x00\x05\x02\x00\x00\x01x",                    // no ClientHello
@@ -255,7 +197,7 @@ func TestCVEClass16_StalledClientHellosEnd(t *testing.T) {
 
 // TestProtocolsShareAPort: TLS, HTTP and other bytes on one port, also behind a PROXY header.
 func TestProtocolsShareAPort(t *testing.T) {
-	a := newAuthority(t)
+	a := testbed.NewAuthority(t)
 	echo := rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
 		line, _ := r.ReadString('\n')
 		_, _ = io.WriteString(conn, "echo "+line)
@@ -272,7 +214,7 @@ func TestProtocolsShareAPort(t *testing.T) {
 	}
 	p := start(t, &config.Config{Listeners: []*config.Listener{l}, Clusters: clusters(
 		cluster("web", server(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "web") })),
-		cluster("tls", tlsBackend(t, "tls", &tls.Config{Certificates: []tls.Certificate{a.leaf("a")}})), cluster("echo", echo),
+		cluster("tls", tlsBackend(t, "tls", &tls.Config{Certificates: []tls.Certificate{a.Leaf("a")}})), cluster("echo", echo),
 	)}, oneLoop)
 	for _, header := range []string{"", "PROXY TCP4 192.0.2.1 203.0.113.1 56324 443\r\n"} {
 		if got := p.raw(header + closing); !strings.HasSuffix(got, "\r\n\r\nweb") {
@@ -305,8 +247,8 @@ func TestProtocolsShareAPort(t *testing.T) {
 // TestChainsChange: a chain that stays keeps its connections, also when what it does changes; those of one that left end when its drain time-out
 // has passed.
 func TestChainsChange(t *testing.T) {
-	a := newAuthority(t)
-	cert := &tls.Config{Certificates: []tls.Certificate{a.leaf("a")}}
+	a := testbed.NewAuthority(t)
+	cert := &tls.Config{Certificates: []tls.Certificate{a.Leaf("a")}}
 	cl := clusters(cluster("one", tlsBackend(t, "one", cert)), cluster("two", tlsBackend(t, "two", cert)))
 	addr := freeAddr(t)
 	listener := func(chains ...*config.FilterChain) []*config.Listener {

@@ -155,6 +155,13 @@ func (a *acceptor) cede() {
 	a.removed, a.ceded = true, true
 	for _, b := range a.branches {
 		b.gone = true
+		for d := b.clients.next; d != &b.clients; {
+			next := d.next
+			if c, ok := d.owner.(*client); !ok || !c.Plain() {
+				d.owner.drain() // it cannot go
+			}
+			d = next
+		}
 	}
 	delete(a.w.acceptors, a.addr)
 	a.w.leaving = append(a.w.leaving, a)
@@ -198,12 +205,12 @@ func (w *worker) takeIdle(out []takeover.Connection) []takeover.Connection {
 			continue
 		}
 		for _, b := range a.branches {
-			for c := b.clients.next; c != &b.clients; {
-				next := c.next
-				if c.movable() {
+			for d := b.clients.next; d != &b.clients; {
+				next := d.next
+				if c, ok := d.owner.(*client); ok && c.movable() {
 					out = append(out, c.take())
 				}
-				c = next
+				d = next
 			}
 		}
 	}
@@ -221,7 +228,7 @@ func (w *worker) drainCeded() {
 
 // movable reports whether nothing is known of the connection here but what a Connection says. One in TLS has its keys.
 func (c *client) movable() bool {
-	return c.served.tls == nil && c.phase == phaseIdle && c.IsOpen() && !c.closing && !c.hup && !c.over && c.x == nil && c.tunnel == nil && len(c.in) == 0 && len(c.out) == 0
+	return c.phase == phaseIdle && c.IsOpen() && c.Plain() && !c.closing && !c.hup && !c.over && !c.dirty && !c.dead && c.x == nil && len(c.in) == 0 && len(c.out) == 0
 }
 
 // take gives the connection up.
@@ -236,7 +243,7 @@ func (c *client) take() takeover.Connection {
 	c.w.loop.Release(c.out)
 	c.in, c.out = nil, nil
 	moved.FD = c.Detach()
-	c.a.forget(c)
+	c.a.forget(&c.downstream)
 	return moved
 }
 

@@ -20,7 +20,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hostmesh/hostmesh/internal/watch"
+	"github.com/hostmesh/hostmesh/proxy/certificate"
 	"github.com/hostmesh/hostmesh/proxy/config"
+	"github.com/hostmesh/hostmesh/proxy/loop"
 	"github.com/hostmesh/hostmesh/proxy/overload"
 	"github.com/hostmesh/hostmesh/proxy/resolve"
 	"github.com/hostmesh/hostmesh/proxy/takeover"
@@ -74,6 +76,7 @@ type Proxy struct {
 	binder  binder
 	fleet   *fleet
 	names   *resolve.Resolver
+	certs   *certificate.Store
 	admin   *admin
 	started time.Time
 	life    watch.Value[stage]
@@ -113,12 +116,13 @@ func New(opts Options) (*Proxy, error) {
 	if opts.Overload == nil {
 		opts.Overload = &config.Overload{}
 	}
-	p := &Proxy{opts: opts, log: opts.Log, started: time.Now(), names: resolve.New(opts.Config, opts.Log)}
+	p := &Proxy{opts: opts, log: opts.Log, started: time.Now(), names: resolve.New(opts.Config, opts.Log), certs: certificate.New(opts.Log)}
 	p.opts.Config = p.names.Config() // with the addresses of what is given by name
 	p.overload = overload.New(*opts.Overload, p.log)
 	p.global = &limit{}
 	p.global.most.Store(int64(min(opts.Overload.MaxConnections, 1<<62)))
 	breakers := upstream.NewBreakers()
+	handshakes := loop.NewHandshakes(runtime.GOMAXPROCS(0))
 	for range opts.Loops {
 		w, err := newWorker(opts.Loops, opts.DrainTime, breakers)
 		if err != nil {
@@ -126,6 +130,7 @@ func New(opts Options) (*Proxy, error) {
 			return nil, fmt.Errorf("make proxy: %w", err)
 		}
 		w.slot, w.global = len(p.workers), p.global
+		w.loop.LimitHandshakes(handshakes)
 		w.nextConn = uint64(len(p.workers))
 		p.workers = append(p.workers, w)
 	}
@@ -172,6 +177,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	group.Go(func() error { p.fleet.run(inner); return nil })
 	group.Go(func() error { p.names.Run(inner); return nil })
 	group.Go(func() error { p.watchOverload(inner); return nil })
+	group.Go(func() error { p.certs.Run(inner); return nil })
 	group.Go(func() error {
 		defer stop()
 		serving, cancel := context.WithCancel(ctx)

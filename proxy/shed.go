@@ -89,7 +89,11 @@ func (w *worker) resetLargest(share float64) {
 
 // holders appends the connections that hold much.
 func (b *branch) holders(out []holder) []holder {
-	for c := b.clients.next; c != &b.clients; c = c.next {
+	for d := b.clients.next; d != &b.clients; d = d.next {
+		c, ok := d.owner.(*client)
+		if !ok {
+			continue // HTTP/2 bounds what each of its streams holds
+		}
 		if n := c.held(); n >= heldMuch {
 			out = append(out, holder{n, c.overloaded})
 		}
@@ -113,10 +117,7 @@ func (b *branch) holders(out []holder) []holder {
 func (c *client) held() int {
 	n := cap(c.in) + cap(c.out)
 	if c.x != nil {
-		n += cap(c.x.buf) + cap(c.x.upIn)
-	}
-	if c.tunnel != nil {
-		n += c.tunnel.held()
+		n += cap(c.x.buf)
 	}
 	return n
 }
@@ -133,15 +134,10 @@ func (c *client) overloaded() {
 	}
 	c.a.stats.count[listenerOverloadReset]++
 	c.broken = true
-	switch {
-	case c.tunnel != nil:
-		c.tunnel.end(true)
-	case c.phase == phaseServing:
+	if c.x != nil {
 		c.x.flags |= flagOverload
-		c.x.clientGone()
-	default:
-		c.dispose()
 	}
+	c.gone()
 }
 
 // resume goes on accepting, unless that is spared.

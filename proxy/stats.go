@@ -18,6 +18,7 @@ const (
 	httpRq4xx
 	httpRq5xx
 	httpRqRxReset
+	httpRqTxReset
 	httpRqTimeout
 	httpRqIdleTimeout
 	httpUpgradesTotal
@@ -48,6 +49,7 @@ var httpCounterNames = [numHTTPCounters]string{
 	httpRq4xx:           "downstream_rq_4xx",
 	httpRq5xx:           "downstream_rq_5xx",
 	httpRqRxReset:       "downstream_rq_rx_reset",
+	httpRqTxReset:       "downstream_rq_tx_reset",
 	httpRqTimeout:       "downstream_rq_timeout",
 	httpRqIdleTimeout:   "downstream_rq_idle_timeout",
 	httpUpgradesTotal:   "downstream_cx_upgrades_total",
@@ -133,6 +135,15 @@ const (
 	listenerOverloadReject
 	listenerOverloadReset
 	listenerCxRebalanced
+	listenerHandshakeTimeout
+	listenerHandshake
+	listenerHandshakeError
+	listenerResumed
+	listenerNoCertificate
+	listenerVerifyNone
+	listenerVerifyError
+	listenerVerifySAN
+	listenerVerifyHash
 	listenerPreCxActive // from here: gauges
 	listenerCxActive
 	numListenerCounters
@@ -146,7 +157,18 @@ var listenerCounterNames = [numListenerCounters]string{
 	listenerRxBytes:     "downstream_cx_rx_bytes_total",
 	listenerTxBytes:     "downstream_cx_tx_bytes_total",
 
-	listenerNoChain:           "no_filter_chain_match",
+	listenerNoChain: "no_filter_chain_match",
+
+	listenerHandshakeTimeout: "downstream_cx_transport_socket_connect_timeout",
+	listenerHandshake:        "ssl.handshake",
+	listenerHandshakeError:   "ssl.connection_error",
+	listenerResumed:          "ssl.session_reused",
+	listenerNoCertificate:    "ssl.no_certificate",
+	listenerVerifyNone:       "ssl.fail_verify_no_cert",
+	listenerVerifyError:      "ssl.fail_verify_error",
+	listenerVerifySAN:        "ssl.fail_verify_san",
+	listenerVerifyHash:       "ssl.fail_verify_cert_hash",
+
 	listenerPreCxTimeout:      "downstream_pre_cx_timeout",
 	listenerFilterRemoteClose: "downstream_listener_filter_remote_close",
 	listenerFilterError:       "downstream_listener_filter_error",

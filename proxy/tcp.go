@@ -15,7 +15,7 @@ const maxConnectAttempts = 3
 
 // stream is a downstream TCP connection that is passed on as it is.
 type stream struct {
-	loop.Socket
+	loop.Conn
 	w    *worker
 	a    *branch
 	cfg  *served
@@ -23,7 +23,7 @@ type stream struct {
 	via  *proxied // nil: peer is who is connected
 	id   uint64
 
-	next, prev *stream // all of the acceptor
+	next, prev *stream // all of the branch
 	cluster    *upstream.Cluster
 	host       *upstream.Host
 	up         *upstream.Conn
@@ -43,15 +43,15 @@ type stream struct {
 	local     netip.AddrPort // of the upstream connection, if an access log wants it
 }
 
-func (a *branch) acceptTCP(fd int, peer netip.AddrPort, via *proxied) {
-	s := &stream{w: a.w, a: a, cfg: a.served, peer: peer, via: via, id: a.w.connectionID(), began: a.w.loop.Clock()}
+func (a *branch) acceptTCP(in *arrival) {
+	s := &stream{w: a.w, a: a, cfg: a.served, peer: in.peer, via: in.via, id: a.w.connectionID(), began: a.w.loop.Clock()}
 	head := &a.streams
 	s.prev, s.next = head.prev, head
 	head.prev.next = s
 	head.prev = s
 	a.tcp.count[tcpCxTotal]++
 	a.tcp.active++
-	if err := s.Open(a.w.loop, fd, s); err != nil {
+	if err := in.open(&s.Conn, a.w.loop, s); err != nil {
 		s.leave()
 		return
 	}
@@ -114,7 +114,7 @@ func (s *stream) Connected(err error) {
 	s.host.Reached(upstream.LocalDone)
 	s.up.Requests++
 	s.tunnel = &tunnel{}
-	s.tunnel.open(s.w, &s.Socket, s.up, s.cfg.cfg.TCP.IdleTimeout, s)
+	s.tunnel.open(s.w, &s.Conn, s.up, s.cfg.cfg.TCP.IdleTimeout, s)
 	s.tunnel.toUp.readable, s.tunnel.toUp.hup = s.readable, s.hup
 	s.tunnel.start()
 }

@@ -262,10 +262,13 @@ func (n *node) named(name string) *node {
 	return n.next[key{}]
 }
 
+var loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+
 // typed prefers the source's own type.
 func (n *node) typed(c *Connection) *node {
 	source := config.SourceExternal
-	if a := c.Remote.Addr().Unmap(); a.IsLoopback() || a == c.Local.Addr().Unmap() {
+	// As in Envoy only 127.0.0.1 is the loopback of IPv4.
+	if a := c.Remote.Addr().Unmap(); a == loopback4 || a == netip.IPv6Loopback() || a == c.Local.Addr().Unmap() {
 		source = config.SourceLocal
 	}
 	return n.number(uint16(source))

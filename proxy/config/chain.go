@@ -48,7 +48,7 @@ const (
 // SourceType is where a connection comes from.
 type SourceType uint8
 
-// The types. A local source is a loopback address, or the address that it connected to.
+// The types. A local source is 127.0.0.1, ::1, or the address that it connected to.
 const (
 	SourceAny SourceType = iota
 	SourceLocal

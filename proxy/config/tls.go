@@ -33,7 +33,7 @@ type UpstreamTLS struct {
 	ServerName     string // SNI; empty: none
 	HostServerName bool   // SNI is the endpoint's Hostname, where it has one
 	VerifyName     bool   // the certificate is for the SNI
-	MaxSessions    int    // that are kept for each name to be resumed; 0: none
+	MaxSessions    int    // how many endpoints have their last session kept, to be resumed; few are taken as some. 0: none
 }
 
 // Certificate is a chain of certificates and its private key, in PEM.

@@ -137,6 +137,7 @@ func (s *session) shaken(err error) {
 		return
 	}
 	s.state = stateOf(s.tls)
+	s.trim()
 	s.readable, s.inside = true, true // what happened since is known only to the goroutine
 	s.told = Out | h.seen
 	h.done.Secured(nil)

@@ -36,6 +36,8 @@ type session struct {
 	sendErr error
 	records frames // of what crypto/tls was given
 	told    Event  // to be told with the next turn
+	idle    Timer  // runs after large records
+	busy    bool   // there was input since it was started
 
 	readable bool // the socket may have more
 	hup      bool // the peer will send no more: a short read is no sign that all was read
@@ -90,6 +92,9 @@ func (s *session) read(p []byte) (n int, err error) {
 		m, err := s.tls.Read(p[n:])
 		n += m
 		s.took(err, n == len(p))
+	}
+	if !s.inside && s.readErr == nil {
+		s.drained()
 	}
 	switch {
 	case n > 0:
@@ -229,6 +234,7 @@ func (s *session) close() {
 			_ = s.tls.CloseWrite()
 		}
 		s.drop()
+		s.idle.Stop()
 		c.Socket.Close()
 	}
 	s.conn = nil
@@ -310,9 +316,10 @@ func (w *wire) SetWriteDeadline(time.Time) error { return nil }
 
 // frames follows the records of a stream of ciphertext.
 type frames struct {
-	whole int // records that ended in what was given last
-	at    int // bytes of the present record's header that were seen
-	left  int // bytes that its body still has
+	whole   int // records that ended in what was given last
+	longest int // of the records since it was set to 0
+	at      int // bytes of the present record's header that were seen
+	left    int // bytes that its body still has
 }
 
 const headerBytes = 5 // in front of each record; the last two are its length
@@ -326,6 +333,7 @@ func (f *frames) given(p []byte) {
 			p = p[1:]
 			if f.at == headerBytes {
 				f.left &= 0xffff
+				f.longest = max(f.longest, f.left)
 			}
 		} else {
 			n := min(f.left, len(p))

@@ -25,12 +25,12 @@ func TestTLSByteForByte(t *testing.T) {
 		sizing  bool
 		size    int
 	}{
-		{"plain TCP", tcpPair, 4096, 0, 0, false, 3 << 20},
-		{"TLS 1.3 TCP", tcpPair, 0, tls.VersionTLS13, 0, false, 8 << 20},
+		{"plain TCP", tcpPair, 4096, 0, 0, false, 1 << 20},
+		{"TLS 1.3 TCP", tcpPair, 0, tls.VersionTLS13, 0, false, 4 << 20},
 		{"TLS 1.3 TCP tiny", tcpPair, 4096, tls.VersionTLS13, 0, false, 1 << 20},
 		{"TLS 1.3 unix tiny", unixPair, 4096, tls.VersionTLS13, 0, false, 1 << 20},
 		{"TLS 1.3 dynamic sizes", tcpPair, 4096, tls.VersionTLS13, 0, true, 1 << 20},
-		{"TLS 1.2 TCP", tcpPair, 0, tls.VersionTLS12, tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, false, 8 << 20},
+		{"TLS 1.2 TCP", tcpPair, 0, tls.VersionTLS12, tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, false, 4 << 20},
 		{"TLS 1.2 TCP tiny", tcpPair, 4096, tls.VersionTLS12, tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, false, 1 << 20},
 		{"TLS 1.2 CBC unix", unixPair, 4096, tls.VersionTLS12, tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA, false, 1 << 20},
 	} {
@@ -61,7 +61,9 @@ func TestTLSByteForByte(t *testing.T) {
 				a := newAgent(l, uint64(seed), newStream(seed, tt.size), newStream(seed+100, tt.size))
 				a.start(t, fd, own, onLoop == "server")
 				exchanged := make(chan error, 1)
-				go func() { exchanged <- exchange(other, uint64(seed), newStream(seed+100, tt.size), newStream(seed, tt.size)) }()
+				go func() {
+					exchanged <- exchange(other, uint64(seed), newStream(seed+100, tt.size), newStream(seed, tt.size))
+				}()
 				if err := wait(t, "the loop's end", a.done); err != nil {
 					t.Errorf("the loop's end: %v", err)
 				}

@@ -8,6 +8,7 @@ package upstream
 import (
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 
 	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/loop"
@@ -33,6 +34,8 @@ type Cluster struct {
 	waiting waiters
 	gone    bool
 
+	arena *Arena // of the loop
+
 	shared *Shared // what the process knows; nil: nobody asks how requests end
 	slot   int     // this loop's number there
 }
@@ -44,8 +47,9 @@ type Host struct {
 
 	cluster *Cluster
 	idle    *Conn // the one used last: it is the warmest, and the others may time out
-	gone    bool  // no longer in the configuration
-	active  int   // requests
+	muxes   []*muxConn
+	gone    bool // no longer in the configuration
+	active  int  // requests
 	conns   int
 	state   *HostState // what the process knows; nil: nobody asks
 
@@ -121,6 +125,9 @@ func (h *Host) leave() {
 	h.gone = true
 	for h.idle != nil {
 		h.idle.end()
+	}
+	for _, m := range slices.Clone(h.muxes) {
+		m.drain()
 	}
 }
 

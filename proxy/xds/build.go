@@ -236,13 +236,20 @@ func keepChains(l, old *config.Listener) {
 				return o
 			}
 		}
+		for o := range old.Each() {
+			if c.TLS != nil && reflect.DeepEqual(o.Match, c.Match) && reflect.DeepEqual(o.TLS, c.TLS) {
+				own := *c
+				own.TLS = o.TLS
+				return &own
+			}
+		}
 		return c
 	}
 	for i, c := range l.Chains {
 		l.Chains[i] = same(c)
 	}
-	if l.Otherwise != nil && reflect.DeepEqual(old.Otherwise, l.Otherwise) {
-		l.Otherwise = old.Otherwise
+	if l.Otherwise != nil {
+		l.Otherwise = same(l.Otherwise)
 	}
 }
 

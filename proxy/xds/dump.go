@@ -224,7 +224,7 @@ func messageJSON(m proto.Message) (json.RawMessage, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", m.ProtoReflect().Descriptor().Name(), err)
 	}
-	return out, nil
+	return redact(out)
 }
 
 // typedJSON is a message with its @type.

@@ -1,11 +1,13 @@
 package xds
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"flag"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -105,5 +107,41 @@ func TestConfigDumpWithoutBootstrapFile(t *testing.T) {
 	}
 	if err := json.Unmarshal(got, &shape); err != nil || len(shape.Configs) != 5 || shape.Configs[0].Bootstrap.Node.ID != "n" {
 		t.Errorf("got %s, %v", got, err)
+	}
+}
+
+// TestCVEClass27_ConfigDumpHidesKeys: whoever reads the dump sees certificates and not their keys (CVE-2022-23469).
+func TestCVEClass27_ConfigDumpHidesKeys(t *testing.T) {
+	const secret, keys = "THE-SECRET", "TICKETS-"
+	text := strings.Replace(tlsListener("", "", `session_ticket_keys: {keys: [{inline_string: "`+strings.Repeat(keys, 10)+`"}]}, `), "{filename: /key.pem}", "{inline_string: "+secret+"}", 1)
+	bytes := strings.Replace(tlsListener("", "", ""), "{filename: /key.pem}", "{inline_bytes: "+base64.StdEncoding.EncodeToString([]byte(secret))+"}", 1)
+	static := strings.ReplaceAll(strings.ReplaceAll(strings.TrimSpace(text), "rds: {config_source: {ads: {}}, route_config_name: r}", "route_config: {name: r}"), "\n", "\n    ")
+	b, err := parseBootstrap("b", []byte("static_resources:\n  listeners:\n  - "+static+"\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := New(Options{Bootstrap: b})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := listenerNamed(t, "y", 1, "r")
+	sent.Resource.Value = mustWire(t, listeners, strings.Replace(bytes, "name: x", "name: y", 1))
+	if err := c.store.apply(listeners, &discoveryv3.DeltaDiscoveryResponse{Resources: list(sent)}, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	got, err := c.ConfigDump()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, hidden := range []string{secret, keys, base64.StdEncoding.EncodeToString([]byte(secret))} {
+		if strings.Contains(string(got), hidden) {
+			t.Errorf("%q is shown:\n%s", hidden, got)
+		}
+	}
+	if n := strings.Count(string(got), redacted) + strings.Count(string(got), base64.StdEncoding.EncodeToString([]byte(redacted))); n != 5 || !strings.Contains(string(got), "/crt.pem") {
+		t.Errorf("%d secrets are hidden, want 5:\n%s", n, got)
+	}
+	if err := protojson.Unmarshal(got, new(adminv3.ConfigDump)); err != nil {
+		t.Errorf("it is no ConfigDump of Envoy's: %v", err)
 	}
 }

@@ -2,6 +2,7 @@ package xds
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -171,5 +172,33 @@ func TestStaticNamesAreNotOverwritten(t *testing.T) {
 	}
 	if c, _ := s.build(time.Now()); c.Clusters["back"] != before.Clusters["back"] {
 		t.Error("the static cluster changed")
+	}
+}
+
+// TestChainsKeepTheirPointers: of a listener's chains only those whose routes changed are new ones, and TLS settings that are sent again
+// stay the same.
+func TestChainsKeepTheirPointers(t *testing.T) {
+	s := newTold(t)
+	s.tell(clusters, nil)
+	two := func(port string) *discoveryv3.Resource {
+		head, body, _ := strings.Cut(tlsListener("", "", ""), "filter_chains:\n")
+		first := strings.Replace(body, "- transport_socket", "- name: a\n  filter_chain_match: {server_names: [a]}\n  transport_socket", 1)
+		second := strings.Replace(strings.Replace(body, "- transport_socket", "- name: b\n  transport_socket", 1), "route_config_name: r", "route_config_name: q", 1)
+		r := listenerNamed(t, "x", 1, "r")
+		r.Resource.Value = mustWire(t, listeners, strings.Replace(head, "port_value: 80", "port_value: "+port, 1)+"filter_chains:\n"+first+second)
+		return r
+	}
+	s.tell(listeners, list(two("80")))
+	if c := s.tell(routeTables, list(routesNamed(t, "r", "1", "x"))); len(c.Listeners) != 0 {
+		t.Fatal("a listener is there before all of its routes")
+	}
+	before := s.tell(routeTables, list(routesNamed(t, "q", "1", "x"))).Listeners[0]
+	after := s.tell(routeTables, list(routesNamed(t, "q", "2", "y"))).Listeners[0]
+	if after.Chains[0] != before.Chains[0] || after.Chains[1] == before.Chains[1] || after.Chains[1].TLS != before.Chains[1].TLS {
+		t.Error("other routes of the second chain: want that alone to be new, with its TLS settings")
+	}
+	again := s.tell(listeners, list(two("81"))).Listeners[0]
+	if again.Chains[0] != after.Chains[0] || again.Chains[1] != after.Chains[1] {
+		t.Error("another port: want the chains as they were")
 	}
 }

@@ -99,6 +99,9 @@ func (r *reader) downstreamContext(at *path, c *tlsv3.DownstreamTlsContext) *con
 		NoTickets:     c.GetDisableStatelessSessionResumption(),
 		HideCAs:       c.GetCommonTlsContext().GetValidationContext().GetSuppressClientCaList(),
 	}
+	if v := t.Verify; v != nil && len(v.Names)+len(v.SPKIs)+len(v.Hashes) > 0 {
+		t.RequireClient = true // as in Envoy: who must have a name has a certificate
+	}
 	if len(t.Certificates) == 0 {
 		r.missing(common.field("tls_certificates"), "none", "a certificate at least")
 	}

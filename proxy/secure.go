@@ -1,0 +1,123 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/hostmesh/hostmesh/proxy/certificate"
+	"github.com/hostmesh/hostmesh/proxy/config"
+	"github.com/hostmesh/hostmesh/proxy/loop"
+)
+
+// handshakeTime is how long a TLS handshake may take where the configuration has no shorter time.
+const handshakeTime = 15 * time.Second
+
+// shake is a connection whose TLS handshake goes on.
+type shake struct {
+	loop.Conn
+	b       *branch
+	arrival arrival
+
+	next, prev *shake // all of the branch
+	timer      loop.Timer
+}
+
+// secure begins the handshake of a connection, which is served when it is done.
+func (b *branch) secure(in *arrival) {
+	h := &shake{b: b, arrival: *in}
+	head := &b.shakes
+	h.prev, h.next = head.prev, head
+	head.prev.next = h
+	head.prev = h
+	if err := h.Open(b.w.loop, in.fd, h); err != nil {
+		h.unlink()
+		b.released()
+		return
+	}
+	limit := handshakeTime
+	if d := b.served.cfg.ConnectTimeout; d > 0 {
+		limit = min(limit, d)
+	}
+	b.w.loop.Start(&h.timer, limit, h)
+	h.Secure(b.served.tls, true, h)
+}
+
+// Ready implements loop.Handler: during a handshake nothing is told.
+func (h *shake) Ready(loop.Event) {}
+
+// Secured is told how the handshake ended.
+func (h *shake) Secured(err error) {
+	if err == nil && !h.asInspected() {
+		err = errInspected
+	}
+	stats := h.b.stats
+	if err != nil {
+		h.b.countFailure(err)
+		h.drop()
+		return
+	}
+	state := h.TLS()
+	stats.count[listenerHandshake]++
+	if state.Resumed {
+		stats.count[listenerResumed]++
+	}
+	if len(state.Peer) == 0 {
+		stats.count[listenerNoCertificate]++
+	}
+	h.unlink()
+	in := h.arrival
+	in.conn = &h.Conn
+	switch state.ALPN {
+	case "h2":
+		in.protocol = config.ProtocolHTTP2
+	case "http/1.1", "http/1.0":
+		in.protocol = config.ProtocolHTTP1
+	}
+	h.b.serveConn(&in)
+}
+
+var errInspected = errors.New("crypto/tls read another server name than the one by which the chain was chosen")
+
+// asInspected reports whether the client asked for the server by whose name its chain was chosen.
+func (h *shake) asInspected() bool {
+	seen := &h.arrival.inspect
+	return !seen.tls || strings.EqualFold(seen.hello.ServerName, h.TLS().SNI)
+}
+
+// Expired ends a handshake that takes too long.
+func (h *shake) Expired(*loop.Timer) {
+	h.b.stats.count[listenerHandshakeTimeout]++
+	h.drop()
+}
+
+// drop closes a connection that is not served.
+func (h *shake) drop() {
+	h.unlink()
+	h.Close()
+	h.b.released()
+}
+
+func (h *shake) unlink() {
+	h.timer.Stop()
+	h.prev.next, h.next.prev = h.next, h.prev
+}
+
+// countFailure counts a handshake that failed by its cause.
+func (b *branch) countFailure(err error) {
+	count := &b.stats.count
+	var chain *tls.CertificateVerificationError
+	switch {
+	case errors.Is(err, certificate.ErrNames):
+		count[listenerVerifySAN]++
+	case errors.Is(err, certificate.ErrPins):
+		count[listenerVerifyHash]++
+	case errors.As(err, &chain), errors.Is(err, certificate.ErrChain), errors.Is(err, certificate.ErrDepth):
+		count[listenerVerifyError]++
+	case strings.Contains(err.Error(), "didn't provide a certificate"): // crypto/tls has no value for it
+		count[listenerVerifyNone]++
+	default:
+		count[listenerHandshakeError]++
+	}
+}
