@@ -40,7 +40,7 @@ var mayImport = map[string][]string{
 	"proxy/takeover": nil,
 	"proxy/probe":    nil,
 
-	"proxy/accesslog": {"proxy/config"},
+	"proxy/accesslog": {"proxy/config", "proxy/message"},
 	"proxy/chain":     {"proxy/config"},
 
 	"registry":              {"internal/watch", "internal/seal"},
@@ -65,7 +65,8 @@ var mayImport = map[string][]string{
 	"proxy/router":           {"proxy/config"},
 	"proxy/overload":         {"proxy/config"},
 	"proxy/resolve":          {"proxy/config", "internal/watch", "internal/dnsask"},
-	"proxy/upstream":         {"proxy/config", "proxy/loop", "proxy/http1", "proxy/upstream/balance"},
+	"proxy/mux":              {"proxy/loop", "proxy/http2", "proxy/message"},
+	"proxy/upstream":         {"proxy/config", "proxy/loop", "proxy/http1", "proxy/http2", "proxy/message", "proxy/mux", "proxy/upstream/balance"},
 	"proxy/upstream/balance": {"proxy/config"},
 	"proxy/xds":              {"proxy/config", "proxy/accesslog", "proxy/chain", "proxy/health", "internal/watch", "internal/seal"},
 	"proxy/health":           {"proxy/config"},

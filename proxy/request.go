@@ -159,6 +159,9 @@ func (x *exchange) Connected(up upstream.Stream, err error) {
 		return
 	}
 	x.up = up
+	if x.upgrade {
+		x.convertUpgrade()
+	}
 	if x.kept != nil {
 		x.keepConnected()
 		x.kept.sent = x.w.loop.Clock()

@@ -111,6 +111,7 @@ func (x *exchange) becomeTunnel(h *message.Head) {
 	x.whole = false // what comes now is the tunnel's
 	x.retain = false
 	e := x.answerEdit(h)
+	x.convertAccept(h, e)
 	x.touch()
 	x.cluster.Stats.Count[upstream.RequestCompleted]++
 	x.d.http().count[httpUpgradesTotal]++

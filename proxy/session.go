@@ -57,6 +57,9 @@ func (s *session) Opened(m *mux.Stream, h *message.Head, end bool) {
 	l.x = x
 	x.req.Copy(h)
 	x.whole = end
+	if end && h.ContentLength < 0 && (h.Method == message.MethodPost || h.Method == message.MethodPut || h.Method == message.MethodPatch) {
+		x.req.ContentLength = 0 // some hosts of HTTP/1 want to be told (RFC 9110 section 8.6)
+	}
 	if s.lastRequest() {
 		s.drain()
 	}
@@ -159,14 +162,14 @@ func (l *lane) Content(p loop.Piece, end bool) (more bool) {
 func (l *lane) Trailers(t *message.Fields) { l.x.requestTrailers(t) }
 
 // Reset tells that the client went away.
-func (l *lane) Reset(code http2.ErrCode, remote bool) {
+func (l *lane) Reset(_ http2.ErrCode, remote bool) {
 	x := l.x
 	if !remote {
 		l.s.http().count[httpRqTxReset]++
 		x.flags |= flagProtocol
 	}
-	_ = code
 	x.clientGone()
+	l.s.w.freeExchange(x)
 	l.close()
 }
 
@@ -177,7 +180,7 @@ func (l *lane) Writable() {
 }
 
 // protocol implements responder, as the methods below.
-func (l *lane) protocol() string { return "HTTP/2" }
+func (l *lane) protocol() string { return http2Protocol }
 
 func (l *lane) option() []byte { return nil }
 

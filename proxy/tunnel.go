@@ -73,13 +73,6 @@ func (t *tunnel) start() {
 	t.pump(&t.toDown)
 }
 
-// give puts bytes into a flow that were read before the tunnel was there.
-func (t *tunnel) give(f *flow, data []byte) {
-	if len(data) > 0 {
-		f.pending = append(t.w.loop.Buffer(len(data)), data...)
-	}
-}
-
 // pump moves what can be moved now.
 func (t *tunnel) pump(f *flow) {
 	for moved := uint64(0); !t.ended; {

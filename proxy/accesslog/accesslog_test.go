@@ -51,7 +51,7 @@ func TestText(t *testing.T) {
 		{"figures", "%BYTES_RECEIVED% %BYTES_SENT% %DURATION%", "", "3 5 1500"},
 		{"addresses", "%UPSTREAM_HOST% %DOWNSTREAM_DIRECT_REMOTE_ADDRESS% %DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_DIRECT_REMOTE_PORT%", "", "[2001:db8::1]:80 192.0.2.1:5 192.0.2.1 5"},
 		{"host", "%HOSTNAME%", "", "host1"},
-		{"escaped", `"%REQ(USER-AGENT)%"`, "q\"\\\n\x1b\u009b\xff", `"q\x22\x5c\x0a\x1b\xc2\x9b\xff"`},
+		{"escaped", `"%REQ(USER-AGENT)%"`, "q\"\\\n\x1b\u009b\xff", `"q\x22\x5c\x0a\x1b\xc2\x9b\xff`},
 		{"escaped bytes", `"%REQ(USER-AGENT)%"`, "é\t\xff", `"\xc3\xa9\x09\xff"`},
 		{"literals are as they are", "é\t\"%PROTOCOL%\"", "", "é\t\"HTTP/1.1\""},
 		// What the stock Envoy 1.40 wrote of this moment.

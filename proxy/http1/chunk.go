@@ -224,20 +224,20 @@ func (b *Body) trailer(buf []byte) (n int, err error) {
 
 // addTrailer takes a line with its CRLF.
 func (b *Body) addTrailer(line []byte, trailers *message.Fields) error {
-	p := cutField(line)
+	var f message.Field
+	at := uint32(0)
+	if trailers != nil {
+		at = uint32(len(trailers.Text))
+	}
 	switch {
-	case p.next == 0:
+	case readField(line, &f, at) == 0:
 		return fieldError(line[:len(line)-len("\r\n")])
 	case b.lines >= maxTrailers:
 		return ErrTrailer
 	}
 	b.lines++
-	var f message.Field
-	if trailers == nil {
-		return nil
-	}
-	if p.fill(&f, line, uint32(len(trailers.Text))); allowedTrailer(line[:p.name], &f) {
-		trailers.Text = append(trailers.Text, line[:p.to]...)
+	if trailers != nil && allowedTrailer(line[:f.Name.End-at], &f) {
+		trailers.Text = append(trailers.Text, line[:f.Value.End-at]...)
 		trailers.Add(f)
 	}
 	return nil

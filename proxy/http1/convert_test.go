@@ -317,6 +317,22 @@ func TestConversionAllocatesNothing(t *testing.T) {
 	}
 }
 
+// A head that was one of HTTP/1 and is filled by hand is written field by field, and what is added to one of HTTP/1 stands behind
+// its lines.
+func TestHeadsOfBothKinds(t *testing.T) {
+	_, h := parse(t, crlf("GET / HTTP/1.1", "Host: x", "X-A: 1", "X-B: 2"))
+	h.AddField("x-c", "3")
+	if d := cmp.Diff(crlf("GET / HTTP/1.1", "Host: x", "X-A: 1", "X-B: 2", "x-c: 3"), string(http1.AppendRequest(nil, h, nil, http1.Framing{}))); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	h.Reset()
+	h.MethodText, h.Authority, h.Path = h.Put("GET"), h.Put("y"), h.Put("/")
+	h.AddField("x-d", "4")
+	if d := cmp.Diff(crlf("GET / HTTP/1.1", "Host: y", "x-d: 4"), string(http1.AppendRequest(nil, h, nil, http1.Framing{}))); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
 func FuzzConvert(f *testing.F) {
 	for _, p := range http1test.Requests() {
 		if p.Refused == "" {

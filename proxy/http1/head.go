@@ -101,57 +101,46 @@ func (s *state) fields(buf []byte, h *message.Head, l Limits) (done bool, err er
 
 // field reads one field line, if it is complete and right.
 func (s *state) field(window []byte, h *message.Head) (ok bool, err error) {
-	line := window[s.pos:]
-	p := cutField(line)
-	if p.next == 0 {
+	f := h.Slot()
+	n := readField(window[s.pos:], f, s.pos)
+	if n == 0 {
 		return false, nil
 	}
-	f := h.Extend()
-	p.fill(f, line, s.pos)
-	s.pos += uint32(p.next)
-	if f.Known == message.Other {
-		return true, nil
+	s.pos += uint32(n)
+	if f.Known != message.Other {
+		if err := s.note(window[f.Value.Start:f.Value.End], h, f.Known); err != nil {
+			return false, err
+		}
 	}
-	if err := s.note(line[p.from:p.to], h, f.Known); err != nil {
-		return false, err
-	}
-	h.Found(f.Known)
+	h.Keep()
 	return true, nil
 }
 
-// pieces is where the parts of a field line end, and its value begins.
-type pieces struct {
-	name, from, to, next int
-	underscore           bool
-}
-
-// cutField cuts the field line at the start of b. next is 0 if it is not complete or not right.
-func cutField(b []byte) (p pieces) {
-	p.name, p.underscore = message.TokenLen(b)
-	if p.name == 0 || p.name == len(b) || b[p.name] != ':' {
-		return p
+// readField reads the field line at the start of b, which stands at offset at of the head's text, and returns its length: 0 if
+// it is not complete or not right.
+func readField(b []byte, f *message.Field, at uint32) (n int) {
+	name, underscore := message.TokenLen(b)
+	if name == 0 || name == len(b) || b[name] != ':' {
+		return 0
 	}
-	p.from = p.name + 1
-	for p.from < len(b) && (b[p.from] == ' ' || b[p.from] == '\t') {
-		p.from++
+	from := name + 1
+	for from < len(b) && (b[from] == ' ' || b[from] == '\t') {
+		from++
 	}
-	p.to = p.from + message.TextLen(b[p.from:])
-	if len(b)-p.to < 2 || b[p.to] != '\r' || b[p.to+1] != '\n' {
-		return p
+	to := from + message.TextLen(b[from:])
+	if len(b)-to < 2 || b[to] != '\r' || b[to+1] != '\n' {
+		return 0
 	}
-	p.next = p.to + 2
-	for p.to > p.from && (b[p.to-1] == ' ' || b[p.to-1] == '\t') {
-		p.to--
+	n = to + 2
+	for to > from && (b[to-1] == ' ' || b[to-1] == '\t') {
+		to--
 	}
-	return p
-}
-
-// fill sets a field whose line was cut and stands at offset at of the text.
-func (p *pieces) fill(f *message.Field, line []byte, at uint32) {
-	f.Name = message.Span{Start: at, End: at + uint32(p.name)}
-	f.Value = message.Span{Start: at + uint32(p.from), End: at + uint32(p.to)}
-	f.Known = message.Lookup(line[:p.name])
-	f.Hop = hopByHop.Has(f.Known) || p.underscore && message.Disguised(line[:p.name])
+	known := message.Lookup(b[:name])
+	f.Name = message.Span{Start: at, End: at + uint32(name)}
+	f.Value = message.Span{Start: at + uint32(from), End: at + uint32(to)}
+	f.Known, f.Sensitive = known, false
+	f.Hop = hopByHop.Has(known) || underscore && message.Disguised(b[:name])
+	return n
 }
 
 // fieldError is what is wrong with a field line that is complete and wrong.

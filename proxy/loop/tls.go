@@ -14,6 +14,8 @@ const (
 	// pendingLimit is where no more is read before what waits is sent: reading makes crypto/tls answer some messages
 	// (KeyUpdate), and a peer could send those and never read. It is above what one record can leave.
 	pendingLimit = recordBytes + 4<<10
+	// turnRecords are read at once, so that a peer whose records have a byte each does not hold up the loop.
+	turnRecords = 128
 )
 
 // session is TLS over the socket of conn. It is the socket's handler and passes events on to the connection's own.
@@ -62,11 +64,11 @@ func (s *session) Ready(e Event) {
 	if s.state == nil {
 		return // the handshake failed; the connection is to be closed
 	}
-	e |= s.told
-	s.told = 0
-	if e&^Retry&(In|Hup|Err) != 0 {
+	if e&Retry == 0 && e&(In|Hup|Err) != 0 { // a turn that was asked for says nothing of the socket
 		s.readable = true
 	}
+	e |= s.told
+	s.told = 0
 	if e&Out != 0 && len(s.pending) > 0 && !s.flush() {
 		if e &^= Out; e == 0 {
 			return
@@ -88,7 +90,11 @@ func (s *session) read(p []byte) (n int, err error) {
 		s.peeked = false
 		n = 1
 	}
-	for n < len(p) && s.readErr == nil && (s.inside || s.readable) {
+	for turn := 0; n < len(p) && s.readErr == nil && (s.inside || s.readable); turn++ {
+		if turn == turnRecords {
+			s.conn.Again() // the reader takes this for all there is
+			return n, nil
+		}
 		m, err := s.tls.Read(p[n:])
 		n += m
 		s.took(err, n == len(p))
@@ -160,7 +166,7 @@ func (s *session) write(p []byte) (n int, err error) {
 		m, err := s.tls.Write(record)
 		s.more = false
 		n += m
-		if err != nil {
+		if err != nil && s.sendErr == nil {
 			return n, err
 		}
 	}

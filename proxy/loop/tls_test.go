@@ -2,11 +2,13 @@ package loop_test
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"io"
 	"net"
+	"syscall"
 	"testing"
-
-	"github.com/hostmesh/hostmesh/proxy/loop"
+	"time"
 )
 
 // TestTLSByteForByte has ends on a loop talk with crypto/tls's own, in both directions at once, with tiny buffers in
@@ -78,4 +80,108 @@ func TestTLSByteForByte(t *testing.T) {
 	}
 }
 
-var _ loop.Handler = (*agent)(nil)
+// stutter is a connection that, when it is to, gives a byte at a time with EAGAIN in between.
+type stutter struct {
+	net.Conn
+	on, pause bool
+}
+
+func (s *stutter) Read(p []byte) (int, error) {
+	if !s.on {
+		return s.Conn.Read(p)
+	}
+	if s.pause = !s.pause; s.pause {
+		return 0, syscall.EAGAIN
+	}
+	return s.Conn.Read(p[:1])
+}
+
+// TestCryptoTLSGoesOnAfterEAGAIN pins what everything here rests on: for crypto/tls an error of reading that is temporary is no
+// end, wherever it comes, and it is returned as it is.
+func TestCryptoTLSGoesOnAfterEAGAIN(t *testing.T) {
+	_, is := error(syscall.EAGAIN).(net.Error)
+	if err, may := error(syscall.EAGAIN).(interface{ Temporary() bool }); !is || !may || !err.Temporary() {
+		t.Fatal("EAGAIN is no temporary net.Error")
+	}
+	server, client := configs(t)
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		cfg := client.Clone()
+		cfg.MaxVersion = version
+		cfg.ClientSessionCache = tls.NewLRUClientSessionCache(1) // has the server send tickets behind the handshake of TLS 1.3
+		a, b := net.Pipe()
+		go func() {
+			s := tls.Server(b, server)
+			_, _ = io.WriteString(s, "hello")
+			_, _ = io.WriteString(s, "world")
+			s.Close()
+		}()
+		under := &stutter{Conn: a}
+		c := tls.Client(under, cfg)
+		if err := c.Handshake(); err != nil {
+			t.Fatal(err)
+		}
+		under.on = true
+		var got []byte
+		pauses := 0
+		for {
+			p := make([]byte, 100)
+			n, err := c.Read(p)
+			got = append(got, p[:n]...)
+			if err == syscall.EAGAIN {
+				pauses++
+			} else if errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if string(got) != "helloworld" || pauses < 50 {
+			t.Errorf("version %x: %q with %d pauses", version, got, pauses)
+		}
+	}
+}
+
+// drip is a connection that writes a few bytes at a time.
+type drip struct{ net.Conn }
+
+func (d drip) Write(p []byte) (int, error) {
+	for at := 0; at < len(p); {
+		n, err := d.Conn.Write(p[at:min(at+1+at%3, len(p))])
+		if err != nil {
+			return at, err
+		}
+		at += n
+		time.Sleep(10 * time.Microsecond)
+	}
+	return len(p), nil
+}
+
+// TestTLSDripping: all of a connection comes in a few bytes at a time, the handshake and what TLS sends behind it too.
+func TestTLSDripping(t *testing.T) {
+	server, client := configs(t)
+	client.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+	l := run(t)
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		for _, onLoop := range []string{"server", "client"} {
+			t.Run(fmt.Sprintf("%x, %s on the loop", version, onLoop), func(t *testing.T) {
+				server.MaxVersion, client.MaxVersion = version, version
+				fd, conn := tcpPair(t, 0)
+				var other *tls.Conn
+				own := server
+				if onLoop == "server" {
+					other = tls.Client(drip{conn}, client)
+				} else {
+					own, other = client, tls.Server(drip{conn}, server)
+				}
+				a := newAgent(l, 1, newStream(1, 2000), newStream(2, 2000))
+				a.start(t, fd, own, onLoop == "server")
+				if err := exchange(other, 1, newStream(2, 2000), newStream(1, 2000)); err != nil {
+					t.Error(err)
+				}
+				if err := wait(t, "the loop's end", a.done); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}

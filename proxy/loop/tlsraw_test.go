@@ -10,7 +10,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -161,8 +160,8 @@ func (m *mirror) Secured(err error) {
 	}
 }
 
-func (m *mirror) Ready(loop.Event) {
-	for {
+func (m *mirror) Ready(e loop.Event) {
+	for e&(loop.In|loop.Hup|loop.Err) != 0 {
 		n, err := m.Read(m.l.Shared())
 		m.got.Add(int64(n))
 		m.most.Store(max(m.most.Load(), int64(m.PendingBytes())))
@@ -223,33 +222,39 @@ func TestKeyUpdate(t *testing.T) {
 	}
 }
 
-// TestUnreadAnswersAreBounded: a peer that makes crypto/tls answer all the time, and reads nothing, is not read either from
+// TestCVEClass16_UnreadAnswersAreBounded: a peer that makes crypto/tls answer all the time, and reads nothing, is not read either from
 // some point on. When it reads, all goes on.
-func TestUnreadAnswersAreBounded(t *testing.T) {
+func TestCVEClass16_UnreadAnswersAreBounded(t *testing.T) {
 	server, client := configs(t)
 	server.SessionTicketsDisabled = true
 	l := run(t)
 	fd, conn := unixPair(t, 4096)
 	m := newMirror(t, l, fd, server, true, false)
 	p := rawClient(t, conn, client)
-	const updates = 5000
-	sent := make(chan error, 1)
-	go func() {
-		for range updates {
-			send := p.out.record(recordHandshake, keyUpdate, 0, 0, 1, 1)
-			p.out.update()
-			if _, err := conn.Write(append(send, p.out.record(recordData, 'x')...)); err != nil {
-				sent <- err
-				return
-			}
-		}
-		sent <- nil
-	}()
+	if err := conn.(*net.UnixConn).SetWriteBuffer(1 << 20); err != nil { // all is in the kernel before the first byte is read
+		t.Fatal(err)
+	}
+	const updates = 2500
+	var send []byte
+	for range updates {
+		send = append(send, p.out.record(recordHandshake, keyUpdate, 0, 0, 1, 1)...)
+		p.out.update()
+		send = append(send, p.out.record(recordData, 'x')...)
+	}
+	if _, err := conn.Write(send); err != nil {
+		t.Fatal(err)
+	}
 	const limit = 20 << 10
 	for until := time.Now().Add(deadline); m.most.Load() <= limit; time.Sleep(time.Millisecond) {
 		if time.Now().After(until) {
 			t.Fatalf("%d bytes wait after %d updates, want more than %d", m.most.Load(), m.got.Load(), limit)
 		}
+	}
+	for range 10 { // who would read on does it now
+		do(t, l, func() {})
+	}
+	if got := m.got.Load(); got == updates {
+		t.Error("all was read")
 	}
 	for range updates {
 		kind, content, err := p.next()
@@ -258,116 +263,49 @@ func TestUnreadAnswersAreBounded(t *testing.T) {
 		}
 		p.in.update()
 	}
-	if err := wait(t, "updates", sent); err != nil {
-		t.Error(err)
-	}
 	do(t, l, func() {})
 	if most := m.most.Load(); most > limit+4096 {
 		t.Errorf("%d bytes waited, want %d at most", most, limit+4096)
 	}
 }
 
-// stutter is a connection that, when it is to, gives a byte at a time with EAGAIN in between.
-type stutter struct {
-	net.Conn
-	on, pause bool
-}
-
-func (s *stutter) Read(p []byte) (int, error) {
-	if !s.on {
-		return s.Conn.Read(p)
-	}
-	if s.pause = !s.pause; s.pause {
-		return 0, syscall.EAGAIN
-	}
-	return s.Conn.Read(p[:1])
-}
-
-// TestCryptoTLSGoesOnAfterEAGAIN pins what everything here rests on: for crypto/tls an error of reading that is temporary is no
-// end, wherever it comes, and it is returned as it is.
-func TestCryptoTLSGoesOnAfterEAGAIN(t *testing.T) {
-	if err, ok := error(syscall.EAGAIN).(net.Error); !ok || !err.Temporary() { //nolint:staticcheck // crypto/tls asks this
-		t.Fatal("EAGAIN is not temporary")
-	}
+// TestCVEClass16_ManySmallRecords: a peer with a byte in each record is read in turns with others, to the end.
+func TestCVEClass16_ManySmallRecords(t *testing.T) {
 	server, client := configs(t)
-	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
-		cfg := client.Clone()
-		cfg.MaxVersion = version
-		cfg.ClientSessionCache = tls.NewLRUClientSessionCache(1) // has the server send tickets behind the handshake of TLS 1.3
-		a, b := net.Pipe()
-		go func() {
-			s := tls.Server(b, server)
-			_, _ = io.WriteString(s, "hello")
-			_, _ = io.WriteString(s, "world")
-			s.Close()
-		}()
-		under := &stutter{Conn: a}
-		c := tls.Client(under, cfg)
-		if err := c.Handshake(); err != nil {
-			t.Fatal(err)
-		}
-		under.on = true
-		var got []byte
-		pauses := 0
-		for {
-			p := make([]byte, 100)
-			n, err := c.Read(p)
-			got = append(got, p[:n]...)
-			if err == syscall.EAGAIN {
-				pauses++
-			} else if errors.Is(err, io.EOF) {
-				break
-			} else if err != nil {
-				t.Fatal(err)
-			}
-		}
-		if string(got) != "helloworld" || pauses < 50 {
-			t.Errorf("version %x: %q with %d pauses", version, got, pauses)
-		}
-	}
-}
-
-// drip is a connection that writes a few bytes at a time.
-type drip struct{ net.Conn }
-
-func (d drip) Write(p []byte) (int, error) {
-	for at := 0; at < len(p); {
-		n, err := d.Conn.Write(p[at:min(at+1+at%3, len(p))])
-		if err != nil {
-			return at, err
-		}
-		at += n
-		time.Sleep(10 * time.Microsecond)
-	}
-	return len(p), nil
-}
-
-// TestTLSDripping: all of a connection comes in a few bytes at a time, the handshake and what TLS sends behind it too.
-func TestTLSDripping(t *testing.T) {
-	server, client := configs(t)
-	client.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+	server.SessionTicketsDisabled = true
 	l := run(t)
-	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
-		for _, onLoop := range []string{"server", "client"} {
-			t.Run(fmt.Sprintf("%x, %s on the loop", version, onLoop), func(t *testing.T) {
-				server.MaxVersion, client.MaxVersion = version, version
-				fd, conn := tcpPair(t, 0)
-				var other *tls.Conn
-				own := server
-				if onLoop == "server" {
-					other = tls.Client(drip{conn}, client)
-				} else {
-					own, other = client, tls.Server(drip{conn}, server)
-				}
-				a := newAgent(l, 1, newStream(1, 5000), newStream(2, 5000))
-				a.start(t, fd, own, onLoop == "server")
-				if err := exchange(other, 1, newStream(2, 5000), newStream(1, 5000)); err != nil {
-					t.Error(err)
-				}
-				if err := wait(t, "the loop's end", a.done); err != nil {
-					t.Error(err)
-				}
-			})
+	fd, conn := tcpPair(t, 0)
+	s := secure(t, l, fd, server, true)
+	defer s.close(t)
+	p := rawClient(t, conn, client)
+	if err := wait(t, "handshake", s.ended); err != nil {
+		t.Fatal(err)
+	}
+	const records = 2000
+	var send []byte
+	for range records {
+		send = append(send, p.out.record(recordData, 'x')...)
+	}
+	_, _ = conn.Write(send)
+	got := 0
+	for got < records {
+		select {
+		case <-s.events:
+		case <-time.After(deadline):
+			t.Fatalf("no event came after %d bytes", got)
 		}
+		do(t, l, func() {
+			n, err := s.Read(l.Shared())
+			if n > 130 {
+				t.Errorf("%d records were read at once", n)
+			}
+			if err != nil && !errors.Is(err, syscall.EAGAIN) {
+				t.Error(err)
+			}
+			got += n
+		})
+	}
+	if got != records {
+		t.Errorf("%d bytes came, want %d", got, records)
 	}
 }

@@ -79,16 +79,19 @@ func (h *Head) Add(f Field) {
 	}
 }
 
-// Extend appends an empty field for the caller to fill, as [Head.Add] does. It is his until the next one. When its name is known,
-// Found must be called.
-func (h *Head) Extend() *Field {
-	h.fields = append(h.fields, Field{})
-	return &h.fields[len(h.fields)-1]
+// Slot returns room for one field more. [Head.Keep] adds it once it is filled; until then it is not one of the head's.
+func (h *Head) Slot() *Field {
+	n := len(h.fields)
+	if n == cap(h.fields) {
+		h.fields = append(h.fields, Field{})[:n]
+	}
+	return &h.fields[:n+1][n]
 }
 
-// Found notes that the last field has a known name.
-func (h *Head) Found(n Name) {
-	if h.first[n] == 0 {
+// Keep adds the field in the slot, which must be filled as a whole.
+func (h *Head) Keep() {
+	h.fields = h.fields[:len(h.fields)+1]
+	if n := h.fields[len(h.fields)-1].Known; n != Other && h.first[n] == 0 {
 		h.first[n] = uint16(len(h.fields))
 	}
 }

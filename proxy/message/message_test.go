@@ -1,6 +1,7 @@
 package message
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -64,7 +65,16 @@ func TestHeadIsReused(t *testing.T) {
 	if strings.Join(got, ";") != "a=1;b=2" {
 		t.Errorf("Next saw %q", got)
 	}
-	if h.Reset(); h.Len() != 0 || h.Known(Cookie) != nil || h.ContentLength != -1 || h.HasQuery {
+	h.SetLines(uint32(len(h.Text)))
+	h.Method, h.Status, h.ContentLength = MethodGet, 200, 5
+	all := h.Put("part")
+	h.MethodText, h.Scheme, h.Authority, h.Protocol, h.Reason = all, all, all, all, all
+	h.Reset()
+	fresh := &Head{Text: h.Text, fields: h.fields, ContentLength: -1}
+	if !reflect.DeepEqual(h, fresh) {
+		t.Errorf("Reset left %+v", h)
+	}
+	if h.Len() != 0 || h.Known(Cookie) != nil || h.ContentLength != -1 || h.HasQuery {
 		t.Error("Reset left something")
 	}
 }
