@@ -3,115 +3,17 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/netip"
-	"net/url"
+	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/net/http2/hpack"
 )
-
-// proxyTo is a proxy that does what the peers do; change may spoil it.
-func proxyTo(t *testing.T, backend netip.AddrPort, change func(http.Header)) netip.AddrPort {
-	t.Helper()
-	target := &url.URL{Scheme: "http", Host: backend.String()}
-	proxy := httptest.NewServer(&httputil.ReverseProxy{
-		Transport: &http.Transport{MaxIdleConnsPerHost: 16},
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.SetURL(target)
-			r.SetXForwarded()
-			r.Out.Host = r.In.Host
-			r.Out.Header.Set("X-Request-Id", "1")
-			change(r.Out.Header)
-		},
-	})
-	t.Cleanup(proxy.Close)
-	return netip.MustParseAddrPort(proxy.Listener.Addr().String())
-}
-
-func TestLoad(t *testing.T) {
-	for _, size := range []int{128, 16 << 10, 1 << 20} {
-		l, err := newLoad(size, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.close()
-		addr := proxyTo(t, l.addr, func(http.Header) {})
-		if err := l.connect(addr, 8); err != nil {
-			t.Fatal(err)
-		}
-		for range 2 {
-			n, err := l.run(300 * time.Millisecond)
-			if err != nil || n < 8 {
-				t.Fatalf("size %d: %d requests answered, %v", size, n, err)
-			}
-		}
-		l.disconnect()
-	}
-}
-
-func TestLoadKeepsItsPace(t *testing.T) {
-	l, err := newLoad(128, 500)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.close()
-	addr := proxyTo(t, l.addr, func(http.Header) {})
-	if err := l.connect(addr, 32); err != nil {
-		t.Fatal(err)
-	}
-	n, err := l.run(400 * time.Millisecond)
-	if err != nil || n == 0 || n > 200 {
-		t.Errorf("%d requests answered, %v; want at most 200", n, err)
-	}
-}
-
-func TestLoadRefusesLessWork(t *testing.T) {
-	for _, name := range []string{"X-Request-Id", "X-Forwarded-For"} {
-		l, err := newLoad(128, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.close()
-		addr := proxyTo(t, l.addr, func(h http.Header) { h.Del(name) })
-		if err := l.connect(addr, 1); err != nil {
-			t.Fatal(err)
-		}
-		if n, err := l.run(5 * time.Second); err == nil || !strings.Contains(err.Error(), strings.ToLower(name)) {
-			t.Errorf("without %s: %d requests answered, %v", name, n, err)
-		}
-	}
-}
-
-func TestLoadRefusesWrongAnswers(t *testing.T) {
-	for _, tt := range []struct {
-		name   string
-		handle http.HandlerFunc
-	}{
-		{"status", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }},
-		{"length", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("short")) }},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			server := httptest.NewServer(tt.handle)
-			defer server.Close()
-			l, err := newLoad(128, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer l.close()
-			if err := l.connect(netip.MustParseAddrPort(server.Listener.Addr().String()), 1); err != nil {
-				t.Fatal(err)
-			}
-			if n, err := l.run(5 * time.Second); err == nil {
-				t.Errorf("%d requests answered, want an error", n)
-			}
-		})
-	}
-}
 
 func TestCPUTime(t *testing.T) {
 	before, err := cpuTime(os.Getpid())
@@ -130,20 +32,33 @@ func TestCPUTime(t *testing.T) {
 }
 
 func TestSummary(t *testing.T) {
-	peers := []*peer{{name: "ours"}, {name: reference}}
-	us := func(v ...int) (s []sample) {
+	us := func(v ...float64) (s []sample) {
 		for _, v := range v {
-			s = append(s, sample{cpu: time.Duration(v) * time.Microsecond})
+			s = append(s, sample{cpu: v * 1e3})
 		}
 		return s
 	}
-	records := summarise("w", peers, [][]sample{us(5, 12, 6), us(10, 12, 10)})
+	peers := []*peer{{name: ours}, {name: reference}, {name: "envoy"}}
+	records := summarise("w", "request", peers, map[string][]sample{ours: us(5, 12, 6), reference: us(10, 12, 10), "envoy": us(20, 20, 20)}, limits{0.75, 0.2})
+	if len(records) != 4 {
+		t.Fatalf("%+v", records)
+	}
 	r := records[0]
-	if r.Value != 6 || r.Ratio != 0.6 || r.Min != 0.5 || r.Max != 1 || r.Unit != "µs/request" {
+	if r.Value != 6 || r.Ratio != 0.6 || r.Min != 0.5 || r.Max != 1 || r.Unit != "µs/request" || r.To != reference || r.Budget != 0.75 || !*r.Met {
 		t.Errorf("ours: %+v", r)
 	}
-	if r := records[1]; r.Ratio != 1 || r.Value != 10 {
+	if r := records[1]; r.Ratio != 1 || r.Value != 10 || r.Met != nil {
 		t.Errorf("reference: %+v", r)
+	}
+	if r := records[3]; r.Peer != ours || r.To != "envoy" || r.Ratio != 0.3 || r.Budget != 0.2 || *r.Met {
+		t.Errorf("ours to envoy: %+v", r)
+	}
+	var out bytes.Buffer
+	printSummary(&out, records, []string{"another"})
+	for _, want := range []string{"met", "NOT MET", "another", "FAILED"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("summary has no %q:\n%s", want, &out)
+		}
 	}
 	file := filepath.Join(t.TempDir(), "new", "results.jsonl")
 	for range 2 {
@@ -157,26 +72,81 @@ func TestSummary(t *testing.T) {
 	}
 	lines := bytes.Split(bytes.TrimSpace(b), []byte("\n"))
 	var back record
-	if err := json.Unmarshal(lines[0], &back); err != nil || len(lines) != 4 || back.Peer != "ours" || back.Ratio != 0.6 {
+	if err := json.Unmarshal(lines[0], &back); err != nil || len(lines) != 8 || back.Peer != ours || back.Ratio != 0.6 {
 		t.Errorf("%d lines, first %+v, %v", len(lines), back, err)
 	}
 }
 
-func TestConfigurations(t *testing.T) {
-	s := settings{
-		Dir: "/d", Listen: netip.MustParseAddrPort("127.0.0.1:1"), Backend: netip.MustParseAddrPort("127.0.0.1:2"),
-		Admin: netip.MustParseAddrPort("127.0.0.1:3"), LogSink: netip.MustParseAddrPort("127.0.0.1:4"), AccessLog: "/d/log", ErrorLogFile: "/d/err",
+func TestHistogram(t *testing.T) {
+	var all []time.Duration
+	h := new(histogram)
+	for range 10000 {
+		d := time.Duration(math.Exp(rand.Float64() * 25)) // 1 ns to a minute
+		all = append(all, d)
+		h.add(d)
 	}
-	for _, pr := range products("bin") {
-		file, err := writeConfig(t.TempDir(), &pr, s)
-		if err != nil {
-			t.Errorf("%s: %v", pr.name, err)
-			continue
-		}
-		if b, _ := os.ReadFile(file); bytes.Contains(b, []byte("{{")) || !bytes.Contains(b, []byte("web.default.mesh.internal")) {
-			t.Errorf("%s: %s", pr.name, b)
+	slices.Sort(all)
+	for _, q := range []float64{0.5, 0.9, 0.99, 0.999, 1} {
+		want := all[int(math.Ceil(q*float64(len(all))))-1]
+		if got := h.quantile(q); got < want || float64(got) > float64(want)*1.01 {
+			t.Errorf("quantile %v: %v, want %v or up to 1 %% more", q, got, want)
 		}
 	}
+	h.add(math.MaxInt64)
+	h.add(-1)
+	if got := h.quantile(1); got != math.MaxInt64 {
+		t.Errorf("the longest time is %v", got)
+	}
+}
+
+func TestCoded(t *testing.T) {
+	lists := [][]hpack.HeaderField{{field(":status", "200"), field("server", "bench")}, {field("grpc-status", "0")}}
+	coded := code(lists...)
+	for _, table := range []uint32{tableSize, 0} {
+		conn := &h2conn{table: table}
+		decoder := hpack.NewDecoder(table, nil)
+		for nth := range 3 {
+			for i := range lists {
+				b := coded[i].of(conn, nth)
+				fields, err := decoder.DecodeFull(b)
+				if err != nil || fieldsText(fields) != fieldsText(lists[i]) {
+					t.Errorf("table %d, list %d, time %d: %x is %q, %v", table, i, nth, b, fieldsText(fields), err)
+				}
+			}
+		}
+	}
+}
+
+// What a proxy sends never harms the load, however it is cut.
+func FuzzH2Client(f *testing.F) {
+	settings := appendGreeting(nil)
+	head := newH2(1, 4).head.first
+	answer := append(appendFrameHead(slices.Clone(settings), len(head), frameHeaders, flagEndHeaders, 1), head...)
+	f.Add(append(appendFrameHead(answer, 4, frameData, flagEndStream, 1), "xxxx"...), 20)
+	f.Add([]byte{0, 0, 1, frameHeaders, flagEndHeaders | flagPadded, 0, 0, 0, 1, 9}, 3)
+	f.Fuzz(func(t *testing.T, b []byte, at int) {
+		var ends [2]string
+		for i := range ends {
+			c := newH2(1, 4).client().(*h2Client)
+			l, e := &load{}, &end{client: true, speaker: c}
+			c.open(e)
+			parts := [][]byte{b}
+			if i == 1 && at >= 0 && at <= len(b) {
+				parts = [][]byte{b[:at], b[at:]}
+			}
+			for _, part := range parts {
+				if err := c.frames(e, slices.Clone(part), func(e *end, kind, flags byte, id uint32, payload []byte) error {
+					return c.stream(l, e, kind, flags, id, payload)
+				}); err != nil {
+					ends[i] = err.Error()
+					break
+				}
+			}
+		}
+		if ends[0] != ends[1] {
+			t.Errorf("whole: %q, cut at %d: %q", ends[0], at, ends[1])
+		}
+	})
 }
 
 func TestCommandLine(t *testing.T) {
@@ -187,7 +157,13 @@ func TestCommandLine(t *testing.T) {
 	if err := run([]string{"-work", "nothing"}, &out); err == nil || !strings.Contains(err.Error(), "nothing") {
 		t.Errorf("unknown work: %v", err)
 	}
+	if err := run([]string{"-work", "http1-128", "-peers", "nobody"}, &out); err == nil || !strings.Contains(err.Error(), "nobody") {
+		t.Errorf("unknown peer: %v", err)
+	}
 	if chosen, err := choose("http1-16k,http1-128"); err != nil || len(chosen) != 2 || chosen[0].name != "http1-16k" {
 		t.Errorf("choose: %v, %v", chosen, err)
+	}
+	if chosen, err := choose(dataplane); err != nil || len(chosen) != len(dataplaneWorks()) {
+		t.Errorf("choose %s: %v, %v", dataplane, chosen, err)
 	}
 }

@@ -13,41 +13,71 @@ import (
 
 // processors says who runs where.
 type processors struct {
-	proxy, load int
+	proxy []int
+	load  int
+	all   unix.CPUSet // that this process may run on
 }
 
-// pin chooses the first two processors that this process may run on.
-func pin() (processors, error) {
-	var set unix.CPUSet
-	if err := unix.SchedGetaffinity(os.Getpid(), &set); err != nil {
-		return processors{}, fmt.Errorf("read affinity: %w", err)
+// pickProcessors gives the proxies the first n processors that this process may run on, and the load the next. When there is no next,
+// the load shares the proxies' last: the time of the proxies is still their own.
+func pickProcessors(n int) (processors, error) {
+	p := processors{}
+	if err := unix.SchedGetaffinity(os.Getpid(), &p.all); err != nil {
+		return p, fmt.Errorf("read affinity: %w", err)
 	}
-	if n := set.Count(); n < 2 {
-		return processors{}, fmt.Errorf("%d processor to run on, want 2: one for the proxy and one for the load", n)
+	count := p.all.Count()
+	if count < 2 || count < n {
+		return p, fmt.Errorf("%d processor to run on, want %d: one for the load and the others for the proxy", count, max(2, n))
 	}
 	var cpus []int
-	for i := 0; len(cpus) < 2; i++ {
-		if set.IsSet(i) {
+	for i := 0; len(cpus) < min(count, n+1); i++ {
+		if p.all.IsSet(i) {
 			cpus = append(cpus, i)
 		}
 	}
-	return processors{cpus[0], cpus[1]}, nil
+	p.proxy, p.load = cpus[:n], cpus[len(cpus)-1]
+	return p, nil
 }
 
-// onCPU runs f on a thread of its own that, with what it starts, runs on one processor.
-func onCPU(cpu int, f func() error) error {
+// pinSelf has every thread of this process run on these processors; threads and processes to come inherit it.
+func pinSelf(set unix.CPUSet) error {
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return err
+	}
+	for _, task := range tasks {
+		tid, err := strconv.Atoi(task.Name())
+		if err != nil {
+			return fmt.Errorf("read thread %q: %w", task.Name(), err)
+		}
+		if err := unix.SchedSetaffinity(tid, &set); err != nil && err != unix.ESRCH {
+			return fmt.Errorf("pin thread %d: %w", tid, err)
+		}
+	}
+	return nil
+}
+
+// onCPU runs f on a thread of its own that, with what it starts, runs on some processors.
+func onCPU(cpus []int, f func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		var set unix.CPUSet
-		set.Set(cpu)
+		set := setOf(cpus...)
 		if err := unix.SchedSetaffinity(0, &set); err != nil {
-			done <- fmt.Errorf("pin to processor %d: %w", cpu, err)
+			done <- fmt.Errorf("pin to processors %v: %w", cpus, err)
 			return
 		}
 		done <- f()
 	}()
 	return <-done
+}
+
+func setOf(cpus ...int) unix.CPUSet {
+	var set unix.CPUSet
+	for _, cpu := range cpus {
+		set.Set(cpu)
+	}
+	return set
 }
 
 // cpuTime returns the user and system time that a process has used, with all its threads, also those that have ended. It
@@ -61,16 +91,35 @@ func cpuTime(pid int) (time.Duration, error) {
 	return time.Duration(ts.Nano()), nil
 }
 
-// rss returns the resident memory of a process in bytes.
-func rss(pid int) (int64, error) {
+// children returns the processes that a process has started.
+func children(pid int) ([]int, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for name := range strings.FieldsSeq(string(b)) {
+		child, err := strconv.Atoi(name)
+		if err != nil {
+			return nil, fmt.Errorf("read children of %d: %w", pid, err)
+		}
+		pids = append(pids, child)
+	}
+	return pids, nil
+}
+
+// memory is what a process has resident, in bytes: all, and what is of no file.
+type memory struct{ resident, own int64 }
+
+func memoryOf(pid int) (memory, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
 	if err != nil {
-		return 0, err
+		return memory{}, err
 	}
-	fields := strings.Fields(string(b))
-	if len(fields) < 2 {
-		return 0, fmt.Errorf("read /proc/%d/statm: got %q", pid, b)
+	var size, resident, shared int64
+	if _, err := fmt.Sscan(string(b), &size, &resident, &shared); err != nil {
+		return memory{}, fmt.Errorf("read /proc/%d/statm: got %q: %w", pid, b, err)
 	}
-	pages, err := strconv.ParseInt(fields[1], 10, 64)
-	return pages * int64(os.Getpagesize()), err
+	page := int64(os.Getpagesize())
+	return memory{resident * page, (resident - shared) * page}, nil
 }

@@ -3,74 +3,27 @@ package main
 import (
 	"bytes"
 	"context"
-	_ "embed"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
-	"text/template"
 	"time"
 )
 
-// product is a proxy that can be measured. Its configuration is a template over settings.
-type product struct {
-	name     string
-	programs []string // where it may be, a path or a name
-	config   string
-	args     func(config string) []string
-	// sink says that it sends its access log to LogSink.
-	sink bool
-}
-
-// settings are what a configuration depends on.
-type settings struct {
-	Dir                     string
-	Listen, Backend, Admin  netip.AddrPort
-	LogSink                 netip.AddrPort // appends what it is sent to AccessLog
-	AccessLog, ErrorLogFile string
-}
-
-var (
-	//go:embed mesh-proxy.yaml.tmpl
-	meshConfig string
-	//go:embed haproxy.cfg.tmpl
-	haproxyConfig string
-	//go:embed nginx.conf.tmpl
-	nginxConfig string
-)
-
-func products(bin string) []product {
-	return []product{
-		{
-			"mesh-proxy",
-			[]string{filepath.Join(bin, "mesh-proxy")},
-			meshConfig,
-			func(c string) []string { return []string{"-bootstrap", c} }, false,
-		},
-		{
-			"haproxy",
-			[]string{"haproxy", "/usr/sbin/haproxy"},
-			haproxyConfig,
-			func(c string) []string { return []string{"-db", "-f", c} }, true,
-		},
-		{
-			"nginx",
-			[]string{"nginx", "/usr/sbin/nginx"},
-			nginxConfig,
-			func(c string) []string { return []string{"-p", filepath.Dir(c), "-c", c} }, false,
-		},
-	}
-}
-
-// peer is a product that runs.
+// peer is a product that runs: one process, or one behind the other.
 type peer struct {
-	name   string
-	addr   netip.AddrPort
+	name      string
+	addr      netip.AddrPort // where the clients go
+	processes []*process     // the first is the clients'
+}
+
+// process is a running proxy.
+type process struct {
 	cmd    *exec.Cmd
 	exited chan struct{}
 	log    string // access log
@@ -79,140 +32,165 @@ type peer struct {
 	logged int64
 }
 
-func startPeers(ctx context.Context, o options, dir string, l *load, cpus processors) ([]*peer, error) {
-	var peers []*peer
-	for _, name := range o.peers {
-		p, err := startPeer(ctx, o.bin, name, filepath.Join(dir, name), l.addr, cpus)
-		if p != nil {
-			peers = append(peers, p)
-		}
-		if err != nil {
-			return peers, fmt.Errorf("start %s: %w", name, err)
-		}
-	}
-	return peers, nil
-}
-
-func startPeer(ctx context.Context, bin, name, dir string, backend netip.AddrPort, cpus processors) (*peer, error) {
-	var pr *product
-	for _, known := range products(bin) {
-		if known.name == name {
-			pr = &known
-		}
-	}
-	if pr == nil {
-		return nil, errors.New("no such peer")
-	}
-	program, err := find(pr.programs)
+// start starts a peer in a folder of its own, with settings that tune may change.
+func (s *stage) start(ctx context.Context, name, folder string, h hop, backend netip.AddrPort, tune func(*settings)) (*peer, error) {
+	pr, err := findProduct(s.o.bin, name)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
+	program, err := pr.program(h.TCP)
+	if err != nil {
+		return nil, notInstalled{err}
 	}
-	s := settings{Dir: dir, Backend: backend, AccessLog: filepath.Join(dir, "access.log"), ErrorLogFile: filepath.Join(dir, "error.log")}
-	if s.Listen, err = freePort(); err != nil {
-		return nil, err
-	}
-	if s.Admin, err = freePort(); err != nil {
-		return nil, err
-	}
-	p := &peer{name: name, addr: s.Listen, log: s.AccessLog, stderr: new(bytes.Buffer), exited: make(chan struct{})}
-	if pr.sink {
-		if p.sink, err = openSink(s.AccessLog, cpus.load); err != nil {
+	dir := filepath.Join(s.dir, folder)
+	if !h.Two {
+		var front *tlsFiles
+		if h.TLS {
+			front = &tlsFiles{certificate: s.certs.Server}
+		}
+		set := settings{Dir: dir, Backend: backend, TCP: h.TCP, HTTP2: h.HTTP2, TLS: front}
+		p, listen, err := s.startProcess(ctx, pr, program, set, tune)
+		if err != nil {
 			return nil, err
 		}
-		s.LogSink = p.sink.addr
+		return &peer{name, listen, []*process{p}}, nil
 	}
-	config, err := writeConfig(dir, pr, s)
+	behind, inner, err := s.startProcess(ctx, pr, program, settings{Dir: dir + "-2", Backend: backend, TLS: &tlsFiles{s.certs.Server, s.certs.CA}}, tune)
 	if err != nil {
-		return nil, errors.Join(err, p.sink.close())
+		return nil, fmt.Errorf("second proxy: %w", err)
 	}
-	p.cmd = exec.Command(program, pr.args(config)...)
+	front, listen, err := s.startProcess(ctx, pr, program, settings{Dir: dir, Backend: inner, UpstreamTLS: &tlsFiles{s.certs.Client, s.certs.CA}}, tune)
+	if err != nil {
+		behind.stop()
+		return nil, fmt.Errorf("first proxy: %w", err)
+	}
+	return &peer{name, listen, []*process{front, behind}}, nil
+}
+
+// notInstalled says that a peer is not on this machine.
+type notInstalled struct{ error }
+
+func (s *stage) startProcess(ctx context.Context, pr *product, program string, set settings, tune func(*settings)) (*process, netip.AddrPort, error) {
+	fail := func(p *process, err error) (*process, netip.AddrPort, error) {
+		if p != nil {
+			p.stop()
+		}
+		return nil, netip.AddrPort{}, err
+	}
+	if err := os.MkdirAll(set.Dir, 0o755); err != nil {
+		return fail(nil, err)
+	}
+	set.AccessLog, set.ErrorLogFile = filepath.Join(set.Dir, "access.log"), filepath.Join(set.Dir, "error.log")
+	set.Threads, set.MaxConns, set.MaxFiles, set.IdleSeconds = len(s.cpus.proxy), 4096, s.files, 60
+	var err error
+	if set.Listen, err = freePort(); err != nil {
+		return fail(nil, err)
+	}
+	if set.Admin, err = freePort(); err != nil {
+		return fail(nil, err)
+	}
+	if tune != nil {
+		tune(&set)
+	}
+	p := &process{log: set.AccessLog, stderr: new(bytes.Buffer), exited: make(chan struct{})}
+	if pr.sink {
+		if p.sink, err = openSink(set.AccessLog); err != nil {
+			return fail(nil, err)
+		}
+		set.LogSink = p.sink.addr
+	}
+	config, err := pr.writeConfig(set)
+	if err != nil {
+		return fail(p, err)
+	}
+	p.cmd = exec.Command(program, pr.args(config, set)...)
 	p.cmd.Stderr = p.stderr
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt at the terminal is for us; we then stop it
-	if err := onCPU(cpus.proxy, p.cmd.Start); err != nil {
-		return nil, errors.Join(err, p.sink.close())
+	if err := onCPU(s.cpus.proxy, p.cmd.Start); err != nil {
+		p.cmd = nil
+		return fail(p, err)
 	}
 	go func() {
 		p.cmd.Wait()
 		close(p.exited)
 	}()
-	return p, p.ready(ctx)
-}
-
-func find(programs []string) (string, error) {
-	for _, name := range programs {
-		if path, err := exec.LookPath(name); err == nil {
-			return path, nil
-		}
+	if err := p.ready(ctx, set.Listen); err != nil {
+		return fail(p, err)
 	}
-	return "", fmt.Errorf("find %s: not installed (make build; apt-get install haproxy nginx-light)", strings.Join(programs, " or "))
+	return p, set.Listen, nil
 }
 
+// freePort returns a port that is free and from which no connection goes out, of which there will be thousands.
 func freePort() (netip.AddrPort, error) {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		return netip.AddrPort{}, err
+	const from, until = 12000, 32000
+	var last error
+	for range 100 {
+		addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(from+rand.IntN(until-from)))
+		l, err := net.Listen("tcp4", addr.String())
+		if err == nil {
+			return addr, l.Close()
+		}
+		last = err
 	}
-	defer l.Close()
-	return netip.ParseAddrPort(l.Addr().String())
+	return netip.AddrPort{}, fmt.Errorf("find a free port: %w", last)
 }
 
-func writeConfig(dir string, pr *product, s settings) (string, error) {
-	t, err := template.New(pr.name).Option("missingkey=error").Parse(pr.config)
-	if err != nil {
-		return "", err
-	}
-	var b bytes.Buffer
-	if err := t.Execute(&b, s); err != nil {
-		return "", err
-	}
-	file := filepath.Join(dir, "config.yaml")
-	return file, os.WriteFile(file, b.Bytes(), 0o644)
-}
-
-// ready waits until the peer accepts connections.
-func (p *peer) ready(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+// ready waits until the process accepts connections.
+func (p *process) ready(ctx context.Context, at netip.AddrPort) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	for {
-		if c, err := net.Dial("tcp", p.addr.String()); err == nil {
+		if c, err := net.Dial("tcp", at.String()); err == nil {
 			return c.Close()
 		}
 		select {
 		case <-p.exited:
-			return fmt.Errorf("ended: %v: %s", p.cmd.ProcessState, p.stderr)
+			return p.ended()
 		case <-ctx.Done():
-			return fmt.Errorf("wait for %v: %w", p.addr, ctx.Err())
+			return fmt.Errorf("wait for %v: %w", at, ctx.Err())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }
 
-func (p *peer) pid() int { return p.cmd.Process.Pid }
-
-// check makes sure, after a measurement, that the peer lives and has written its access log.
-func (p *peer) check() error {
-	select {
-	case <-p.exited:
-		return fmt.Errorf("ended: %v: %s", p.cmd.ProcessState, p.stderr)
-	default:
-	}
-	info, err := os.Stat(p.log)
-	if err != nil {
-		return fmt.Errorf("read access log: %w", err)
-	}
-	if info.Size() <= p.logged {
-		return fmt.Errorf("access log %s has not grown", p.log)
-	}
-	p.logged = info.Size()
-	return nil
+func (p *process) ended() error {
+	return fmt.Errorf("ended: %v: %s", p.cmd.ProcessState, bytes.TrimSpace(p.stderr.Bytes()))
 }
 
-// stop ends the peer and waits for it.
-func (p *peer) stop() {
+func (p *process) pid() int { return p.cmd.Process.Pid }
+
+// check makes sure, after a measurement, that the process lives and has written its access log. Envoy and nginx write when a buffer is full or
+// some seconds have passed.
+func (p *process) check(ctx context.Context) error {
+	for start := time.Now(); ; {
+		select {
+		case <-p.exited:
+			return p.ended()
+		case <-ctx.Done():
+			return ctx.Err()
+		default:
+		}
+		info, err := os.Stat(p.log)
+		if err != nil {
+			return fmt.Errorf("read access log: %w", err)
+		}
+		if info.Size() > p.logged {
+			p.logged = info.Size()
+			return nil
+		}
+		if time.Since(start) > 12*time.Second {
+			return fmt.Errorf("access log %s has not grown", p.log)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// stop ends the process and waits for it.
+func (p *process) stop() {
 	defer p.sink.close()
+	if p.cmd == nil {
+		return
+	}
 	p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-p.exited:
@@ -220,4 +198,75 @@ func (p *peer) stop() {
 		p.cmd.Process.Kill()
 		<-p.exited
 	}
+}
+
+func (p *peer) check(ctx context.Context) error {
+	var err error
+	for _, process := range p.processes {
+		err = errors.Join(err, process.check(ctx))
+	}
+	return err
+}
+
+func (p *peer) stop() {
+	for _, process := range p.processes {
+		process.stop()
+	}
+}
+
+// pids are those of its processes and of what these have started.
+func (p *peer) pids() ([]int, error) {
+	var pids []int
+	for _, process := range p.processes {
+		more, err := children(process.pid())
+		if err != nil {
+			return nil, err
+		}
+		pids = append(append(pids, process.pid()), more...)
+	}
+	return pids, nil
+}
+
+// cpuTime is what all of them have used.
+func (p *peer) cpuTime() (time.Duration, error) {
+	pids, err := p.pids()
+	if err != nil {
+		return 0, err
+	}
+	var sum time.Duration
+	for _, pid := range pids {
+		used, err := cpuTime(pid)
+		if err != nil {
+			return 0, err
+		}
+		sum += used
+	}
+	return sum, nil
+}
+
+// times are its processor time and that of this process.
+func (p *peer) times() (proxy, self time.Duration, err error) {
+	if proxy, err = p.cpuTime(); err != nil {
+		return 0, 0, err
+	}
+	self, err = cpuTime(os.Getpid())
+	return proxy, self, err
+}
+
+// memory is what all of them have resident.
+func (p *peer) memory() (memory, error) {
+	pids, err := p.pids()
+	if err != nil {
+		return memory{}, err
+	}
+	var sum memory
+	for _, pid := range pids {
+		m, err := memoryOf(pid)
+		if err != nil {
+			return memory{}, err
+		}
+		sum.resident += m.resident
+		sum.own += m.own
+	}
+	return sum, nil
 }

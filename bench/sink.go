@@ -14,7 +14,7 @@ type sink struct {
 	done     chan struct{}
 }
 
-func openSink(file string, cpu int) (*sink, error) {
+func openSink(file string) (*sink, error) {
 	f, err := os.Create(file)
 	if err != nil {
 		return nil, err
@@ -25,22 +25,22 @@ func openSink(file string, cpu int) (*sink, error) {
 		return nil, err
 	}
 	s := &sink{netip.MustParseAddrPort(l.Addr().String()), l, make(chan struct{})}
-	go onCPU(cpu, func() error {
+	go func() {
 		defer close(s.done)
 		defer f.Close()
 		buf := make([]byte, 256<<10)
 		for {
 			c, err := l.Accept()
 			if err != nil {
-				return nil
+				return
 			}
 			_, err = io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{c}, buf) // plain reads and writes: splice would wake for each line
 			c.Close()
 			if err != nil {
-				return err
+				return
 			}
 		}
-	})
+	}()
 	return s, nil
 }
 

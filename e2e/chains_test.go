@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -55,7 +56,7 @@ type caller struct {
 // chain is the answer to the caller: the name of a chain, or how it was refused.
 func (c *caller) chain(port int) string {
 	d := net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(c.from)}}
-	raw, err := d.Dial("tcp", fmt.Sprintf("%s:%d", c.to, port))
+	raw, err := d.Dial("tcp", net.JoinHostPort(c.to, strconv.Itoa(port)))
 	if err != nil {
 		return "no connection: " + err.Error()
 	}

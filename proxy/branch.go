@@ -226,6 +226,7 @@ func (b *branch) acceptHTTP(in *arrival) {
 		*d = downstream{owner: c}
 	}
 	d.w, d.a, d.served, d.peer, d.via, d.id = b.w, b, b.served, in.peer, in.via, b.w.connectionID()
+	d.facts = b.facts(in)
 	head := &b.clients
 	d.prev, d.next = head.prev, head
 	head.prev.next = d

@@ -221,7 +221,7 @@ func (c *client) nextRequest(keep, linger bool) {
 	c.tail = nil
 	if !keep {
 		c.closing, c.linger = true, linger
-		if len(c.out) == 0 {
+		if len(c.out) == 0 && !c.stuck {
 			c.finishClose()
 		} else {
 			c.w.loop.Start(&c.timer, flushTime, c)

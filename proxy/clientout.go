@@ -163,6 +163,7 @@ func (c *client) direct(p []byte) {
 	n, err := c.Write(p)
 	c.a.stats.count[listenerTxBytes] += uint64(n)
 	if err == nil {
+		c.stuck = c.Pending()
 		return
 	}
 	if !errors.Is(err, syscall.EAGAIN) {
@@ -218,6 +219,7 @@ func (c *client) push() {
 	}
 	c.w.loop.Release(c.out)
 	c.out, c.outAt = nil, 0
+	c.stuck = c.Pending()
 }
 
 // Flush sends what waits; then what waited for that goes on.

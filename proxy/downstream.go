@@ -3,6 +3,7 @@ package proxy
 import (
 	"net/netip"
 
+	"github.com/hostmesh/hostmesh/proxy/accesslog"
 	"github.com/hostmesh/hostmesh/proxy/loop"
 	"github.com/hostmesh/hostmesh/proxy/message"
 )
@@ -17,6 +18,7 @@ type downstream struct {
 	via    *proxied // nil: peer is who is connected
 	id     uint64
 	owner  connection
+	facts  *accesslog.TLS // what access logs tell of the handshake
 
 	next, prev *downstream // all of the branch
 	life       loop.Timer  // how long the connection may take requests

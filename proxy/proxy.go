@@ -125,7 +125,7 @@ func New(opts Options) (*Proxy, error) {
 	breakers := upstream.NewBreakers()
 	handshakes := loop.NewHandshakes(runtime.GOMAXPROCS(0))
 	for range opts.Loops {
-		w, err := newWorker(opts.Loops, opts.DrainTime, breakers)
+		w, err := newWorker(opts.Loops, opts.DrainTime, breakers, p.certs)
 		if err != nil {
 			p.abandon()
 			return nil, fmt.Errorf("make proxy: %w", err)

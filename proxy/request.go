@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 
+	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/loop"
 	"github.com/hostmesh/hostmesh/proxy/message"
 	"github.com/hostmesh/hostmesh/proxy/retry"
@@ -124,7 +125,7 @@ func (x *exchange) acquire(h *upstream.Host) {
 	if !x.method.Idempotent() || x.attempts > 1 {
 		want = upstream.Verified
 	}
-	up, err := x.cluster.Open(h, x, &x.waiter, want)
+	up, err := x.cluster.Open(h, x, &x.waiter, want, x.spoken())
 	switch {
 	case errors.Is(err, upstream.ErrWait):
 		return
@@ -139,6 +140,14 @@ func (x *exchange) acquire(h *upstream.Host) {
 	if up != nil {
 		x.Connected(up, nil)
 	}
+}
+
+// spoken is the version of HTTP that the client speaks.
+func (x *exchange) spoken() config.Protocol {
+	if x.down.protocol() == http2Protocol {
+		return config.ProtocolHTTP2
+	}
+	return config.ProtocolHTTP1
 }
 
 // Free is told that a connection may be had after all.

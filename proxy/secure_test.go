@@ -292,3 +292,47 @@ type oneSession struct{ tls.ClientSessionCache }
 
 func (s oneSession) Get(string) (*tls.ClientSessionState, bool)  { return s.ClientSessionCache.Get("") }
 func (s oneSession) Put(_ string, state *tls.ClientSessionState) { s.ClientSessionCache.Put("", state) }
+
+// TestAccessLogTellsOfTLS: of requests, of bytes, and of TLS that is passed on, in the forms that a stock Envoy has.
+func TestAccessLogTellsOfTLS(t *testing.T) {
+	a := testbed.NewAuthority(t)
+	logs := []config.AccessLog{{Path: "/dev/stdout", Format: &config.LogFormat{Text: "%FILTER_CHAIN_NAME% %REQUESTED_SERVER_NAME% %DOWNSTREAM_TLS_VERSION% %DOWNSTREAM_TLS_CIPHER% %DOWNSTREAM_PEER_SUBJECT% %DOWNSTREAM_PEER_DNS_SAN% %REQ(:SCHEME)%\n"}}}
+	web := httpConfig(freeAddr(t), vhost("web.mesh.internal", "web"))
+	web.HTTP.AccessLogs = logs
+	named := func(name string) config.ChainMatch { return config.ChainMatch{ServerNames: []string{name}} }
+	bytes, passed := tcpChain("bytes", named("bytes")), tcpChain("passed", named("passed"))
+	bytes.TLS, bytes.TCP.AccessLogs, passed.TCP.AccessLogs = settings(t, a.Leaf("bytes")), logs, logs
+	l := &config.Listener{
+		Name: "x", Addresses: web.Addresses, Filters: config.Filters{Timeout: 10 * time.Second},
+		Chains: []*config.FilterChain{{Name: "web", Match: named("web.mesh.internal"), HTTP: web.HTTP, TLS: asking(settings(t, a.Leaf("web.mesh.internal")), a)}, bytes, passed},
+	}
+	p := start(t, &config.Config{Listeners: []*config.Listener{l}, Clusters: clusters(
+		cluster("web", server(t, func(http.ResponseWriter, *http.Request) {})),
+		cluster("bytes", rawBackend(t, func(net.Conn, *bufio.Reader) {})),
+		cluster("passed", tlsBackend(t, "passed", &tls.Config{Certificates: []tls.Certificate{a.Leaf("passed")}})),
+	)}, oneLoop)
+	web12 := p.over(&tls.Config{RootCAs: a.Pool(), MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256}, Certificates: []tls.Certificate{a.Leaf("client")}}, false)
+	if err := p.fetch(web12); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"bytes", "passed"} {
+		conn := tls.Client(p.dial(), &tls.Config{RootCAs: a.Pool(), ServerName: name})
+		_, _ = io.Copy(io.Discard, io.LimitReader(conn, 1))
+		conn.Close()
+	}
+	want := []string{
+		"web web.mesh.internal TLSv1.2 ECDHE-ECDSA-CHACHA20-POLY1305 CN=client client https\n", "bytes bytes TLSv1.3 TLS_AES_128_GCM_SHA256 - - -\n", "passed passed - - - - -\n",
+	}
+	got := ""
+	for range 500 {
+		if got = p.log.String(); strings.Count(got, "\n") == len(want) {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	for _, line := range want {
+		if !strings.Contains(got, line) {
+			t.Errorf("%q is not in %q", line, got)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 
+	"github.com/hostmesh/hostmesh/proxy/accesslog"
 	"github.com/hostmesh/hostmesh/proxy/loop"
 	"github.com/hostmesh/hostmesh/proxy/router"
 	"github.com/hostmesh/hostmesh/proxy/upstream"
@@ -41,10 +42,11 @@ type stream struct {
 	bytesOut  uint64
 	connected bool
 	local     netip.AddrPort // of the upstream connection, if an access log wants it
+	facts     *accesslog.TLS // what access logs tell of the handshake
 }
 
 func (a *branch) acceptTCP(in *arrival) {
-	s := &stream{w: a.w, a: a, cfg: a.served, peer: in.peer, via: in.via, id: a.w.connectionID(), began: a.w.loop.Clock()}
+	s := &stream{w: a.w, a: a, cfg: a.served, peer: in.peer, via: in.via, id: a.w.connectionID(), began: a.w.loop.Clock(), facts: a.facts(in)}
 	head := &a.streams
 	s.prev, s.next = head.prev, head
 	head.prev.next = s

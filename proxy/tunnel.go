@@ -164,12 +164,11 @@ func (t *tunnel) drain(f *flow) error {
 
 // passEnd tells the other side that nothing more comes.
 func (t *tunnel) passEnd(f *flow) {
-	if f.shut {
-		return
+	if !f.shut {
+		f.shut = true
+		f.dst.CloseWrite()
 	}
-	f.shut = true
-	f.dst.CloseWrite()
-	if t.toUp.shut && t.toDown.shut {
+	if t.toUp.shut && t.toDown.shut && !t.toUp.dst.Pending() && !t.toDown.dst.Pending() { // else Out comes back
 		t.end(false)
 	}
 }

@@ -2,9 +2,11 @@ package proxy
 
 import (
 	crand "crypto/rand"
+	"crypto/tls"
 	"math/rand/v2"
 	"time"
 
+	"github.com/hostmesh/hostmesh/proxy/certificate"
 	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/loop"
 	"github.com/hostmesh/hostmesh/proxy/message"
@@ -25,6 +27,7 @@ type worker struct {
 	slot      int                          // the number of this worker
 	acceptors map[address]*acceptor
 	arena     upstream.Arena
+	certs     *certificate.Store
 	http      map[string]*httpStats
 	tcp       map[string]*tcpStats
 	prefaces  prefaceStats
@@ -55,7 +58,7 @@ type worker struct {
 	drainTime time.Duration // for connections of listeners that say nothing about it
 }
 
-func newWorker(loops int, drainTime time.Duration, breakers *upstream.Breakers) (*worker, error) {
+func newWorker(loops int, drainTime time.Duration, breakers *upstream.Breakers, certs *certificate.Store) (*worker, error) {
 	l, err := loop.New()
 	if err != nil {
 		return nil, err
@@ -67,7 +70,13 @@ func newWorker(loops int, drainTime time.Duration, breakers *upstream.Breakers) 
 		loop: l, loops: loops, source: source, rand: rand.New(source), config: &config.Config{},
 		clusters: map[string]*upstream.Cluster{}, breakers: breakers, acceptors: map[address]*acceptor{},
 		http: map[string]*httpStats{}, tcp: map[string]*tcpStats{}, logs: map[*sink]*logBuffer{}, refused: map[*refused]struct{}{}, drainIdle: time.Second, drainTime: drainTime,
+		certs: certs,
 	}, nil
+}
+
+// uses are what connections are for, as certificates know it.
+var uses = [...]certificate.Use{
+	upstream.ForBytes: certificate.ForBytes, upstream.ForHTTP1: certificate.ForHTTP1, upstream.ForHTTP2: certificate.ForHTTP2, upstream.ForHTTP: certificate.ForHTTP,
 }
 
 // cluster returns the worker's part of a cluster, nil if there is none of that name.
@@ -83,6 +92,9 @@ func (w *worker) cluster(name string) *upstream.Cluster {
 	c.UseArena(&w.arena)
 	c.Join(w.breakers)
 	c.Share(w.shared[name], w.slot)
+	c.Originate(func(e *config.Endpoint, use upstream.Use) *tls.Config {
+		return w.certs.Client(c.Config(), e, uses[use])
+	})
 	w.clusters[name] = c
 	return c
 }

@@ -32,6 +32,7 @@ func testRecord(c *Compiler, agent string) *Record {
 		Method: []byte("GET"), Path: []byte("/a?q=1"), Authority: []byte("web"), RequestID: []byte("11111111-2222-4333-8444-555555555555"),
 		Protocol: "HTTP/1.1", Status: 503, Flags: 6, FlagNames: testFlags, Details: "a b", BytesReceived: 3, BytesSent: 5,
 		Route: "main", Cluster: "web", UpstreamRemote: netip.MustParseAddrPort("[2001:db8::1]:80"), Direct: netip.MustParseAddrPort("192.0.2.1:5"),
+		Chain: "chain", TLS: &TLS{Version: "TLSv1.3", Cipher: "TLS_AES_128_GCM_SHA256", ServerName: "web", Subject: `CN="`, URIs: "spiffe://a"},
 	}
 	r.Request.Collect(&c.Names.Request, head("user-agent", agent, "X-Two", "1", "x-two", "2", "x-empty", ""), nil)
 	return r
@@ -51,6 +52,7 @@ func TestText(t *testing.T) {
 		{"figures", "%BYTES_RECEIVED% %BYTES_SENT% %DURATION%", "", "3 5 1500"},
 		{"addresses", "%UPSTREAM_HOST% %DOWNSTREAM_DIRECT_REMOTE_ADDRESS% %DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_DIRECT_REMOTE_PORT%", "", "[2001:db8::1]:80 192.0.2.1:5 192.0.2.1 5"},
 		{"host", "%HOSTNAME%", "", "host1"},
+		{"TLS", "%DOWNSTREAM_TLS_VERSION% %DOWNSTREAM_TLS_CIPHER% %REQUESTED_SERVER_NAME% %DOWNSTREAM_PEER_SUBJECT%|%DOWNSTREAM_PEER_URI_SAN%|%DOWNSTREAM_PEER_DNS_SAN% %FILTER_CHAIN_NAME%", "", `TLSv1.3 TLS_AES_128_GCM_SHA256 web CN=\x22|spiffe://a|- chain`},
 		{"escaped", `"%REQ(USER-AGENT)%"`, "q\"\\\n\x1b\u009b\xff", `"q\x22\x5c\x0a\x1b\xc2\x9b\xff`},
 		{"escaped bytes", `"%REQ(USER-AGENT)%"`, "é\t\xff", `"\xc3\xa9\x09\xff"`},
 		{"literals are as they are", "é\t\"%PROTOCOL%\"", "", "é\t\"HTTP/1.1\""},

@@ -32,6 +32,7 @@ const (
 	NeedsUpstreamLocal Needs = 1 << iota
 	NeedsLocal
 	NeedsRemote
+	NeedsTLS
 )
 
 // Compiler turns the formats and filters of one listener into programs. The zero Compiler is ready.
@@ -209,6 +210,8 @@ func (c *Compiler) operator(call call) (op, error) {
 		c.Needs |= NeedsLocal
 	case strings.HasPrefix(call.name, "DOWNSTREAM_REMOTE_"):
 		c.Needs |= NeedsRemote
+	case strings.HasPrefix(call.name, "DOWNSTREAM_TLS_"), strings.HasPrefix(call.name, "DOWNSTREAM_PEER_"), call.name == "REQUESTED_SERVER_NAME":
+		c.Needs |= NeedsTLS
 	}
 	o := op{write: write}
 	if call.name == "HOSTNAME" {

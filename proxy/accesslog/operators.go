@@ -43,6 +43,16 @@ var operators = map[string]writer{
 	"DOWNSTREAM_LOCAL_ADDRESS":                      func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return addr(dst, r.Local) },
 	"DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT":         func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return ip(dst, r.Local) },
 	"DOWNSTREAM_LOCAL_PORT":                         func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return port(dst, r.Local) },
+	"DOWNSTREAM_TLS_VERSION":                        tls(func(t *TLS) string { return t.Version }),
+	"DOWNSTREAM_TLS_CIPHER":                         tls(func(t *TLS) string { return t.Cipher }),
+	"DOWNSTREAM_PEER_SUBJECT":                       tls(func(t *TLS) string { return t.Subject }),
+	"DOWNSTREAM_PEER_ISSUER":                        tls(func(t *TLS) string { return t.Issuer }),
+	"DOWNSTREAM_PEER_SERIAL":                        tls(func(t *TLS) string { return t.Serial }),
+	"DOWNSTREAM_PEER_FINGERPRINT_256":               tls(func(t *TLS) string { return t.Fingerprint }),
+	"DOWNSTREAM_PEER_URI_SAN":                       tls(func(t *TLS) string { return t.URIs }),
+	"DOWNSTREAM_PEER_DNS_SAN":                       tls(func(t *TLS) string { return t.DNSNames }),
+	"REQUESTED_SERVER_NAME":                         tls(func(t *TLS) string { return t.ServerName }),
+	"FILTER_CHAIN_NAME":                             func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, r.Chain) },
 	"GRPC_STATUS":                                   func(_ *op, dst []byte, _ *Record) ([]byte, valueKind) { return dst, missing }, // no gRPC over HTTP/1
 	"GRPC_STATUS_NUMBER":                            func(_ *op, dst []byte, _ *Record) ([]byte, valueKind) { return dst, missing },
 }

@@ -38,6 +38,9 @@ type Record struct {
 	Attempts              int
 	TCP                   bool
 
+	Chain string // of filters
+	TLS   *TLS   // nil: plaintext, or nothing is known
+
 	Request, Response Values
 	Random            uint64 // for filters that take a share
 }

@@ -128,7 +128,8 @@ func TestIdleTLSConnectionIsSmall(t *testing.T) {
 				do(t, l, func() {
 					for _, p := range held {
 						if large, trimmed := p.Idle(); !large || !trimmed {
-							t.Fatalf("was there a large record: %v; was its memory given back: %v", large, trimmed)
+							t.Errorf("were there large records: %v; was their memory given back, and in time: %v", large, trimmed)
+							return
 						}
 					}
 				})

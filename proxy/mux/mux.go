@@ -222,6 +222,7 @@ func (c *Conn) push() error {
 	}
 	c.loop.Release(c.out)
 	c.out, c.at = nil, 0
+	c.stuck = c.socket.Pending()
 	return nil
 }
 

@@ -34,7 +34,8 @@ type Cluster struct {
 	waiting waiters
 	gone    bool
 
-	arena *Arena // of the loop
+	arena       *Arena // of the loop
+	origination Origination
 
 	shared *Shared // what the process knows; nil: nobody asks how requests end
 	slot   int     // this loop's number there
@@ -49,7 +50,9 @@ type Host struct {
 	idle    *Conn // the one used last: it is the warmest, and the others may time out
 	muxes   []*muxConn
 	gone    bool // no longer in the configuration
-	active  int  // requests
+	manner  manner
+	epoch   int // counts the changes of manner; connections of another epoch are not used again
+	active  int // requests
 	conns   int
 	state   *HostState // what the process knows; nil: nobody asks
 
@@ -106,6 +109,7 @@ func (c *Cluster) UpdatePlanned(plan *balance.Plan) {
 			h = &Host{cluster: c}
 		}
 		h.Endpoint, h.state = e, c.state(e.Addr)
+		h.speak(manner{cfg.EndpointTLS(e), cfg.Protocol})
 		c.byAddr[e.Addr] = h
 		c.hosts = append(c.hosts, h)
 	}
@@ -121,8 +125,30 @@ func (c *Cluster) UpdatePlanned(plan *balance.Plan) {
 // Close closes all connections that no request uses and lets no new one start.
 func (c *Cluster) Close() { c.Update(nil) }
 
+// manner is how a host is spoken to.
+type manner struct {
+	tls      *config.UpstreamTLS
+	protocol config.Protocol
+}
+
+// speak takes how the host is spoken to from now on. Connections that were begun in another way finish what they do: what is to
+// be encrypted never goes where it is not.
+func (h *Host) speak(m manner) {
+	if h.manner == m {
+		return
+	}
+	h.manner = m
+	h.epoch++
+	h.dropIdle()
+}
+
 func (h *Host) leave() {
 	h.gone = true
+	h.dropIdle()
+}
+
+// dropIdle closes the connections that nobody uses, and the others when nobody does.
+func (h *Host) dropIdle() {
 	for h.idle != nil {
 		h.idle.end()
 	}

@@ -58,6 +58,8 @@ type Conn struct {
 	next, prev *Conn // in the host's idle stack; next was used earlier
 	idle       bool
 	connecting bool
+	use        Use
+	epoch      int        // of the host when it began to open
 	opened     int64      // when it began to open
 	timer      loop.Timer // connecting, or idle
 }
@@ -75,13 +77,13 @@ const (
 // Acquire takes a connection to h for user: an idle one (reused is true), or one that begins to open, and user will be
 // told by Connected. The error is ErrWait, ErrOverflow, or that of the system call that opens sockets.
 func (c *Cluster) Acquire(h *Host, user User, w *Waiter, want Want) (conn *Conn, reused bool, err error) {
-	if conn, reused, err = c.acquire(h, w, user, want); conn != nil {
+	if conn, reused, err = c.acquire(h, w, user, want, ForBytes); conn != nil {
 		conn.user = user
 	}
 	return conn, reused, err
 }
 
-func (c *Cluster) acquire(h *Host, w *Waiter, user waiting, want Want) (conn *Conn, reused bool, err error) {
+func (c *Cluster) acquire(h *Host, w *Waiter, user waiting, want Want, use Use) (conn *Conn, reused bool, err error) {
 	for h.idle != nil && want != Fresh {
 		conn := h.idle
 		conn.leavePool()
@@ -92,12 +94,12 @@ func (c *Cluster) acquire(h *Host, w *Waiter, user waiting, want Want) (conn *Co
 		h.active++
 		return conn, true, nil
 	}
-	conn, err = c.connect(h, w, user)
+	conn, err = c.connect(h, w, user, use)
 	return conn, false, err
 }
 
-func (c *Cluster) open(h *Host) (*Conn, error) {
-	conn := &Conn{Host: h, connecting: true, opened: c.loop.Now()}
+func (c *Cluster) open(h *Host, use Use) (*Conn, error) {
+	conn := &Conn{Host: h, use: use, epoch: h.epoch, connecting: true, opened: c.loop.Now()}
 	if err := conn.Dial(c.loop, h.Endpoint.Addr, conn); err != nil {
 		c.Stats.Count[ConnConnectFail]++
 		h.Stats.ConnectFail++
@@ -179,7 +181,7 @@ func (conn *Conn) Release() {
 	c := h.cluster
 	h.active--
 	conn.user = nil
-	if h.gone || c.gone || conn.worn() || c.passOn() {
+	if h.gone || c.gone || conn.epoch != h.epoch || conn.worn() || c.passOn() {
 		conn.Close()
 		c.closed(h)
 		c.serveWaiting()
@@ -277,16 +279,52 @@ func (conn *Conn) connected(e loop.Event) {
 			return
 		}
 	}
+	if o := conn.Host.cluster.origination; o != nil {
+		if cfg := o(conn.Host.Endpoint, conn.use); cfg != nil {
+			conn.Secure(cfg, false, conn)
+			return
+		}
+	}
+	conn.established()
+	// What came along with the first event would not be told again.
+	if rest := e &^ loop.Out; rest != 0 && conn.IsOpen() {
+		conn.Ready(rest)
+	}
+}
+
+// Secured is told how the TLS handshake ended.
+func (conn *Conn) Secured(err error) {
+	if err != nil {
+		conn.fail(&HandshakeError{err})
+		return
+	}
+	switch alpn := conn.TLS().ALPN; {
+	case conn.use == ForHTTP2 && alpn != "" && alpn != "h2":
+		conn.fail(&HandshakeError{errors.New("the host does not speak HTTP/2")})
+		return
+	case conn.use == ForHTTP && alpn == "h2":
+		conn.becomeMux()
+	}
+	conn.established()
+}
+
+// HandshakeError is why TLS could not be begun.
+type HandshakeError struct{ Err error }
+
+// Error is the reason.
+func (e *HandshakeError) Error() string { return "TLS error: " + e.Err.Error() }
+
+// Unwrap returns the reason.
+func (e *HandshakeError) Unwrap() error { return e.Err }
+
+// established hands the connection to who waits for it.
+func (conn *Conn) established() {
 	c := conn.Host.cluster
 	conn.connecting = false
 	c.opening--
 	c.give(limitPending)
 	conn.timer.Stop()
 	conn.tell(nil)
-	// What came along with the first event would not be told again.
-	if rest := e &^ loop.Out; rest != 0 && conn.IsOpen() {
-		conn.Ready(rest)
-	}
 }
 
 // tell tells who waits for the connection that it is there, or why not: then it is gone.
@@ -321,10 +359,10 @@ func (conn *Conn) Expired(*loop.Timer) {
 	conn.fail(syscall.ETIMEDOUT)
 }
 
-func (conn *Conn) fail(errno syscall.Errno) {
+func (conn *Conn) fail(err error) {
 	c, failed := conn.Host.cluster, *conn // as it was, to tell who waits
 	c.Stats.Count[ConnConnectFail]++
 	conn.Host.Stats.ConnectFail++
 	conn.Discard()
-	failed.tell(errno)
+	failed.tell(err)
 }

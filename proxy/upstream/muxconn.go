@@ -39,10 +39,8 @@ type muxCall struct {
 
 // openMux gets a stream for r: on a connection with a free one, on one that is being opened, or on a new one.
 func (c *Cluster) openMux(h *Host, r Receiver, w *Waiter) (Stream, error) {
-	for _, m := range h.muxes {
-		if k := m.open(r); k != nil {
-			return k, nil
-		}
+	if k := c.reuseMux(h, r); k != nil {
+		return k, nil
 	}
 	for _, m := range h.muxes {
 		if !m.ready && len(m.opening) < int(c.streams()) {
@@ -50,7 +48,7 @@ func (c *Cluster) openMux(h *Host, r Receiver, w *Waiter) (Stream, error) {
 			return nil, nil
 		}
 	}
-	conn, err := c.connect(h, w, r)
+	conn, err := c.connect(h, w, r, ForHTTP2)
 	if err != nil {
 		return nil, err
 	}
@@ -59,6 +57,27 @@ func (c *Cluster) openMux(h *Host, r Receiver, w *Waiter) (Stream, error) {
 	h.muxes = append(h.muxes, conn.mux)
 	conn.mux.expect(r, w)
 	return nil, nil
+}
+
+// reuseMux gets a stream on a connection that is there; nil when there is none to be had.
+func (c *Cluster) reuseMux(h *Host, r Receiver) *muxCall {
+	for _, m := range h.muxes {
+		if k := m.open(r); k != nil {
+			return k
+		}
+	}
+	return nil
+}
+
+// becomeMux makes an HTTP/2 connection of one whose host chose that when asked which it wants.
+func (conn *Conn) becomeMux() {
+	h := conn.Host
+	h.active--
+	conn.mux = &muxConn{conn: conn}
+	h.muxes = append(h.muxes, conn.mux)
+	r, w := conn.call.recv, conn.call.waiter
+	conn.call = call{}
+	conn.mux.expect(r, w)
 }
 
 func (c *Cluster) streams() uint32 {
@@ -312,7 +331,7 @@ func (k *muxCall) cut(c Cut) {
 }
 
 // connect begins a connection to h, or puts user into the queue.
-func (c *Cluster) connect(h *Host, w *Waiter, user waiting) (*Conn, error) {
+func (c *Cluster) connect(h *Host, w *Waiter, user waiting, use Use) (*Conn, error) {
 	if !c.take(limitPending) {
 		c.Stats.Count[RequestPendingOverflow]++
 		return nil, ErrOverflow
@@ -326,7 +345,7 @@ func (c *Cluster) connect(h *Host, w *Waiter, user waiting) (*Conn, error) {
 		c.enqueue(w, user)
 		return nil, ErrWait
 	}
-	return c.open(h)
+	return c.open(h, use)
 }
 
 // slots reports whether a connection to any host has a free stream.

@@ -1,6 +1,8 @@
 package upstream
 
 import (
+	"crypto/tls"
+
 	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/loop"
 	"github.com/hostmesh/hostmesh/proxy/message"
@@ -113,14 +115,38 @@ func (c *Cluster) memory() *Arena {
 // UseArena gives the cluster the memory of its loop; without it has its own.
 func (c *Cluster) UseArena(a *Arena) { c.arena = a }
 
+// Origination returns how TLS is begun with an endpoint, nil for plaintext. use is what the connection is for.
+type Origination func(e *config.Endpoint, use Use) *tls.Config
+
+// Use is what a connection is for.
+type Use uint8
+
+// The uses.
+const (
+	ForBytes Use = iota
+	ForHTTP1
+	ForHTTP2
+	ForHTTP // either version: what ALPN says
+)
+
+// Originate has connections that open from now on begin as o says.
+func (c *Cluster) Originate(o Origination) { c.origination = o }
+
 // Open gets a stream to h for r: one on a connection that is there, or (nil and no error) on one that begins to open, and r will
 // be told by Connected. The error is ErrWait, ErrOverflow, or that of the system call that opens sockets. Until r has its
-// stream, Forget takes it out.
-func (c *Cluster) Open(h *Host, r Receiver, w *Waiter, want Want) (Stream, error) {
-	if c.protocol() == config.ProtocolHTTP2 {
+// stream, Forget takes it out. client is what the request's client speaks, for clusters that go by it.
+func (c *Cluster) Open(h *Host, r Receiver, w *Waiter, want Want, client config.Protocol) (Stream, error) {
+	use := ForHTTP1
+	switch p := c.cfg.Protocol; {
+	case p == config.ProtocolHTTP2, p == config.ProtocolDownstream && client == config.ProtocolHTTP2:
 		return c.openMux(h, r, w)
+	case p == config.ProtocolAuto:
+		use = ForHTTP
+		if k := c.reuseMux(h, r); k != nil {
+			return k, nil
+		}
 	}
-	conn, reused, err := c.acquire(h, w, r, want)
+	conn, reused, err := c.acquire(h, w, r, want, use)
 	if err != nil {
 		return nil, err
 	}
@@ -131,8 +157,6 @@ func (c *Cluster) Open(h *Host, r Receiver, w *Waiter, want Want) (Stream, error
 	conn.call.waiter, w.conn = w, conn
 	return nil, nil
 }
-
-func (c *Cluster) protocol() config.Protocol { return c.cfg.Protocol }
 
 // Forget takes out a receiver that waits for its stream.
 func (c *Cluster) Forget(w *Waiter) {
