@@ -27,6 +27,7 @@ var mayImport = map[string][]string{
 	"internal/hostfile": {"internal/yamlpos"},
 	"internal/gossip":   {"internal/hostfile"},
 
+	"systemd":      nil,
 	"dnsserver":    nil,
 	"proxy/config": nil,
 	"proxy/loop":   nil,
@@ -36,6 +37,8 @@ var mayImport = map[string][]string{
 	"proxy/http2":   {"proxy/message"},
 
 	"proxy/preamble": nil,
+	"proxy/takeover": nil,
+	"proxy/probe":    nil,
 
 	"proxy/accesslog": {"proxy/config", "proxy/message"},
 	"proxy/chain":     {"proxy/config"},
@@ -60,6 +63,7 @@ var mayImport = map[string][]string{
 
 	"proxy/retry":            {"proxy/config"},
 	"proxy/router":           {"proxy/config"},
+	"proxy/overload":         {"proxy/config"},
 	"proxy/resolve":          {"proxy/config", "internal/watch", "internal/dnsask"},
 	"proxy/mux":              {"proxy/loop", "proxy/http2", "proxy/message"},
 	"proxy/upstream":         {"proxy/config", "proxy/loop", "proxy/http1", "proxy/http2", "proxy/message", "proxy/mux", "proxy/upstream/balance"},

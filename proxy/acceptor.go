@@ -21,11 +21,14 @@ const (
 type acceptor struct {
 	socket    loop.Socket
 	w         *worker
-	addr      netip.AddrPort
+	addr      address
 	reception *reception
 	stats     *listenerStats
 	timer     loop.Timer
 	removed   bool // the listener left the configuration
+	ceded     bool // because another process serves it
+	crowd     *crowd
+	taken     int // connections counted by the listener's limit
 	active    int
 
 	branches []*branch // by the numbers of the reception's chains
@@ -54,10 +57,8 @@ func (in *arrival) open(c *loop.Conn, l *loop.Loop, h loop.Handler) error {
 }
 
 // listen starts to accept on fd.
-func (w *worker) listen(addr netip.AddrPort, fd int, r *reception) error {
-	a := &acceptor{w: w, addr: addr, stats: &listenerStats{}}
-	a.prefaces.next, a.prefaces.prev = &a.prefaces, &a.prefaces
-	a.serve(r)
+func (w *worker) listen(addr address, fd int, r *reception, c *crowd) error {
+	a := w.newAcceptor(addr, r, c)
 	if err := a.socket.Open(w.loop, fd, a); err != nil {
 		return err
 	}
@@ -65,9 +66,20 @@ func (w *worker) listen(addr netip.AddrPort, fd int, r *reception) error {
 	return nil
 }
 
+func (w *worker) newAcceptor(addr address, r *reception, c *crowd) *acceptor {
+	a := &acceptor{w: w, addr: addr, crowd: c, stats: &listenerStats{}}
+	a.prefaces.next, a.prefaces.prev = &a.prefaces, &a.prefaces
+	a.serve(r)
+	return a
+}
+
 // serve has connections and requests that come from now on served by r. The connections of a chain that is not in it end
 // with their present request.
 func (a *acceptor) serve(r *reception) {
+	if old := a.reception; old != nil && old.limit != r.limit {
+		old.limit.force(-a.taken)
+		r.limit.force(a.taken)
+	}
 	a.reception = r
 	before := make(map[identity]*branch, len(a.branches))
 	for _, b := range a.branches {
@@ -89,7 +101,7 @@ func (a *acceptor) serve(r *reception) {
 }
 
 // Ready accepts what waits.
-func (a *acceptor) Ready(loop.Event) { a.accept(acceptsATurn) }
+func (a *acceptor) Ready(loop.Event) { a.resume() }
 
 // accept takes up to max connections and reports whether there may be more.
 func (a *acceptor) accept(max int) (more bool) {
@@ -103,11 +115,7 @@ func (a *acceptor) accept(max int) (more bool) {
 			a.w.loop.Start(&a.timer, acceptPause, a)
 			return false
 		}
-		if a.reception.looks() {
-			a.acceptPreface(fd, peer)
-		} else {
-			a.admit(&arrival{fd: fd, peer: peer, protocol: config.ProtocolAuto})
-		}
+		a.arrived(fd, peer)
 	}
 	a.socket.Again()
 	return true
@@ -119,6 +127,7 @@ func (a *acceptor) admit(in *arrival) {
 	if i == chain.None {
 		a.stats.count[listenerNoChain]++
 		_ = syscall.Close(in.fd)
+		a.release()
 		return
 	}
 	a.branches[i].begin(in)
@@ -130,11 +139,17 @@ func (a *acceptor) Expired(*loop.Timer) {
 		a.shutdown()
 		return
 	}
-	a.accept(acceptsATurn)
+	a.resume()
 }
 
-// left has a removed acceptor forgotten with its last connection.
+// left counts a connection out.
 func (a *acceptor) left() {
+	a.release()
+	a.passed()
+}
+
+// passed counts a connection out that was counted anew, and has a removed acceptor forgotten with its last one.
+func (a *acceptor) passed() {
 	a.active--
 	if a.removed && a.active == 0 {
 		a.w.dropAcceptor(a)
@@ -150,15 +165,22 @@ func (a *acceptor) finishQueue() {
 	for a.accept(acceptsATurn) {
 	}
 	a.timer.Stop()
-	a.socket.Close()
+	a.socket.CloseListener()
 }
 
 // remove closes the socket of a listener that left. Its connections end with their present request, and all that are
 // left, tunnels as well, when the listener's drain timeout has passed; if the whole process ends, its own counts.
 func (a *acceptor) remove() {
 	a.finishQueue()
+	a.leave()
+}
+
+// leave has the connections of an acceptor end whose socket is closed.
+func (a *acceptor) leave() {
 	a.removed = true
-	delete(a.w.acceptors, a.addr)
+	if a.w.acceptors[a.addr] == a {
+		delete(a.w.acceptors, a.addr)
+	}
 	a.w.leaving = append(a.w.leaving, a)
 	timeout := time.Duration(0)
 	for _, b := range a.branches {
@@ -196,7 +218,7 @@ func (a *acceptor) drainClients() {
 // shutdown closes the socket and all connections.
 func (a *acceptor) shutdown() {
 	a.timer.Stop()
-	a.socket.Close()
+	a.socket.CloseListener()
 	for _, b := range a.branches {
 		b.shutdown()
 	}

@@ -10,9 +10,13 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/hostmesh/hostmesh/proxy/loop"
 )
 
 const (
@@ -26,6 +30,10 @@ type admin struct {
 	p     *Proxy
 	tcp   net.Listener // nil: none
 	local net.Listener // nil: none
+	ceded atomic.Bool  // a successor serves on
+
+	mu      sync.Mutex
+	servers []*http.Server // guarded by mu
 }
 
 // newAdmin binds the addresses.
@@ -43,12 +51,20 @@ func newAdmin(p *Proxy) (*admin, error) {
 		if !at.Addr().IsLoopback() {
 			return nil, fmt.Errorf("listen for admin on %s: not a loopback address", addr)
 		}
-		if a.tcp, err = net.Listen("tcp", addr); err != nil {
+		if a.tcp, err = p.binder.sockets.takeAdmin(func(l loop.Listening) bool { return l.Addr == at }); err != nil {
 			return nil, fmt.Errorf("listen for admin: %w", err)
+		}
+		if a.tcp == nil {
+			if a.tcp, err = net.Listen("tcp", addr); err != nil {
+				return nil, fmt.Errorf("listen for admin: %w", err)
+			}
 		}
 	}
 	if path := p.opts.AdminSocket; path != "" {
-		local, err := listenUnix(path)
+		local, err := p.binder.sockets.takeAdmin(func(l loop.Listening) bool { return l.Path == path })
+		if err == nil && local == nil {
+			local, err = listenUnix(path)
+		}
 		if err != nil {
 			if a.tcp != nil {
 				a.tcp.Close()
@@ -92,6 +108,14 @@ func (a *admin) addr() string {
 
 // run serves until ctx ends.
 func (a *admin) run(ctx context.Context) error {
+	if start := a.p.opts.Start; start != nil { // until then the other process answers
+		select {
+		case <-start:
+		case <-ctx.Done():
+			a.close()
+			return nil
+		}
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	mux := a.routes()
 	serve := func(l net.Listener, h http.Handler) {
@@ -99,14 +123,21 @@ func (a *admin) run(ctx context.Context) error {
 			return
 		}
 		s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+		a.mu.Lock()
+		a.servers = append(a.servers, s)
+		a.mu.Unlock()
 		group.Go(func() error {
-			if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) && !a.ceded.Load() {
 				return fmt.Errorf("serve admin: %w", err)
 			}
 			return nil
 		})
 		group.Go(func() error {
 			<-ctx.Done()
+			// Whoever asked for an upgrade is to hear of its success.
+			ended, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+			defer cancel()
+			_ = s.Shutdown(ended)
 			return s.Close()
 		})
 	}
@@ -156,6 +187,7 @@ const adminHelp = `admin commands are:
   /server_info: print server version/status information
   /stats: print server stats (?filter=regex, ?usedonly, ?format=prometheus)
   /stats/prometheus: print server stats in prometheus format
+  /upgrade: start the program anew and have it take over all sockets (POST, admin socket only)
 `
 
 func (a *admin) routes() http.Handler {
@@ -178,6 +210,7 @@ func (a *admin) routes() http.Handler {
 	mux.HandleFunc("/server_info", a.serverInfo)
 	mux.HandleFunc("/drain_listeners", a.drainListeners)
 	mux.HandleFunc("/reopen_logs", a.reopenLogs)
+	mux.HandleFunc("/upgrade", a.upgrade)
 	return mux
 }
 

@@ -22,7 +22,11 @@ type (
 		Port    uint16 `json:"port_value"`
 	}
 	jsonAddress struct {
-		Socket jsonSocketAddress `json:"socket_address"`
+		Socket *jsonSocketAddress `json:"socket_address,omitempty"`
+		Pipe   *jsonPipe          `json:"pipe,omitempty"`
+	}
+	jsonPipe struct {
+		Path string `json:"path"`
 	}
 	jsonListener struct {
 		Name  string      `json:"name"`
@@ -70,7 +74,14 @@ type (
 )
 
 func addressOf(a netip.AddrPort) jsonAddress {
-	return jsonAddress{jsonSocketAddress{a.Addr().String(), a.Port()}}
+	return jsonAddress{Socket: &jsonSocketAddress{a.Addr().String(), a.Port()}}
+}
+
+func (a address) json() jsonAddress {
+	if a.isPipe() {
+		return jsonAddress{Pipe: &jsonPipe{a.path}}
+	}
+	return addressOf(a.ip)
 }
 
 func writeJSON(w http.ResponseWriter, v any) {
@@ -85,7 +96,7 @@ func (a *admin) listeners(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Query().Get("format") == "json" {
 		out := []jsonListener{}
 		for _, at := range all {
-			l := jsonListener{Name: at.served.cfg.Name, Local: addressOf(at.addr)}
+			l := jsonListener{Name: at.served.cfg.Name, Local: at.addr.json()}
 			if !at.bound {
 				l.Error = at.reason()
 			}

@@ -22,9 +22,13 @@ type counts struct {
 	clusters  map[string]*clusterCounts
 	http      map[string]*httpStats
 	tcp       map[string]*tcpStats
-	listeners map[netip.AddrPort]*listenerStats
+	listeners map[address]*listenerStats
 	prefaces  prefaceStats
+	perLoop   map[address][]loopCount
 }
+
+// loopCount is what one loop has of an address.
+type loopCount struct{ slot, active int }
 
 // gather asks each loop for its counts, on the loop, and sums them. A loop that does not answer in time is left out.
 func (p *Proxy) gather(ctx context.Context) *counts {
@@ -41,7 +45,7 @@ func (p *Proxy) gather(ctx context.Context) *counts {
 }
 
 func newCounts() *counts {
-	return &counts{map[string]*clusterCounts{}, map[string]*httpStats{}, map[string]*tcpStats{}, map[netip.AddrPort]*listenerStats{}, prefaceStats{}}
+	return &counts{map[string]*clusterCounts{}, map[string]*httpStats{}, map[string]*tcpStats{}, map[address]*listenerStats{}, prefaceStats{}, map[address][]loopCount{}}
 }
 
 // take copies what a worker has counted; on its loop.
@@ -65,6 +69,7 @@ func (n *counts) take(w *worker) {
 	for addr, a := range w.acceptors {
 		own := *a.stats
 		n.listeners[addr] = &own
+		n.perLoop[addr] = []loopCount{{w.slot, a.active}}
 	}
 	n.prefaces = w.prefaces
 }
@@ -94,6 +99,9 @@ func (n *counts) add(other *counts) {
 	merge(n.tcp, other.tcp, (*tcpStats).add)
 	merge(n.listeners, other.listeners, (*listenerStats).add)
 	n.prefaces.add(&other.prefaces)
+	for addr, counts := range other.perLoop {
+		n.perLoop[addr] = append(n.perLoop[addr], counts...)
+	}
 }
 
 func merge[K comparable, V any](into, from map[K]*V, add func(*V, *V)) {
@@ -166,15 +174,18 @@ func (p *Proxy) samples(ctx context.Context) []sample {
 		}
 		out = append(out, sample{scope: "tcp", label: "envoy_tcp_prefix", owner: prefix, name: "downstream_cx_active", value: uint64(s.active), gauge: true})
 	}
-	for _, addr := range slices.SortedFunc(maps.Keys(n.listeners), netip.AddrPort.Compare) {
-		owner := strings.ReplaceAll(addr.String(), ":", "_")
+	for _, addr := range slices.SortedFunc(maps.Keys(n.listeners), address.compare) {
+		owner := addr.statOwner()
 		for i, v := range n.listeners[addr].count {
 			out = append(out, sample{scope: "listener", label: "envoy_listener_address", owner: owner, name: listenerCounterNames[i], value: v, gauge: listenerCounter(i) >= listenerPreCxActive})
 		}
 	}
+	out = append(out, n.loopSamples()...)
 	out = append(out, n.prefaces.samples()...)
 	out = append(out, p.nameSamples()...)
 	out = append(out, p.fleet.samples()...)
+	out = append(out, p.legacySamples()...)
+	out = append(out, p.overloadSamples()...)
 	out = append(out, p.controlSamples()...)
 	return append(out, p.serverSamples()...)
 }

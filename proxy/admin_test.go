@@ -126,6 +126,8 @@ func TestCVEClass20_AdminIsReadOnlyAndLocal(t *testing.T) {
 		{"GET", "evil.example", "/ready", 403},
 		{"GET", "127.0.0.1.evil.example", "/config_dump", 403},
 		{"POST", "", "/drain_listeners", 405},
+		{"POST", "", "/upgrade", 405},
+		{"GET", "", "/upgrade", 405},
 		{"GET", "", "/drain_listeners", 405},
 		{"POST", "", "/ready", 405},
 	} {

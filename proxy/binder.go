@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"maps"
-	"net/netip"
 	"slices"
 	"sync"
 	"syscall"
@@ -32,30 +31,39 @@ type binder struct {
 
 	drainAsked chan struct{} // by the admin interface
 	drained    bool          // addresses were closed for good
+	sockets    sockets       // those of others, and who keeps ours
+	limits     limits        // of listeners and chains
 
 	mu sync.Mutex
 	// sinks are the access logs by path: guarded by mu, changed by the binder alone. They stay open as long as the proxy
 	// runs: requests of a removed listener may still finish.
 	sinks map[string]*sink
-	addrs map[netip.AddrPort]*binding // guarded by mu; changed by the binder alone
+	addrs map[address]*binding // guarded by mu; changed by the binder alone
 }
 
 // binding is the state of one listening address.
 type binding struct {
-	addr   netip.AddrPort
+	addr   address
 	served *reception
 	bound  bool
+	held   []int // sockets on which nothing is accepted yet
+	crowd  *crowd
+	unit   bool  // the sockets are of a unit of the service manager
 	err    error // why it is not bound
 }
 
 func (b *binder) init(p *Proxy) {
-	*b = binder{p: p, config: &config.Config{}, tables: map[*config.RouteTable]*router.Table{}, sinks: map[string]*sink{}, addrs: map[netip.AddrPort]*binding{}, drainAsked: make(chan struct{}, 1)}
+	*b = binder{p: p, config: &config.Config{}, tables: map[*config.RouteTable]*router.Table{}, sinks: map[string]*sink{}, addrs: map[address]*binding{}, limits: limits{}, drainAsked: make(chan struct{}, 1)}
 }
 
 // run takes up configurations until ctx ends. loops is the life of the loops, which is longer: what was begun is finished.
 func (b *binder) run(ctx, loops context.Context) {
 	retry := time.NewTicker(bindRetry)
 	defer retry.Stop()
+	start := b.p.opts.Start
+	if start == nil {
+		b.sockets.started = true
+	}
 	for {
 		cfg, changed := b.p.opts.Config.Get()
 		if cfg != nil && cfg != b.given {
@@ -74,8 +82,14 @@ func (b *binder) run(ctx, loops context.Context) {
 			b.p.life.Set(stageDraining)
 			b.p.startDrain(loops)
 			b.closeAll(loops)
+		case <-start:
+			start = nil
+			b.startAccepting(loops)
+		case f := <-b.sockets.asked:
+			f(loops)
 		case <-retry.C:
 			b.bindMissing(loops)
+			b.settle(loops)
 		}
 	}
 }
@@ -129,8 +143,8 @@ func changedClusters(old, cfg *config.Config) []string {
 }
 
 // wanted prepares what each address is to serve; what did not change keeps its pointer.
-func (b *binder) wanted(cfg *config.Config) map[netip.AddrPort]*reception {
-	wanted := map[netip.AddrPort]*reception{}
+func (b *binder) wanted(cfg *config.Config) map[address]*reception {
+	wanted := map[address]*reception{}
 	known := map[*config.Listener]*reception{}
 	chains := map[*config.FilterChain]*served{}
 	b.mu.Lock()
@@ -156,7 +170,7 @@ func (b *binder) wanted(cfg *config.Config) map[netip.AddrPort]*reception {
 				tables[s.cfg.HTTP.Routes] = s.table
 			}
 		}
-		for _, addr := range l.Addresses {
+		for _, addr := range addressesOf(l) {
 			if other := wanted[addr]; other != nil && other.cfg != l {
 				b.p.log.Error("address is in two listeners", "address", addr, "listener", l.Name, "served", other.cfg.Name)
 				continue
@@ -165,6 +179,7 @@ func (b *binder) wanted(cfg *config.Config) map[netip.AddrPort]*reception {
 		}
 	}
 	b.tables = tables
+	b.pruneLimits(wanted)
 	return wanted
 }
 
@@ -175,7 +190,7 @@ func (b *binder) prepare(l *config.Listener, known map[*config.FilterChain]*serv
 	if err != nil {
 		return nil, err
 	}
-	r := &reception{cfg: l, chains: table, single: whole != l}
+	r := &reception{cfg: l, chains: table, single: whole != l, limit: b.limits.get(l.Name, b.p.opts.Overload.MaxListenerConnections[l.Name])}
 	for c := range whole.Each() {
 		s := known[c]
 		if s == nil {
@@ -185,6 +200,7 @@ func (b *binder) prepare(l *config.Listener, known map[*config.FilterChain]*serv
 			}
 			s.sinks, s.lines = b.logsOf(l, c)
 			s.identify(c == whole.Otherwise)
+			s.limit = b.limits.get(l.Name+"\x00"+s.identity.match, chainLimit(c))
 		}
 		r.served = append(r.served, s)
 	}
@@ -205,7 +221,7 @@ func (b *binder) table(http *config.HTTP) *router.Table {
 }
 
 // drop closes the addresses that are no longer wanted; their connections finish.
-func (b *binder) drop(ctx context.Context, wanted map[netip.AddrPort]*reception) {
+func (b *binder) drop(ctx context.Context, wanted map[address]*reception) {
 	b.closeAddrs(ctx, func(at *binding) bool { return wanted[at.addr] == nil })
 }
 
@@ -215,17 +231,25 @@ func (b *binder) closeAll(ctx context.Context) {
 }
 
 func (b *binder) closeAddrs(ctx context.Context, which func(*binding) bool) {
-	var addrs []netip.AddrPort
+	var addrs []address
+	var units []*binding
 	b.mu.Lock()
 	for addr, at := range b.addrs {
-		if which(at) {
-			if at.bound {
-				addrs = append(addrs, addr)
-			}
-			delete(b.addrs, addr)
+		if !which(at) {
+			continue
 		}
+		switch {
+		case at.held != nil:
+			b.sockets.putBack(at)
+		case at.unit:
+			units = append(units, at)
+		case at.bound:
+			addrs = append(addrs, addr)
+		}
+		delete(b.addrs, addr)
 	}
 	b.mu.Unlock()
+	b.leaveUnits(ctx, units)
 	if len(addrs) == 0 {
 		return
 	}
@@ -240,22 +264,28 @@ func (b *binder) closeAddrs(ctx context.Context, which func(*binding) bool) {
 			})
 		}
 	}
-	each(func(a *acceptor) { _ = loop.StopSYN(a.socket.FD()) })
+	b.sockets.unlink(addrs)
+	each(func(a *acceptor) {
+		if !a.addr.isPipe() {
+			_ = loop.StopSYN(a.socket.FD())
+		}
+	})
 	time.Sleep(queueTime)
 	each(func(a *acceptor) { a.remove() })
 	b.p.log.Info("listeners closed", "addresses", addrs)
+	b.forget(addrs)
 }
 
 // replace returns what bound addresses that stay are to serve from now on, without touching their sockets.
-func (b *binder) replace(wanted map[netip.AddrPort]*reception) map[netip.AddrPort]*reception {
-	replaced := map[netip.AddrPort]*reception{}
+func (b *binder) replace(wanted map[address]*reception) map[address]*reception {
+	replaced := map[address]*reception{}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for addr, s := range wanted {
 		at := b.addrs[addr]
 		switch {
 		case at == nil:
-			b.addrs[addr] = &binding{addr: addr, served: s}
+			b.addrs[addr] = &binding{addr: addr, served: s, crowd: newCrowd(len(b.p.workers))}
 		case at.served != s:
 			at.served = s
 			if at.bound {
@@ -279,7 +309,7 @@ func (b *binder) bindMissing(ctx context.Context) {
 		}
 	}
 	b.mu.Unlock()
-	slices.SortFunc(missing, func(x, y *binding) int { return x.addr.Compare(y.addr) })
+	slices.SortFunc(missing, func(x, y *binding) int { return x.addr.compare(y.addr) })
 	for _, at := range missing {
 		err := b.bind(ctx, at)
 		if ctx.Err() != nil {
@@ -298,15 +328,27 @@ func (b *binder) bindMissing(ctx context.Context) {
 	}
 }
 
-// bind binds one address and gives each loop its socket.
+// bind binds one address, or takes the sockets that there are of it, and gives each loop its own.
 func (b *binder) bind(ctx context.Context, at *binding) error {
-	fds, err := loop.Listen(at.addr, len(b.p.workers))
+	fds, err := b.open(ctx, at)
 	if err != nil {
 		return err
 	}
+	if !b.sockets.started {
+		b.mu.Lock()
+		at.held = fds
+		b.mu.Unlock()
+		return nil
+	}
+	return b.give(ctx, at, fds)
+}
+
+// give has the loops accept on the sockets, one each.
+func (b *binder) give(ctx context.Context, at *binding, fds []int) error {
+	b.keep(at.addr, at.unit, fds)
 	for i, w := range b.p.workers {
 		var failed error
-		if err := w.loop.Do(ctx, func() { failed = w.listen(at.addr, fds[i], at.served) }); err != nil {
+		if err := w.loop.Do(ctx, func() { failed = w.listen(at.addr, fds[i], at.served, at.crowd) }); err != nil {
 			return err
 		}
 		if failed == nil {
@@ -335,7 +377,7 @@ func (b *binder) listeners() []binding {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var all []binding
-	for _, addr := range slices.SortedFunc(maps.Keys(b.addrs), netip.AddrPort.Compare) {
+	for _, addr := range slices.SortedFunc(maps.Keys(b.addrs), address.compare) {
 		all = append(all, *b.addrs[addr])
 	}
 	return all

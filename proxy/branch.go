@@ -17,6 +17,7 @@ import (
 // reception is what a listener does with connections, prepared once for all loops. It is immutable.
 type reception struct {
 	cfg    *config.Listener
+	limit  *limit
 	chains *chain.Table
 	served []*served // by the numbers of the chains
 	single bool      // there is one chain, for everything
@@ -34,7 +35,7 @@ func (r *reception) choose(a *acceptor, in *arrival) int {
 		return 0
 	}
 	c := chain.Connection{
-		Local: a.addr, Remote: in.peer, Direct: in.peer.Addr(),
+		Local: a.addr.ip, Remote: in.peer, Direct: in.peer.Addr(),
 		ServerName: in.inspect.hello.ServerName, TLS: in.inspect.tls, Protocols: in.inspect.hello.Protocols,
 	}
 	if in.via != nil {
@@ -43,7 +44,7 @@ func (r *reception) choose(a *acceptor, in *arrival) int {
 	switch {
 	case in.via != nil && in.via.local.IsValid():
 		c.Local = in.via.local
-	case a.addr.Addr().IsUnspecified():
+	case a.addr.ip.Addr().IsUnspecified():
 		c.Local = localAddr(in.fd)
 	}
 	return r.chains.Match(&c)
@@ -73,6 +74,7 @@ type served struct {
 	tls      *tls.Config   // nil: plaintext
 	sinks    []*sink       // of Envoy's default line, for everything
 	lines    *lines        // the other access logs, nil without
+	limit    *limit
 
 	server []byte // what the server header says
 	via    []byte // what is added to via; nil: nothing
@@ -140,6 +142,7 @@ type branch struct {
 	tcp    *tcpStats
 	gone   bool // the chain, or its listener, left the configuration
 	conns  int
+	taken  int // connections counted by the chain's limit
 	timer  loop.Timer
 
 	clients downstream // head of the ring of HTTP connections
@@ -157,6 +160,10 @@ func newBranch(a *acceptor) *branch {
 
 // serve has requests that come from now on served by s.
 func (b *branch) serve(s *served) {
+	if old := b.served; old != nil && old.limit != s.limit {
+		old.limit.force(-b.taken)
+		s.limit.force(b.taken)
+	}
 	b.served = s
 	prefix := s.statPrefix()
 	if s.cfg.HTTP != nil {
@@ -175,6 +182,11 @@ func (b *branch) serve(s *served) {
 // begin serves a connection.
 func (b *branch) begin(in *arrival) {
 	b.stats.count[listenerCxTotal]++
+	if !b.served.limit.take() {
+		b.refuse(in.fd)
+		return
+	}
+	b.taken++
 	b.stats.count[listenerCxActive]++
 	b.active++
 	b.conns++
@@ -235,6 +247,13 @@ func (b *branch) forget(d *downstream) {
 
 // released counts a connection out that is closed.
 func (b *branch) released() {
+	b.served.limit.force(-1)
+	b.taken--
+	b.ended()
+}
+
+// ended does that for one that the chain's limit did not count.
+func (b *branch) ended() {
 	b.stats.count[listenerCxActive]--
 	b.stats.count[listenerCxDestroy]++
 	if b.conns--; b.gone && b.conns == 0 {

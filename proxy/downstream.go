@@ -87,6 +87,10 @@ func (d *downstream) draining() bool {
 
 // lastRequest reports whether the connection is to end with the request that it begins now.
 func (d *downstream) lastRequest() bool {
+	if d.w.shed.keepAlive {
+		d.http().count[httpCxOverloadKeepAlive]++
+		return true
+	}
 	most := d.served.http().MaxConnectionRequests
 	if d.requests++; most == 0 || d.requests < most {
 		return false

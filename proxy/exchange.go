@@ -128,6 +128,10 @@ func (x *exchange) serve(broken error) {
 	case broken != nil:
 		x.brokenBody(broken)
 		return
+	case w.shed.requests:
+		d.http().count[httpRqOverload]++
+		x.reply(503, textOverloaded, flagOverload)
+		return
 	case refused:
 		x.reply(400, textBadRequest, flagProtocol)
 		return
@@ -263,7 +267,7 @@ func (x *exchange) appendForwarded(b []byte, http *config.HTTP) []byte {
 		b = append(b, value...)
 		i = next
 	}
-	if http.UseRemoteAddress && !http.SkipXFFAppend {
+	if http.UseRemoteAddress && !http.SkipXFFAppend && x.d.peer.IsValid() { // that of a unix socket has no address
 		if len(b) > from {
 			b = append(b, ',')
 		}

@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"strings"
 	"time"
 )
@@ -68,7 +67,7 @@ func (w *worker) dump(b *strings.Builder) {
 	}
 }
 
-func (a *branch) dump(b *strings.Builder, addr netip.AddrPort) {
+func (a *branch) dump(b *strings.Builder, addr address) {
 	for d := a.clients.next; d != &a.clients; d = d.next {
 		c, ok := d.owner.(*client)
 		if !ok {

@@ -28,10 +28,11 @@ const (
 	flagStreamIdle
 	flagNoCluster
 	flagTimeoutDownstream
+	flagOverload
 	flagNone flags = 0
 )
 
-var flagNames = [...]string{"UH", "UF", "UT", "UC", "UO", "NR", "URX", "DC", "DPE", "UPE", "SI", "NC", "DT"}
+var flagNames = [...]string{"UH", "UF", "UT", "UC", "UO", "NR", "URX", "DC", "DPE", "UPE", "SI", "NC", "DT", "OM"}
 
 // append writes the flags as the access log has them.
 func (f flags) append(b []byte) []byte {

@@ -171,7 +171,7 @@ func (x *exchange) record(now int64) *accesslog.Record {
 	// A pooled connection that the host had closed is no attempt: the request met nobody.
 	r.Connection, r.Attempts = d.id, x.attempts-x.stale
 	r.Chain, r.TLS = d.served.cfg.Name, d.facts
-	r.Direct, r.Remote, r.Local = d.peer, d.peer, d.a.addr
+	r.Direct, r.Remote, r.Local = d.peer, d.peer, d.a.addr.ip
 	if via := d.via; via != nil {
 		r.Direct, r.Local = via.direct, via.local
 	}
@@ -279,7 +279,7 @@ func (s *stream) record(k *kept, now int64) *accesslog.Record {
 	r.BytesReceived, r.BytesSent = s.bytesIn, s.bytesOut
 	r.Connection, r.Attempts = s.id, s.attempts
 	r.Chain, r.TLS = s.cfg.cfg.Name, s.facts
-	r.Direct, r.Remote, r.Local = s.peer, s.peer, s.a.addr
+	r.Direct, r.Remote, r.Local = s.peer, s.peer, s.a.addr.ip
 	if s.via != nil {
 		r.Direct, r.Local = s.via.direct, s.via.local
 	}

@@ -186,7 +186,7 @@ func (p *preface) pass() {
 	p.unlink()
 	p.arrival.fd = p.Detach()
 	a.admit(&p.arrival)
-	a.left() // it counts anew by now
+	a.passed() // it counts anew by now
 }
 
 // Expired ends a connection whose first bytes did not come in time. Where that is allowed one of which nothing came is served: a

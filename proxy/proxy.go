@@ -24,7 +24,9 @@ import (
 	"github.com/hostmesh/hostmesh/proxy/certificate"
 	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/overload"
 	"github.com/hostmesh/hostmesh/proxy/resolve"
+	"github.com/hostmesh/hostmesh/proxy/takeover"
 	"github.com/hostmesh/hostmesh/proxy/upstream"
 	"github.com/hostmesh/hostmesh/proxy/xds"
 )
@@ -42,6 +44,17 @@ type Options struct {
 	// DrainTime is how long connections may go on after Run's context ended, and those of a removed listener that has no
 	// drain timeout of its own; by default 10 s.
 	DrainTime time.Duration
+	// HandedOverTime is DrainTime for a process that has handed over to its successor: it then stands in nobody's way; by
+	// default 15 min.
+	HandedOverTime time.Duration
+	// Sockets are listening sockets that others have opened; those whose address is configured are used, and owned. With
+	// Start nothing is accepted before it is closed.
+	Sockets []takeover.Socket
+	Start   <-chan struct{}
+	// Overload says what is done when there is too much; nil: nothing.
+	Overload *config.Overload
+	// Upgrade has another process take over, and returns when it has; nil: it cannot be asked for.
+	Upgrade func(context.Context) error
 	// ConfigDump returns the configuration as the admin interface shows it, in JSON.
 	ConfigDump func() ([]byte, error)
 	// ControlPlane returns the figures of the connection to the control plane, by Envoy's names with a scope in front
@@ -68,6 +81,10 @@ type Proxy struct {
 	admin   *admin
 	started time.Time
 	life    watch.Value[stage]
+	legacy  legacy
+	global  *limit // of client connections in all
+
+	overload *overload.Monitor
 }
 
 // stage is how far the life of a proxy is.
@@ -91,11 +108,20 @@ func New(opts Options) (*Proxy, error) {
 	if opts.DrainTime <= 0 {
 		opts.DrainTime = 10 * time.Second
 	}
+	if opts.HandedOverTime <= 0 {
+		opts.HandedOverTime = 15 * time.Minute
+	}
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
+	if opts.Overload == nil {
+		opts.Overload = &config.Overload{}
+	}
 	p := &Proxy{opts: opts, log: opts.Log, started: time.Now(), names: resolve.New(opts.Config, opts.Log), certs: certificate.New(opts.Log)}
 	p.opts.Config = p.names.Config() // with the addresses of what is given by name
+	p.overload = overload.New(*opts.Overload, p.log)
+	p.global = &limit{}
+	p.global.most.Store(int64(min(opts.Overload.MaxConnections, 1<<62)))
 	breakers := upstream.NewBreakers()
 	handshakes := loop.NewHandshakes(runtime.GOMAXPROCS(0))
 	for range opts.Loops {
@@ -104,13 +130,18 @@ func New(opts Options) (*Proxy, error) {
 			p.abandon()
 			return nil, fmt.Errorf("make proxy: %w", err)
 		}
-		w.slot = len(p.workers)
+		w.slot, w.global = len(p.workers), p.global
 		w.loop.LimitHandshakes(handshakes)
 		w.nextConn = uint64(len(p.workers))
 		p.workers = append(p.workers, w)
 	}
+	for _, w := range p.workers {
+		w.peers = p.workers
+	}
 	p.fleet = newFleet(opts.Loops)
 	p.binder.init(p)
+	p.binder.sockets.init(opts.Sockets, p.log)
+	p.legacy.init()
 	admin, err := newAdmin(p)
 	if err != nil {
 		p.abandon()
@@ -127,6 +158,7 @@ func (p *Proxy) abandon() {
 	for _, w := range p.workers {
 		_ = w.loop.Run(ended)
 	}
+	p.binder.sockets.close()
 }
 
 // AdminAddr is the address of the admin interface, empty without one.
@@ -145,6 +177,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	group.Go(func() error { return p.admin.run(inner) })
 	group.Go(func() error { p.fleet.run(inner); return nil })
 	group.Go(func() error { p.names.Run(inner); return nil })
+	group.Go(func() error { p.watchOverload(inner); return nil })
 	group.Go(func() error { p.certs.Run(inner); return nil })
 	group.Go(func() error {
 		defer stop()
@@ -152,6 +185,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 		defer cancel()
 		defer context.AfterFunc(inner, cancel)()
 		p.binder.run(serving, inner)
+		close(p.legacy.unbound)
 		p.drain(inner)
 		p.end(inner)
 		return nil
@@ -162,17 +196,24 @@ func (p *Proxy) Run(ctx context.Context) error {
 // drain lets the connections end.
 func (p *Proxy) drain(ctx context.Context) {
 	p.life.Set(stageDraining)
-	p.log.Info("draining", "connections", p.connections(ctx), "limit", p.opts.DrainTime)
-	deadline := time.NewTimer(p.opts.DrainTime)
+	limit := p.drainLimit()
+	p.log.Info("draining", "connections", p.connections(ctx), "limit", limit)
+	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
+	hurry := p.legacy.hurry
+	p.binder.sockets.remain = p.binder.sockets.keeper != nil // what is kept is for the next process
+	p.binder.sockets.keeper = nil
 	p.startDrain(ctx)
 	p.binder.closeAll(ctx)
 	poll := time.NewTicker(10 * time.Millisecond)
 	defer poll.Stop()
-	for p.connections(ctx) > 0 {
+	for p.legacy.pass(ctx, p); p.connections(ctx) > 0; p.legacy.pass(ctx, p) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-hurry:
+			hurry = nil
+			deadline.Reset(p.opts.DrainTime)
 		case <-deadline.C:
 			p.log.Warn("closing connections that did not end in time", "connections", p.connections(ctx))
 			return
@@ -193,10 +234,21 @@ func (p *Proxy) startDrain(ctx context.Context) {
 // end closes what is left and writes the last lines of the access logs.
 func (p *Proxy) end(ctx context.Context) {
 	p.life.Set(stageDrained)
+	p.binder.sockets.close()
 	for _, w := range p.workers {
 		_ = w.loop.Do(ctx, w.shutdown)
 	}
 	p.binder.stopSinks()
+}
+
+// Responds reports whether every loop takes up a task before ctx ends.
+func (p *Proxy) Responds(ctx context.Context) bool {
+	for _, w := range p.workers {
+		if w.loop.Do(ctx, func() {}) != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // connections counts the open downstream connections of all loops.

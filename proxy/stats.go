@@ -29,6 +29,8 @@ const (
 	httpRqMaxDuration
 	httpPathFailed
 	httpPathRedirected
+	httpRqOverload
+	httpCxOverloadKeepAlive
 	httpUnderscoreRejected
 	httpUnderscoreDropped
 	numHTTPCounters
@@ -58,6 +60,9 @@ var httpCounterNames = [numHTTPCounters]string{
 	httpRqMaxDuration:   "downstream_rq_max_duration_reached",
 	httpPathFailed:      "downstream_rq_failed_path_normalization",
 	httpPathRedirected:  "downstream_rq_redirected_with_normalized_path",
+	httpRqOverload:      "downstream_rq_overload_close",
+
+	httpCxOverloadKeepAlive: "downstream_cx_overload_disable_keepalive",
 	// Envoy counts these two by codec and not by listener; admin_stats.go sums them up.
 	httpUnderscoreRejected: "requests_rejected_with_underscores_in_headers",
 	httpUnderscoreDropped:  "dropped_headers_with_underscores",
@@ -125,6 +130,11 @@ const (
 	listenerFilterRemoteClose
 	listenerFilterError
 	listenerNoChain
+	listenerCxOverflow
+	listenerGlobalOverflow
+	listenerOverloadReject
+	listenerOverloadReset
+	listenerCxRebalanced
 	listenerHandshakeTimeout
 	listenerHandshake
 	listenerHandshakeError
@@ -163,6 +173,12 @@ var listenerCounterNames = [numListenerCounters]string{
 	listenerFilterRemoteClose: "downstream_listener_filter_remote_close",
 	listenerFilterError:       "downstream_listener_filter_error",
 	listenerPreCxActive:       "downstream_pre_cx_active",
+
+	listenerCxOverflow:     "downstream_cx_overflow",
+	listenerGlobalOverflow: "downstream_global_cx_overflow",
+	listenerOverloadReject: "downstream_cx_overload_reject",
+	listenerOverloadReset:  "downstream_cx_overload_reset", // ours
+	listenerCxRebalanced:   "downstream_cx_rebalanced",     // ours
 }
 
 type listenerStats struct {

@@ -4,7 +4,6 @@ import (
 	crand "crypto/rand"
 	"crypto/tls"
 	"math/rand/v2"
-	"net/netip"
 	"time"
 
 	"github.com/hostmesh/hostmesh/proxy/certificate"
@@ -26,7 +25,7 @@ type worker struct {
 	breakers  *upstream.Breakers           // of all workers
 	shared    map[string]*upstream.Shared  // of all workers; clusters that are not in it have nothing to share
 	slot      int                          // the number of this worker
-	acceptors map[netip.AddrPort]*acceptor
+	acceptors map[address]*acceptor
 	arena     upstream.Arena
 	certs     *certificate.Store
 	http      map[string]*httpStats
@@ -35,6 +34,11 @@ type worker struct {
 	logs      map[*sink]*logBuffer
 	kept      []*kept // free
 	nextConn  uint64  // identity of the next connection; those of the loops interleave
+
+	global  *limit // of all workers
+	peers   []*worker
+	shed    shed
+	refused map[*refused]struct{}
 
 	leaving []*acceptor // removed, with connections that are ending
 
@@ -64,8 +68,8 @@ func newWorker(loops int, drainTime time.Duration, breakers *upstream.Breakers, 
 	source := rand.NewChaCha8(seed)
 	return &worker{
 		loop: l, loops: loops, source: source, rand: rand.New(source), config: &config.Config{},
-		clusters: map[string]*upstream.Cluster{}, breakers: breakers, acceptors: map[netip.AddrPort]*acceptor{},
-		http: map[string]*httpStats{}, tcp: map[string]*tcpStats{}, logs: map[*sink]*logBuffer{}, drainIdle: time.Second, drainTime: drainTime,
+		clusters: map[string]*upstream.Cluster{}, breakers: breakers, acceptors: map[address]*acceptor{},
+		http: map[string]*httpStats{}, tcp: map[string]*tcpStats{}, logs: map[*sink]*logBuffer{}, refused: map[*refused]struct{}{}, drainIdle: time.Second, drainTime: drainTime,
 		certs: certs,
 	}, nil
 }
@@ -97,7 +101,7 @@ func (w *worker) cluster(name string) *upstream.Cluster {
 
 // update takes a new configuration: the clusters named in changed differ from those before, and the addresses in replaced
 // serve something else.
-func (w *worker) update(cfg *config.Config, changed []string, replaced map[netip.AddrPort]*reception) {
+func (w *worker) update(cfg *config.Config, changed []string, replaced map[address]*reception) {
 	w.config = cfg
 	for addr, r := range replaced {
 		if a := w.acceptors[addr]; a != nil {
@@ -153,6 +157,9 @@ func (w *worker) shutdown() {
 	}
 	for len(w.leaving) > 0 {
 		w.leaving[0].shutdown()
+	}
+	for r := range w.refused {
+		r.close()
 	}
 	for name, c := range w.clusters {
 		c.Close()

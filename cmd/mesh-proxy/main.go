@@ -3,22 +3,22 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
-	"os/signal"
 	"runtime"
 	"runtime/debug"
-	"syscall"
 	"time"
 
 	"github.com/hostmesh/hostmesh/host"
 	"github.com/hostmesh/hostmesh/internal/gossip"
 	"github.com/hostmesh/hostmesh/proxy"
+	"github.com/hostmesh/hostmesh/proxy/config"
+	"github.com/hostmesh/hostmesh/proxy/overload"
 	"github.com/hostmesh/hostmesh/proxy/xds"
 )
 
@@ -39,20 +39,33 @@ type settings struct {
 	admin, adminSocket, state, accessLog string
 	loops                                int
 	drainTime                            time.Duration
+	upgradeTime, handedOverTime          time.Duration
 	host                                 *host.Options // nil: this host announces nothing
 }
 
 func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 {
+		switch args[0] {
+		case "reload":
+			return reload(args[1:], stdout, stderr)
+		case "probe":
+			return runProbe(args[1:], stdout, stderr)
+		}
+	}
 	flags := flag.NewFlagSet("mesh-proxy", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	var (
-		config, bootstrap, state, logFormat string
-		check, showVersion, verbose         bool
+		config, bootstrap, state, logFormat, adminSocket string
+		check, showVersion, verbose                      bool
+		upgradeTime, handedOverTime                      time.Duration
 	)
 	flags.StringVar(&config, "config", defaultConfig, "read this proxy.yaml")
 	flags.StringVar(&bootstrap, "bootstrap", "", "read this Envoy bootstrap file instead")
 	flags.StringVar(&bootstrap, "c", "", "the same as --bootstrap")
 	flags.StringVar(&state, "state", "", "with --bootstrap: keep the last good configuration in this directory")
+	flags.StringVar(&adminSocket, "admin-socket", "", "with --bootstrap: serve the admin interface on this unix socket as well; it takes what changes something")
+	flags.DurationVar(&upgradeTime, "upgrade-timeout", 30*time.Second, "how long the new process of an upgrade may take to be ready")
+	flags.DurationVar(&handedOverTime, "upgrade-drain-time", 15*time.Minute, "how long the old process of an upgrade keeps the connections that it has")
 	flags.StringVar(&logFormat, "log-format", "text", "text or json")
 	flags.BoolVar(&verbose, "v", false, "log more")
 	flags.BoolVar(&check, "check", false, "check the file and exit")
@@ -77,7 +90,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	var s *settings
 	if bootstrap != "" {
-		s, err = fromBootstrap(bootstrap, state)
+		s, err = fromBootstrap(bootstrap, state, adminSocket)
 	} else {
 		s, err = fromFile(config)
 	}
@@ -88,6 +101,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if check {
 		return 0
 	}
+	s.upgradeTime, s.handedOverTime = upgradeTime, handedOverTime
 	if err := serve(s, log); err != nil {
 		log.Error("mesh-proxy ends", "err", err)
 		return 1
@@ -128,12 +142,12 @@ func fromFile(path string) (*settings, error) {
 	return s, nil
 }
 
-func fromBootstrap(path, state string) (*settings, error) {
+func fromBootstrap(path, state, adminSocket string) (*settings, error) {
 	b, err := xds.ReadBootstrap(path)
 	if err != nil {
 		return nil, err
 	}
-	s := &settings{bootstrap: b, admin: "-", state: state}
+	s := &settings{bootstrap: b, admin: "-", adminSocket: adminSocket, state: state}
 	if b.Admin.IsValid() {
 		s.admin = b.Admin.String()
 	}
@@ -156,63 +170,29 @@ func tune(loops int) int {
 	return loops
 }
 
-// serve runs everything until a signal, or until a part of it fails.
-func serve(s *settings, log *slog.Logger) error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	loops := tune(s.loops)
-	if s.state != "" {
-		if err := os.MkdirAll(s.state, 0o700); err != nil {
-			return fmt.Errorf("prepare state directory: %w", err)
-		}
+// overloadOf is what is done when there is too much: as the bootstrap says, or by default when the control group bounds the
+// memory. The garbage collector works harder from nine tenths of the lowest bound on, before anything is shed; GOMEMLIMIT in
+// the environment counts more.
+func overloadOf(b *xds.Bootstrap, limit uint64) *config.Overload {
+	o := &config.Overload{}
+	if b.Overload != nil {
+		*o = *b.Overload
 	}
-	client, err := xds.New(xds.Options{Bootstrap: s.bootstrap, StateDir: s.state, AccessLog: s.accessLog, Version: version, Log: log})
-	if err != nil {
-		return err
+	if len(o.Actions) == 0 && limit > 0 {
+		standard := overload.Default(limit)
+		o.Interval, o.MaxHeap, o.Actions = standard.Interval, standard.MaxHeap, standard.Actions
 	}
-	var p parts
-	engine, err := proxy.New(proxy.Options{
-		Config: client.Config(), Admin: s.admin, AdminSocket: s.adminSocket, Loops: loops, DrainTime: s.drainTime,
-		ConfigDump: client.ConfigDump, ControlPlane: client.Stats, Node: s.bootstrap.Node.ID, Version: version, Log: log,
-		Ready: func() (bool, string) {
-			if p.stopping.Load() {
-				return false, "this process to end"
-			}
-			return client.Ready()
-		},
-	})
-	if err != nil {
-		return err
-	}
-	// The order of the end, after readiness is off: out of the ring, so that nobody new comes; listeners closed and
-	// connections drained; the configuration last, which the draining may still need.
-	runs := []func(context.Context) error{engine.Run, client.Run}
-	if s.host != nil {
-		s.host.Log = log
-		h, err := host.New(*s.host)
-		if err != nil {
-			return err
-		}
-		runs = append([]func(context.Context) error{h.Run}, runs...)
-	}
-	reopen := make(chan os.Signal, 1)
-	signal.Notify(reopen, syscall.SIGUSR1)
-	defer signal.Stop(reopen)
-	runs = append(runs, func(ctx context.Context) error { return reopenLogs(ctx, reopen, engine) })
-	log.Info("mesh-proxy starts", "version", version, "node", s.bootstrap.Node.ID, "control", s.bootstrap.Control, "admin", engine.AdminAddr(), "loops", loops)
-	err = p.run(ctx, stop, runs)
-	log.Info("mesh-proxy has ended")
-	return err
+	return o
 }
 
-// reopenLogs has the access logs' files opened again at each signal, until ctx ends.
-func reopenLogs(ctx context.Context, asked <-chan os.Signal, engine *proxy.Proxy) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-asked:
-			engine.ReopenLogs()
+// boundMemory sets the limit of the Go runtime.
+func boundMemory(o *config.Overload, limit uint64) {
+	for _, bound := range []uint64{o.MaxHeap, o.MaxCgroup} {
+		if bound > 0 && (limit == 0 || bound < limit) {
+			limit = bound
 		}
+	}
+	if limit > 0 && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(int64(min(limit, math.MaxInt64) / 10 * 9))
 	}
 }

@@ -153,7 +153,7 @@ func TestCommandLine(t *testing.T) {
 		{"version", []string{"--version"}, 0, []string{"mesh-proxy devel (go"}, nil},
 		{"check of a good file", []string{"--config", good, "--check"}, 0, nil, nil},
 		{"all mistakes of proxy.yaml", []string{"--config", bad}, 1, nil, []string{bad + ":1: nope: got", bad + ":3: loops: got"}},
-		{"all mistakes of a bootstrap", []string{"-c", badBootstrap}, 1, nil, []string{badBootstrap + ":2: layered_runtime: got", badBootstrap + ":3: cluster_manager: got"}},
+		{"all mistakes of a bootstrap", []string{"-c", badBootstrap}, 1, nil, []string{badBootstrap + ":2: layered_runtime.layers[0].admin_layer: got", badBootstrap + ":3: cluster_manager: got"}},
 		{"no file", []string{"--config", "/nowhere/proxy.yaml"}, 1, nil, []string{"/nowhere/proxy.yaml: no such file"}},
 		{"argument", []string{"--config", good, "serve"}, 2, nil, []string{`got argument "serve", want flags only`}},
 		{"log format", []string{"--log-format", "xml"}, 2, nil, []string{`got "xml", want text or json`}},

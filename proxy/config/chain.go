@@ -14,7 +14,8 @@ type FilterChain struct {
 	Match ChainMatch
 	HTTP  *HTTP
 	TCP   *TCP
-	TLS   *DownstreamTLS // nil: plaintext
+	TLS   *DownstreamTLS   // nil: plaintext
+	Limit *ConnectionLimit // nil: none
 	// ConnectTimeout is how long a TLS handshake may take; 0: as long as the proxy allows at most.
 	ConnectTimeout time.Duration
 }

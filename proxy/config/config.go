@@ -24,7 +24,8 @@ type Config struct {
 // plaintext, has one of HTTP and TCP; another one has Chains or Otherwise, or both.
 type Listener struct {
 	Name       string
-	Addresses  []netip.AddrPort // at least one
+	Addresses  []netip.AddrPort
+	Pipes      []Pipe // unix sockets; at least one of these or of Addresses
 	HTTP       *HTTP
 	TCP        *TCP
 	Chains     []*FilterChain // no two match the same
@@ -33,6 +34,7 @@ type Listener struct {
 	Filters    Filters
 	// ProxyProtocol, if set, is what connections begin with.
 	ProxyProtocol *ProxyProtocol
+	Balance       Balance
 }
 
 // HTTP says how requests on a listener are read, changed and routed (Envoy's HttpConnectionManager). Durations of 0

@@ -4,3 +4,9 @@ package config
 type ProxyProtocol struct {
 	Optional bool // a connection without the header is served too, as its peer's own
 }
+
+// Pipe is a unix socket to listen on.
+type Pipe struct {
+	Path string // absolute, or a name that begins with @ in the abstract namespace
+	Mode uint32 // of the file; 0: as the process makes files
+}

@@ -43,6 +43,11 @@ func Listen(addr netip.AddrPort, n int) (fds []int, err error) {
 	if err := unix.Close(probe); err != nil {
 		return nil, err
 	}
+	return share(addr, n)
+}
+
+// share binds n sockets to an address that others may be bound to as well, and lets them listen.
+func share(addr netip.AddrPort, n int) (fds []int, err error) {
 	for range n {
 		fd, err := bound(addr, true)
 		if err != nil {
@@ -72,6 +77,10 @@ func bound(addr netip.AddrPort, shared bool) (fd int, err error) {
 		return -1, err
 	}
 	err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	if err == nil && family == unix.AF_INET6 {
+		// [::] is IPv6 alone, as with Envoy: whoever wants both binds both.
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
+	}
 	if err == nil && shared {
 		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
 	}

@@ -35,6 +35,8 @@ type Bootstrap struct {
 	Control string
 	// Admin is where the administration interface listens; the zero AddrPort is nowhere.
 	Admin netip.AddrPort
+	// Overload is what overload_manager and layered_runtime say; nil: nothing.
+	Overload *config.Overload
 
 	noLDS, noCDS bool
 	listeners    []*listener // static_resources
@@ -103,6 +105,11 @@ func (r *reader) bootstrap(m *bootstrapv3.Bootstrap) *Bootstrap {
 		if b.Node.ID == "" {
 			r.wrong((*path)(nil).field("node").field("id"), "none", "the id that the xDS server knows this proxy by")
 		}
+	}
+	if manager, runtime := m.GetOverloadManager(), m.GetLayeredRuntime(); manager != nil || runtime != nil {
+		b.Overload = &config.Overload{}
+		r.runtime((*path)(nil).field("layered_runtime"), runtime, b.Overload)
+		r.overload((*path)(nil).field("overload_manager"), manager, b.Overload)
 	}
 	r.staticResources((*path)(nil).field("static_resources"), m.GetStaticResources(), controlCluster, b)
 	if controlCluster != "" && b.Control == "" && len(r.problems) == 0 {
@@ -220,6 +227,9 @@ func (r *reader) controlCluster(at *path, m *clusterv3.Cluster) string {
 	at = at.at("endpoints", 0).at("lb_endpoints", 0).field("endpoint").field("address")
 	address := groups[0].GetLbEndpoints()[0].GetEndpoint().GetAddress()
 	if p := address.GetPipe(); p != nil {
+		if p.GetMode() != 0 {
+			own.wrong(at.field("pipe").field("mode"), p.GetMode(), "it unset: the server makes its socket")
+		}
 		return own.control(at.field("pipe").field("path"), "unix:"+p.GetPath())
 	}
 	s := address.GetSocketAddress()

@@ -127,7 +127,7 @@ func TestReadBootstrapTellsAllMistakes(t *testing.T) {
 			`b:31: static_resources.listeners[0].filter_chains[0].filters[0].typed_config.http_filters[0].typed_config: got type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua, want a type that is supported`,
 		}},
 		{"not supported", replace("admin:\n", "layered_runtime: {layers: [{name: a, admin_layer: {}}]}\nflags_path: /x\nadmin:\n"), []string{
-			"b:6: layered_runtime: got a value, want it unset: not supported", "b:7: flags_path: got /x, want it unset",
+			"b:6: layered_runtime.layers[0].admin_layer: got a value, want it unset: not supported", "b:7: flags_path: got /x, want it unset",
 		}},
 		{"state of the world", replace("api_type: DELTA_GRPC", "api_type: GRPC"), []string{"b:12: dynamic_resources.ads_config.api_type: got GRPC, want DELTA_GRPC"}},
 		{"server elsewhere", replace("{pipe: {path: /run/hostmesh/xds.sock}}", "{socket_address: {address: 10.0.0.1, port_value: 15010}}"), []string{

@@ -48,7 +48,7 @@ func (r *reader) chains(at *path, m *listenerv3.Listener, l *listener) {
 		r.problems = append(r.problems, problem{at.field("filter_chains").String(), err.Error()})
 		return
 	}
-	if len(l.Chains) == 1 && l.Otherwise == nil && all[0].GetFilterChainMatch() == nil && l.Chains[0].TLS == nil {
+	if len(l.Chains) == 1 && l.Otherwise == nil && all[0].GetFilterChainMatch() == nil && l.Chains[0].TLS == nil && l.Chains[0].Limit == nil {
 		l.HTTP, l.TCP, l.Chains = l.Chains[0].HTTP, l.Chains[0].TCP, nil
 	}
 }
@@ -60,11 +60,9 @@ func (r *reader) chain(at *path, m *listenerv3.FilterChain, l *listener) *config
 		TLS:            r.downstreamTLS(at.field("transport_socket"), m.GetTransportSocket()),
 		ConnectTimeout: r.duration(at.field("transport_socket_connect_timeout"), m.GetTransportSocketConnectTimeout(), 0),
 	}
-	if len(m.GetFilters()) != 1 {
-		r.wrong(at.field("filters"), len(m.GetFilters()), "exactly one filter")
-		return c
+	if last, p := r.limits(at, m.GetFilters(), c); last != nil {
+		l.routes = append(l.routes, r.networkFilter(p, last, c))
 	}
-	l.routes = append(l.routes, r.networkFilter(at.at("filters", 0), m.GetFilters()[0], c))
 	return c
 }
 

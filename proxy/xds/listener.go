@@ -3,6 +3,7 @@ package xds
 import (
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -36,17 +37,9 @@ func (r *reader) listener(at *path, m *listenerv3.Listener) *listener {
 	if m.GetName() == "" {
 		r.wrong(at.field("name"), "none", "a name")
 	}
-	if a, ok := r.address(at.field("address"), m.GetAddress()); ok {
-		l.Addresses = append(l.Addresses, a)
-	}
+	r.listenerAddress(at.field("address"), m.GetAddress(), l)
 	for i, additional := range m.GetAdditionalAddresses() {
-		p := at.at("additional_addresses", i).field("address")
-		a, ok := r.address(p, additional.GetAddress())
-		if ok && slices.Contains(l.Addresses, a) {
-			r.wrong(p, a, "each address once")
-		} else if ok {
-			l.Addresses = append(l.Addresses, a)
-		}
+		r.listenerAddress(at.at("additional_addresses", i).field("address"), additional.GetAddress(), l)
 	}
 	if reuse := m.GetEnableReusePort(); reuse != nil && !reuse.GetValue() {
 		r.wrong(at.field("enable_reuse_port"), false, "true or nothing")
@@ -55,9 +48,38 @@ func (r *reader) listener(at *path, m *listenerv3.Listener) *listener {
 		r.wrong(at.field("bind_to_port"), false, "true or nothing")
 	}
 	l.AccessLogs = r.accessLogs(at, m.GetAccessLog())
+	l.Balance = r.balance(m.GetConnectionBalanceConfig())
 	r.listenerFilters(at, m, l)
 	r.chains(at, m, l)
 	return l
+}
+
+// listenerAddress reads an address to listen on, of either kind.
+func (r *reader) listenerAddress(at *path, m *corev3.Address, l *listener) {
+	pipe := m.GetPipe()
+	if pipe == nil {
+		a, ok := r.address(at, m)
+		if ok && slices.Contains(l.Addresses, a) {
+			r.wrong(at, a, "each address once")
+		} else if ok {
+			l.Addresses = append(l.Addresses, a)
+		}
+		return
+	}
+	at = at.field("pipe")
+	p := config.Pipe{Path: pipe.GetPath(), Mode: pipe.GetMode()}
+	switch {
+	case len(p.Path) < 2 || p.Path[0] != '/' && p.Path[0] != '@' || strings.ContainsRune(p.Path, 0):
+		r.wrong(at.field("path"), strconv.Quote(clip(p.Path)), "an absolute path, or a name that begins with @")
+	case len(p.Path) > maxSocketPath:
+		r.wrong(at.field("path"), strconv.Quote(clip(p.Path)), "a path of at most "+strconv.Itoa(maxSocketPath)+" bytes, the limit of Unix sockets")
+	case slices.ContainsFunc(l.Pipes, func(other config.Pipe) bool { return other.Path == p.Path }):
+		r.wrong(at.field("path"), p.Path, "each address once")
+	case p.Mode > 0o777:
+		r.wrong(at.field("mode"), p.Mode, "a mode of at most 0777")
+	default:
+		l.Pipes = append(l.Pipes, p)
+	}
 }
 
 // networkFilter reads what a chain does. It returns the name of the route table if that comes by RDS.

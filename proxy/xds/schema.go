@@ -25,6 +25,8 @@ func newSchema() schema {
 	s.addPolicy(add)
 	s.addListener(add)
 	s.addListenerFilters(add)
+	s.addLimits(add)
+	s.addOverload(add)
 	s.addChains(add)
 	s.addTLS(add)
 	s.addAccessLog(add)
@@ -43,7 +45,7 @@ func (schema) addCore(add func(protoreflect.FullName, string)) {
 	const core = "envoy.config.core.v3."
 	add(core+"Address", "socket_address pipe")
 	add(core+"SocketAddress", "protocol address port_value")
-	add(core+"Pipe", "path")
+	add(core+"Pipe", "path mode")
 	add(core+"ConfigSource", "ads resource_api_version initial_fetch_timeout")
 	add(core+"AggregatedConfigSource", "")
 	add(core+"Metadata", "filter_metadata")
@@ -59,7 +61,7 @@ func (schema) addListener(add func(protoreflect.FullName, string)) {
 		network  = "envoy.extensions.filters.network."
 		hcm      = network + "http_connection_manager.v3."
 	)
-	add(listener+"Listener", "name address additional_addresses metadata traffic_direction access_log enable_reuse_port bind_to_port"+listenerFilterFields+chainFields)
+	add(listener+"Listener", "name address additional_addresses metadata traffic_direction access_log enable_reuse_port bind_to_port"+listenerFilterFields+chainFields+limitFields)
 	add(listener+"AdditionalAddress", "address")
 	add(listener+"Filter", "name typed_config")
 	add(hcm+"HttpConnectionManager", `codec_type http2_protocol_options stat_prefix rds route_config http_filters common_http_protocol_options
@@ -111,7 +113,7 @@ func (schema) addBootstrap(add func(protoreflect.FullName, string)) {
 		bootstrap = "envoy.config.bootstrap.v3."
 		core      = "envoy.config.core.v3."
 	)
-	add(bootstrap+"Bootstrap", "node static_resources dynamic_resources admin")
+	add(bootstrap+"Bootstrap", "node static_resources dynamic_resources admin overload_manager layered_runtime")
 	add(bootstrap+"Bootstrap.StaticResources", "listeners clusters")
 	add(bootstrap+"Bootstrap.DynamicResources", "lds_config cds_config ads_config")
 	add(bootstrap+"Admin", "address")

@@ -1,0 +1,50 @@
+package systemd
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// TestUnitFilesAreRight has systemd itself read the unit files, in a tree where the programs are that they start.
+func TestUnitFilesAreRight(t *testing.T) {
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("systemd-analyze is not installed")
+	}
+	units, err := filepath.Glob("*.service")
+	if err != nil || len(units) == 0 {
+		t.Fatalf("found %q, %v", units, err)
+	}
+	for _, unit := range units {
+		data, err := os.ReadFile(unit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		root := t.TempDir()
+		for path, text := range map[string][]byte{
+			"usr/bin/mesh-proxy": []byte("#!/bin/sh\n"), "usr/bin/mesh": []byte("#!/bin/sh\n"), "etc/systemd/system/" + unit: data,
+			// What every unit depends on.
+			"usr/lib/systemd/system/sysinit.target": []byte("[Unit]\nDescription=x\n"), "usr/lib/systemd/system/basic.target": []byte("[Unit]\nDescription=x\n"),
+			"usr/lib/systemd/system/shutdown.target": []byte("[Unit]\nDescription=x\n"), "usr/lib/systemd/system/network.target": []byte("[Unit]\nDescription=x\n"),
+			"usr/lib/systemd/system/nss-lookup.target": []byte("[Unit]\nDescription=x\n"), "usr/lib/systemd/system/multi-user.target": []byte("[Unit]\nDescription=x\n"),
+		} {
+			file := filepath.Join(root, path)
+			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			mode := os.FileMode(0o644)
+			if filepath.Dir(path) == "usr/bin" {
+				mode = 0o755
+			}
+			if err := os.WriteFile(file, text, mode); err != nil {
+				t.Fatal(err)
+			}
+		}
+		out, err := exec.CommandContext(t.Context(), analyze, "verify", "--man=no", "--root="+root, unit).CombinedOutput()
+		if err != nil || len(out) > 0 {
+			t.Errorf("%s: %v\n%s", unit, err, out)
+		}
+	}
+}
