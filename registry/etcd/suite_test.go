@@ -87,7 +87,12 @@ func TestSuiteCluster(t *testing.T) {
 				},
 				registrytest.LeaderKilled: {
 					Begin: func(t *testing.T) { leader = leaderOf(t, servers); leader.Kill() },
-					End:   func(*testing.T) { leader.Start(); leader.AwaitReady() },
+					End: func(*testing.T) {
+						if leader != nil { // Begin found one
+							leader.Start()
+							leader.AwaitReady()
+						}
+					},
 					// The member that is read may be another, and the election short.
 					Blameless: true,
 				},

@@ -70,7 +70,12 @@ func TestSuiteEnsemble(t *testing.T) {
 				leader = leaderOf(t, servers)
 				leader.Kill()
 			},
-			End:       func(*testing.T) { leader.Start(); leader.AwaitReady() },
+			End: func(*testing.T) {
+				if leader != nil { // Begin found one
+					leader.Start()
+					leader.AwaitReady()
+				}
+			},
 			Writable:  true,
 			Blameless: true, // the killed leader may have been another's server only
 		}}
