@@ -117,6 +117,50 @@ func TestRefusedStreamsAreRepeated(t *testing.T) {
 	}
 }
 
+// TestStatusesOfGRPCAreRepeated: a call that got nothing but a status which the policy names is made again.
+func TestStatusesOfGRPCAreRepeated(t *testing.T) {
+	for _, c := range []struct {
+		name, status string
+		on           config.RetryOn
+		calls        string
+	}{
+		{"named", "14", config.RetryUnavailable, "2"},
+		{"another", "13", config.RetryUnavailable, "1"},
+		{"OK", "0", config.RetryGRPC, "1"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var calls atomic.Int32
+			host := framed(t, func(n int32, f *http2.Framer, stream uint32, body []byte) {
+				if calls.Store(n); n > 1 {
+					answerFramed(f, stream, body)
+					return
+				}
+				var block bytes.Buffer
+				e := hpack.NewEncoder(&block)
+				for _, field := range [][2]string{{":status", "200"}, {"content-type", "application/grpc"}, {"grpc-status", c.status}} {
+					_ = e.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]})
+				}
+				_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true})
+			})
+			v := vhost("web.mesh.internal", "web")
+			v.Routes[0].Retry = config.Retry{On: c.on, Max: 1}
+			cl := cluster("web", host)
+			cl.Protocol = config.ProtocolHTTP2
+			l := httpConfig(freeAddr(t), v)
+			l.HTTP.Protocol = config.ProtocolHTTP2
+			p := start(t, &config.Config{Listeners: []*config.Listener{l}, Clusters: clusters(cl)}, nil)
+			resp, err := p.plainClient(config.ProtocolHTTP2).Post(pairURL+"/", "application/grpc", strings.NewReader("message"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = resp.Body.Close()
+			if got := fmt.Sprint(calls.Load()); got != c.calls {
+				t.Errorf("%s calls, want %s", got, c.calls)
+			}
+		})
+	}
+}
+
 // TestHostsThatLimitStreams: a host that takes few requests at once gets no more on a connection, and the rest goes over others.
 func TestHostsThatLimitStreams(t *testing.T) {
 	var now, most atomic.Int32

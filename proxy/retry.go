@@ -63,6 +63,10 @@ func (x *exchange) statusRetry(h *message.Head) bool {
 		_, limited := h.Next("x-envoy-ratelimited", 0)
 		o.RateLimited = limited >= 0
 	}
+	if p.On&config.RetryGRPC != 0 {
+		n, _ := message.ParseLength(h.Known(message.GRPCStatus))
+		o.GRPC = int(min(n, 1000))
+	}
 	host := x.host
 	if !x.tryAgain(o, h) {
 		return false

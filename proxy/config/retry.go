@@ -3,7 +3,7 @@ package config
 import "time"
 
 // RetryOn is a set of conditions under which a request is tried again on another host.
-type RetryOn uint16
+type RetryOn uint32
 
 // The conditions, by Envoy's names.
 const (
@@ -17,11 +17,20 @@ const (
 	RetryStatusCodes                            // retriable-status-codes: those of Retry.Statuses
 	RetryHeaders                                // retriable-headers: a response that Retry.Headers match
 	RetryRateLimited                            // envoy-ratelimited: a response with x-envoy-ratelimited
+	// Responses of gRPC that have this status and nothing else.
+	RetryCancelled         // cancelled
+	RetryDeadlineExceeded  // deadline-exceeded
+	RetryResourceExhausted // resource-exhausted
+	RetryInternal          // internal
+	RetryUnavailable       // unavailable
 )
+
+// RetryGRPC are the conditions on a status of gRPC.
+const RetryGRPC = RetryCancelled | RetryDeadlineExceeded | RetryResourceExhausted | RetryInternal | RetryUnavailable
 
 // RetryNamed are the conditions that name a response with which the upstream declines the request. Only for them a request is
 // repeated whatever its method is: who configures them knows what the upstream means by that response.
-const RetryNamed = Retry4xx | RetryStatusCodes | RetryHeaders | RetryRateLimited
+const RetryNamed = Retry4xx | RetryStatusCodes | RetryHeaders | RetryRateLimited | RetryGRPC
 
 // Retry says when and how often a request is tried again. A request that was sent is only repeated when its body, if any, is
 // still at hand and, but for RetryNamed, when its method is idempotent (RFC 9110 section 9.2.2).

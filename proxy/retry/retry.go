@@ -27,6 +27,7 @@ type Outcome struct {
 	Status      int  // of the response
 	Header      bool // the response is one of the policy's Headers
 	RateLimited bool // the response has x-envoy-ratelimited
+	GRPC        int  // the status of gRPC in the head of a response that is nothing else; 0: none, or OK
 }
 
 // State is what is known of the request.
@@ -91,6 +92,18 @@ func conditions(p *config.Retry, o Outcome) config.RetryOn {
 	}
 	if o.Header {
 		on |= config.RetryHeaders
+	}
+	switch o.GRPC { // the codes of google.golang.org/grpc/codes
+	case 1:
+		on |= config.RetryCancelled
+	case 4:
+		on |= config.RetryDeadlineExceeded
+	case 8:
+		on |= config.RetryResourceExhausted
+	case 13:
+		on |= config.RetryInternal
+	case 14:
+		on |= config.RetryUnavailable
 	}
 	return on
 }

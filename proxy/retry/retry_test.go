@@ -46,6 +46,13 @@ func TestDecide(t *testing.T) {
 		{"envoy-ratelimited", config.RetryRateLimited, retry.Outcome{Status: 429, RateLimited: true}, true, true},
 		{"rate limited and not named", all &^ config.RetryRateLimited, retry.Outcome{Status: 503, RateLimited: true}, false, false},
 		{"refused-stream: nothing of HTTP/1", config.RetryRefusedStream, fails(retry.Ended), false, false},
+		{"refused-stream", config.RetryRefusedStream, unsent(retry.Refused), true, true},
+		{"unavailable", config.RetryUnavailable, retry.Outcome{Status: 200, GRPC: 14}, true, true},
+		{"cancelled", config.RetryCancelled, retry.Outcome{Status: 200, GRPC: 1}, true, true},
+		{"deadline-exceeded", config.RetryDeadlineExceeded, retry.Outcome{Status: 200, GRPC: 4}, true, true},
+		{"resource-exhausted", config.RetryResourceExhausted, retry.Outcome{Status: 200, GRPC: 8}, true, true},
+		{"internal", config.RetryInternal, retry.Outcome{Status: 200, GRPC: 13}, true, true},
+		{"another status of gRPC", config.RetryGRPC, retry.Outcome{Status: 200, GRPC: 5}, false, false},
 		{"nothing", 0, status(503), false, false},
 		{"success", all &^ config.RetryHeaders, status(200), false, false},
 	} {

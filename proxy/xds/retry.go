@@ -62,6 +62,16 @@ func retryConditions(name string) (config.RetryOn, bool) {
 		return config.RetryHeaders, true
 	case "envoy-ratelimited":
 		return config.RetryRateLimited, true
+	case "cancelled":
+		return config.RetryCancelled, true
+	case "deadline-exceeded":
+		return config.RetryDeadlineExceeded, true
+	case "resource-exhausted":
+		return config.RetryResourceExhausted, true
+	case "internal":
+		return config.RetryInternal, true
+	case "unavailable":
+		return config.RetryUnavailable, true
 	}
 	return 0, false
 }

@@ -19,6 +19,7 @@ func TestRetryPolicy(t *testing.T) {
 		{"default", "{retry_on: connect-failure}", config.Retry{On: config.RetryConnectFailure, Max: 1}},
 		{"none", "{retry_on: 5xx, num_retries: 0}", config.Retry{On: config.Retry5xx | without}},
 		{"names", `{retry_on: "gateway-error, reset-before-request,envoy-ratelimited"}`, config.Retry{On: config.RetryGatewayError | without | config.RetryResetBeforeRequest | config.RetryRateLimited, Max: 1}},
+		{"gRPC", `{retry_on: "cancelled,deadline-exceeded,internal,resource-exhausted,unavailable"}`, config.Retry{On: config.RetryGRPC, Max: 1}},
 		{"codes", `{retry_on: "retriable-4xx,retriable-status-codes", retriable_status_codes: [418, 503], num_retries: 7}`, config.Retry{On: config.Retry4xx | config.RetryStatusCodes, Max: 7, Statuses: []int{418, 503}}},
 		{"headers", `{retry_on: retriable-headers, retriable_headers: [{name: X-Again}], retriable_request_headers: [{name: ":method", string_match: {exact: GET}}]}`, config.Retry{
 			On: config.RetryHeaders, Max: 1, Headers: []config.HeaderMatch{{Name: "x-again", Present: true}}, RequestHeaders: []config.HeaderMatch{{Name: ":method", Exact: "GET"}},
@@ -43,7 +44,7 @@ func TestRetryPolicy(t *testing.T) {
 
 func TestRetryPolicyRefused(t *testing.T) {
 	for _, c := range []struct{ text, want string }{
-		{"{retry_on: cancelled}", "retry_on: got cancelled"},
+		{"{retry_on: unknown}", "retry_on: got unknown"},
 		{"{retry_on: http3-post-connect-failure}", "retry_on: got http3-post-connect-failure"},
 		{"{retry_on: 5xx, retriable_status_codes: [99]}", "retriable_status_codes[0]: got 99, want 200 to 599"},
 		{"{retry_on: 5xx, retriable_headers: [{name: \":status\", string_match: {exact: \"500\"}}]}", "retriable_headers[0].name: got :status"},
