@@ -91,10 +91,22 @@ func clusters(all ...*config.Cluster) map[string]*config.Cluster {
 	return m
 }
 
+// goroutines counts those that run the proxy's code: those of a test's servers come and go with their connections.
+func goroutines() int {
+	buf := make([]byte, 4<<20)
+	count := 0
+	for g := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+		if strings.Contains(g, "hostmesh/hostmesh/proxy.") || strings.Contains(g, "hostmesh/hostmesh/proxy/") {
+			count++
+		}
+	}
+	return count
+}
+
 // start runs a proxy with a configuration and waits until its listeners are bound. The test fails if goroutines are left.
 func start(t testing.TB, cfg *config.Config, change func(*proxy.Options)) *testProxy {
 	t.Helper()
-	before := runtime.NumGoroutine()
+	before := goroutines()
 	p := &testProxy{t: t, config: watch.New(cfg), log: &lockedBuffer{}, done: make(chan struct{})}
 	opts := proxy.Options{Config: p.config, Admin: "127.0.0.1:0", Loops: 2, DrainTime: 5 * time.Second, AccessLog: p.log, Version: "test"}
 	if change != nil {
@@ -125,13 +137,13 @@ func start(t testing.TB, cfg *config.Config, change func(*proxy.Options)) *testP
 		p.stop()
 		http.DefaultClient.CloseIdleConnections()
 		for range 1000 {
-			if runtime.NumGoroutine() <= before {
+			if goroutines() <= before {
 				return
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
 		buf := make([]byte, 1<<20)
-		t.Errorf("goroutines: %d before, %d after\n%s", before, runtime.NumGoroutine(), buf[:runtime.Stack(buf, true)])
+		t.Errorf("goroutines: %d before, %d after\n%s", before, goroutines(), buf[:runtime.Stack(buf, true)])
 	})
 	if len(cfg.Listeners) > 0 {
 		p.addr = cfg.Listeners[0].Addresses[0]
