@@ -101,3 +101,50 @@ func TestGRPCStockXDSClientBalancesAndFollows(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestGRPCServiceThroughMeshProxy: a service that declares gRPC is called through the host's proxy, by name, with calls of every
+// kind; calls are balanced one by one though they come over one connection, and follow a change.
+func TestGRPCServiceThroughMeshProxy(t *testing.T) {
+	static := shortDir(t)
+	p := newParts(t, fmt.Sprintf("  - name: static\n    file: {path: %s}\n", static))
+	first, second := interopServer(t, "first"), interopServer(t, "second")
+	writeFile(t, filepath.Join(static, "web.yaml"), grpcServiceFile(first, second))
+	p.startPair(t)
+
+	conn, err := grpc.NewClient(p.outbound, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority("web.mesh.internal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	client := testgrpc.NewTestServiceClient(conn)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	seen := func() (map[string]int, error) {
+		counts := map[string]int{}
+		for range 60 {
+			var header metadata.MD
+			if _, err := client.EmptyCall(ctx, &testgrpc.Empty{}, grpc.Header(&header)); err != nil {
+				return counts, err
+			}
+			counts[header.Get("instance")[0]]++
+		}
+		return counts, nil
+	}
+	eventually(t, 20*time.Second, "both are called in equal shares", func() error {
+		if counts, err := seen(); err != nil || counts["first"] < 20 || counts["second"] < 20 {
+			return fmt.Errorf("calls by instance %v, %w", counts, err)
+		}
+		return nil
+	})
+	interop.DoLargeUnaryCall(ctx, client)
+	interop.DoClientStreaming(ctx, client)
+	interop.DoServerStreaming(ctx, client)
+	interop.DoPingPong(ctx, client)
+	writeFile(t, filepath.Join(static, "web.yaml"), grpcServiceFile(second))
+	eventually(t, 20*time.Second, "the proxy follows the change", func() error {
+		if counts, err := seen(); err != nil || counts["first"] != 0 {
+			return fmt.Errorf("calls by instance %v, %w", counts, err)
+		}
+		return nil
+	})
+}
