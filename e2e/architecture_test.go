@@ -60,10 +60,10 @@ var mayImport = map[string][]string{
 	"proxy/retry":            {"proxy/config"},
 	"proxy/router":           {"proxy/config"},
 	"proxy/resolve":          {"proxy/config", "internal/watch", "internal/dnsask"},
-	"proxy/upstream":         {"proxy/config", "proxy/loop", "proxy/http1", "proxy/upstream/balance"},
+	"proxy/upstream":         {"proxy/config", "proxy/loop", "proxy/http1", "proxy/preamble", "proxy/upstream/balance"},
 	"proxy/upstream/balance": {"proxy/config"},
 	"proxy/xds":              {"proxy/config", "proxy/accesslog", "proxy/health", "internal/watch", "internal/seal"},
-	"proxy/health":           {"proxy/config"},
+	"proxy/health":           {"proxy/config", "proxy/preamble"},
 	"proxy":                  {"proxy/…", "host", "dnsserver", "internal/…"},
 
 	"cmd/…":   {"…"},

@@ -20,6 +20,10 @@ if [ ! -e /usr/share/java/curator-x-discovery.jar ] || ! command -v javac >/dev/
   left_out+=(Curator)
   reason+=("those with Curator: it is not installed, and installing it needs root")
 fi
+if [ ! -x /usr/sbin/nft ]; then
+  left_out+=(Nft)
+  reason+=("those with nftables: it is not installed, and installing it needs root")
+fi
 # These are left out where they are started, whatever the test is called: package testbed reads the list.
 servers=()
 if [ ! -e /usr/share/java/zookeeper.jar ] || ! command -v java >/dev/null; then

@@ -140,6 +140,9 @@ func (a *acceptor) accept(max int) (more bool) {
 
 // begin serves a connection. With via, peer is what the proxy in front said.
 func (a *acceptor) begin(fd int, peer netip.AddrPort, via *proxied) {
+	if via == nil && a.served.cfg.OriginalDst {
+		via = original(fd, peer)
+	}
 	a.stats.count[listenerCxTotal]++
 	a.stats.count[listenerCxActive]++
 	a.active++

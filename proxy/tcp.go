@@ -7,6 +7,7 @@ import (
 	"github.com/hostmesh/hostmesh/proxy/loop"
 	"github.com/hostmesh/hostmesh/proxy/router"
 	"github.com/hostmesh/hostmesh/proxy/upstream"
+	"github.com/hostmesh/hostmesh/proxy/upstream/balance"
 )
 
 // maxConnectAttempts is how many hosts a TCP connection is offered. Envoy's default is 1; nothing was sent, so another host
@@ -25,6 +26,7 @@ type stream struct {
 
 	next, prev *stream // all of the acceptor
 	cluster    *upstream.Cluster
+	key        balance.Key // what chooses the host
 	host       *upstream.Host
 	up         *upstream.Conn
 	waiter     upstream.Waiter
@@ -55,7 +57,9 @@ func (a *acceptor) acceptTCP(fd int, peer netip.AddrPort, via *proxied) {
 		s.leave()
 		return
 	}
-	s.cluster = a.w.cluster(router.Pick(s.cfg.cfg.TCP.Clusters, a.w.rand.Uint64()))
+	to := router.Choose(s.cfg.cfg.TCP.Clusters, a.w.rand.Uint64())
+	s.key.Labels, s.key.Destination = to.Labels, via.destination()
+	s.cluster = a.w.cluster(to.Name)
 	if s.cluster == nil {
 		a.tcp.count[tcpNoRoute]++
 		s.fail(flagNoCluster)
@@ -65,7 +69,7 @@ func (a *acceptor) acceptTCP(fd int, peer netip.AddrPort, via *proxied) {
 }
 
 func (s *stream) connect() {
-	h := s.cluster.Pick(s.tried[:s.attempts])
+	h := s.cluster.PickBy(s.key, s.tried[:s.attempts])
 	if h == nil {
 		s.fail(flagNoHealthy)
 		return

@@ -7,3 +7,16 @@ type ProxyProtocol struct {
 	Optional bool          // a connection without the header is served too, as its peer's own
 	Timeout  time.Duration // for the header to arrive; 0: none
 }
+
+// ProxyHeader says that connections to a cluster's endpoints begin with a PROXY header, which tells whose they are. A
+// connection is used for requests of that client's connection only.
+type ProxyHeader struct {
+	Version int        // 1 or 2
+	TLVs    []ProxyTLV // that are added with version 2
+}
+
+// ProxyTLV is an extension of a PROXY header.
+type ProxyTLV struct {
+	Type  byte
+	Value string // bytes
+}

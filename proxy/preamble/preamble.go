@@ -1,5 +1,5 @@
-// Package preamble reads what a connection says before its protocol begins: the PROXY protocol's header, with which a
-// proxy in front tells whose connection it passes on.
+// Package preamble reads and writes what a connection says before its protocol begins: the PROXY protocol's header, with which
+// a proxy in front tells whose connection it passes on.
 //
 // It is pure: bytes in, a verdict out. Nothing is kept between calls, so that a header in pieces is read by asking again
 // with more of it.

@@ -27,6 +27,11 @@ type Cluster struct {
 	byAddr map[netip.AddrPort]*Host
 	picker balance.Picker
 
+	subsets map[config.Labels]*subset  // by name, those that were used
+	choices map[config.Labels][]choice // by what a request wants, since the last update
+
+	cleaning loop.Timer // of hosts that were made on demand
+
 	breaker breaker // counts connections (open or opening), requests, retries
 	idle    int     // of the connections, in the hosts' pools
 	opening int
@@ -45,6 +50,7 @@ type Host struct {
 	cluster *Cluster
 	idle    *Conn // the one used last: it is the warmest, and the others may time out
 	gone    bool  // no longer in the configuration
+	asked   bool  // it was picked since the last cleaning; of hosts that are made on demand
 	active  int   // requests
 	conns   int
 	state   *HostState // what the process knows; nil: nobody asks
@@ -105,6 +111,7 @@ func (c *Cluster) UpdatePlanned(plan *balance.Plan) {
 		c.byAddr[e.Addr] = h
 		c.hosts = append(c.hosts, h)
 	}
+	c.keepDestinations(old)
 	for addr, h := range old {
 		if c.byAddr[addr] == nil {
 			h.leave()

@@ -50,6 +50,7 @@ type Conn struct {
 	next, prev *Conn // in the host's idle stack; next was used earlier
 	idle       bool
 	connecting bool
+	told       *told      // what the host was told of the client; nil: nothing
 	opened     int64      // when it began to open
 	timer      loop.Timer // connecting, or idle
 }
@@ -67,8 +68,7 @@ const (
 // Acquire takes a connection to h for user: an idle one (reused is true), or one that begins to open, and user will be
 // told by Connected. The error is ErrWait, ErrOverflow, or that of the system call that opens sockets.
 func (c *Cluster) Acquire(h *Host, user User, w *Waiter, want Want) (conn *Conn, reused bool, err error) {
-	for h.idle != nil && want != Fresh {
-		conn := h.idle
+	for conn := h.idleFor(user); conn != nil && want != Fresh; conn = h.idleFor(user) {
 		conn.leavePool()
 		if want == Verified && !conn.Quiet() {
 			conn.Discard()
@@ -95,7 +95,7 @@ func (c *Cluster) Acquire(h *Host, user User, w *Waiter, want Want) (conn *Conn,
 }
 
 func (c *Cluster) open(h *Host, user User) (*Conn, bool, error) {
-	conn := &Conn{Host: h, user: user, connecting: true, opened: c.loop.Now()}
+	conn := &Conn{Host: h, user: user, connecting: true, opened: c.loop.Now(), told: c.tells(user)}
 	if err := conn.Dial(c.loop, h.Endpoint.Addr, conn); err != nil {
 		c.Stats.Count[ConnConnectFail]++
 		h.Stats.ConnectFail++
@@ -119,7 +119,7 @@ func (c *Cluster) open(h *Host, user User) (*Conn, bool, error) {
 // evict makes room for a connection to h by closing an idle one of another host.
 func (c *Cluster) evict(h *Host) bool {
 	for _, other := range c.hosts {
-		if other != h && other.idle != nil {
+		if (other != h || c.cfg.ProxyHeader != nil) && other.idle != nil { // those of h are another client's
 			other.idle.end() // its place is taken already: nobody of the queue is asked
 			return true
 		}
@@ -256,6 +256,10 @@ func (conn *Conn) connected(e loop.Event) {
 			conn.fail(errno)
 			return
 		}
+	}
+	if conn.told != nil && !conn.tell() {
+		conn.fail(syscall.EPIPE)
+		return
 	}
 	c := conn.Host.cluster
 	conn.connecting = false

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	originaldstv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
 	proxyprotocolv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/proxy_protocol/v3"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -20,6 +21,7 @@ const (
 
 func (schema) addListenerFilters(add func(protoreflect.FullName, string)) {
 	add("envoy.config.listener.v3.ListenerFilter", "name typed_config")
+	add("envoy.extensions.filters.listener.original_dst.v3.OriginalDst", "")
 	add("envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol", "allow_requests_without_proxy_protocol")
 }
 
@@ -28,8 +30,13 @@ func (r *reader) listenerFilters(at *path, m *listenerv3.Listener, l *listener) 
 	timeout := r.duration(at.field("listener_filters_timeout"), m.GetListenerFiltersTimeout(), defaultFilterTimeout)
 	for i, f := range m.GetListenerFilters() {
 		p, typed := at.at("listener_filters", i), f.GetTypedConfig()
+		if typed.GetTypeUrl() == originalDstType {
+			l.OriginalDst = true
+			r.unpack(p.field("typed_config"), typed, new(originaldstv3.OriginalDst))
+			continue
+		}
 		if typed.GetTypeUrl() != proxyProtocolType {
-			r.wrong(p, named(f.GetName(), typed.GetTypeUrl()), "envoy.filters.listener.proxy_protocol")
+			r.wrong(p, named(f.GetName(), typed.GetTypeUrl()), "envoy.filters.listener.original_dst or envoy.filters.listener.proxy_protocol")
 			continue
 		}
 		if l.ProxyProtocol != nil {
