@@ -8,6 +8,7 @@ package health
 import (
 	"container/heap"
 	"context"
+	"crypto/tls"
 	"net/netip"
 	"sync"
 	"time"
@@ -31,7 +32,11 @@ type Host struct {
 
 // Checker checks endpoints while Run runs. Its methods may be called from any goroutine.
 type Checker struct {
-	check  func(ctx context.Context, cluster string, c *config.HealthCheck, at netip.AddrPort, kept *link) (Outcome, *link)
+	// TLS, if set before Run, tells what the checks of a cluster speak; nil is plaintext. It is called for every check and
+	// returns the same pointer until something has changed. It must not block, nor call the Checker.
+	TLS func(c *config.Cluster) *tls.Config
+
+	check  func(ctx context.Context, cluster string, c *config.HealthCheck, at netip.AddrPort, way Way, kept *link) (Outcome, *link)
 	tell   func(cluster string, addr netip.AddrPort, passed, changed bool)
 	wakeUp chan struct{}
 
@@ -62,6 +67,7 @@ type host struct {
 	index    int                 // in the queue; -1: a check runs
 	cancel   context.CancelFunc  // of the running check
 	link     *link               // belongs to the running check, if one runs
+	way      Way                 // how it was made
 	how      *config.HealthCheck // of the last check
 }
 
@@ -249,16 +255,29 @@ func (c *Checker) startDue(ctx context.Context, checks *sync.WaitGroup) (wait ti
 		h := heap.Pop(&c.due).(*host)
 		c.running++
 		h.group.stats.Attempt++
+		if way := c.way(h.group.cfg); h.way != way {
+			h.closeLink()
+			h.way = way
+		}
 		own, cancel := context.WithCancel(ctx)
 		h.cancel, h.how = cancel, h.group.cfg.HealthCheck
-		name, how, at, kept := h.group.name, h.how, h.endpoint.Addr, h.link
+		name, how, at, way, kept := h.group.name, h.how, h.endpoint.Addr, h.way, h.link
 		checks.Go(func() {
 			defer cancel()
-			o, link := c.check(own, name, how, at, kept)
+			o, link := c.check(own, name, how, at, way, kept)
 			c.ended(ctx, h, o, link)
 		})
 	}
 	return 0, false
+}
+
+// way is how the checks of a cluster connect.
+func (c *Checker) way(cfg *config.Cluster) Way {
+	w := Way{Header: cfg.ProxyHeader}
+	if c.TLS != nil {
+		w.TLS = c.TLS(cfg)
+	}
+	return w
 }
 
 // ended takes the end of a check.
