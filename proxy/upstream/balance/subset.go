@@ -121,12 +121,14 @@ func (p *Plan) divideSubsets(old *Plan, now time.Time) {
 		before = *old.subsets
 	}
 	s.created, s.removed = before.created, before.removed
+	since := p.sinceByAddr()
 	for _, labels := range order {
 		was := before.byLabels[labels]
 		if was == nil {
 			s.created++
 		}
 		s.byLabels[labels] = p.subset(parts[labels], was, now)
+		s.byLabels[labels].startAs(p, since)
 	}
 	for labels := range before.byLabels {
 		if s.byLabels[labels] == nil {
@@ -135,6 +137,7 @@ func (p *Plan) divideSubsets(old *Plan, now time.Time) {
 	}
 	if len(standard) > 0 {
 		s.standard = p.subset(&part{hosts: standard}, before.standard, now)
+		s.standard.startAs(p, since)
 	}
 	p.subsets = s
 }

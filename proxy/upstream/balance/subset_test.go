@@ -180,6 +180,32 @@ func TestLocalityWeightsOfSubsets(t *testing.T) {
 	}
 }
 
+// TestSlowStartIsTheHosts: a host that is in another subset now is as far in its slow start as it is; one that is new is at its
+// beginning.
+func TestSlowStartIsTheHosts(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	c := hashing(config.RoundRobin, labelled(1, `{"v":1}`), labelled(2, `{"v":2}`))
+	c.SlowStart = &config.SlowStart{Window: time.Minute, Aggression: 1}
+	c.Subsets = &config.Subsets{Selectors: []config.Selector{{Keys: []string{"v"}}}}
+	old := balance.New(c, nil, now)
+	next := *c
+	next.Endpoints = []*config.Endpoint{labelled(1, `{"v":2}`), labelled(2, `{"v":2}`), labelled(3, `{"v":2}`)}
+	now = now.Add(time.Minute)
+	p := balance.New(&next, old, now).Subset(`{"v":2}`)
+	l := newLoop(p.Config(), 1)
+	states := []*balance.State{{}, {}, {}}
+	l.Use(p, states, now)
+	got := map[int]float64{}
+	l.Tick(now.Add(6 * time.Second))
+	for range 2100 {
+		i, _ := l.Pick(balance.Key{}, 0)
+		got[l.number(i)] += 1. / 2100
+	}
+	if want := map[int]float64{1: 1 / 2.1, 2: 1 / 2.1, 3: .1 / 2.1}; !near(got, want, .01) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
 // FuzzSubsets: whatever labels hosts have and routes want, a request gets hosts of the cluster.
 func FuzzSubsets(f *testing.F) {
 	f.Add(`{"a":1,"b":["x","y"]}`, `{"a":1}`, `{"b":"x"}`, true)
