@@ -91,7 +91,7 @@ func (s *stream) connect() {
 }
 
 func (s *stream) retry() {
-	if s.attempts < maxConnectAttempts {
+	if s.attempts < maxConnectAttempts && s.cluster.Config().OriginalDst == nil { // there is no other host than that
 		s.connect()
 		return
 	}

@@ -10,7 +10,7 @@ import (
 // activity tells the picker of the hosts' requests.
 type activity Cluster
 
-func (a *activity) Active(i int) int { return a.hosts[i].active }
+func (a *activity) Active(i int) int { return a.hosts[i].requests() }
 
 // usePlan begins to pick by a plan. Its hosts are those of the cluster, which are the same and in the same order.
 func (c *Cluster) usePlan(plan *balance.Plan) {

@@ -51,7 +51,8 @@ type Host struct {
 	idle    *Conn // the one used last: it is the warmest, and the others may time out
 	gone    bool  // no longer in the configuration
 	asked   bool  // it was picked since the last cleaning; of hosts that are made on demand
-	active  int   // requests
+	active  int   // requests, by this loop
+	load    *load // requests, by all loops; nil: nobody asks
 	conns   int
 	state   *HostState // what the process knows; nil: nobody asks
 
@@ -117,6 +118,7 @@ func (c *Cluster) UpdatePlanned(plan *balance.Plan) {
 			h.leave()
 		}
 	}
+	c.shareLoads()
 	c.usePlan(plan)
 	c.serveWaiting()
 }
@@ -126,6 +128,7 @@ func (c *Cluster) Close() { c.Update(nil) }
 
 func (h *Host) leave() {
 	h.gone = true
+	h.part()
 	for h.idle != nil {
 		h.idle.end()
 	}

@@ -75,7 +75,7 @@ func (c *Cluster) Acquire(h *Host, user User, w *Waiter, want Want) (conn *Conn,
 			continue
 		}
 		conn.user = user
-		h.active++
+		h.busy(1)
 		return conn, true, nil
 	}
 	if !c.take(limitPending) {
@@ -105,7 +105,7 @@ func (c *Cluster) open(h *Host, user User) (*Conn, bool, error) {
 	}
 	c.opening++
 	h.conns++
-	h.active++
+	h.busy(1)
 	c.Stats.Count[ConnTotal]++
 	if c.shared != nil {
 		c.shared.markUsed()
@@ -166,7 +166,7 @@ func (c *Cluster) room() bool {
 func (conn *Conn) Release() {
 	h := conn.Host
 	c := h.cluster
-	h.active--
+	h.busy(-1)
 	conn.user = nil
 	if h.gone || c.gone || conn.worn() || c.passOn() {
 		conn.Close()
@@ -214,7 +214,7 @@ func (conn *Conn) end() {
 	case conn.idle:
 		conn.leavePool()
 	default:
-		h.active--
+		h.busy(-1)
 	}
 	if conn.connecting {
 		conn.connecting = false

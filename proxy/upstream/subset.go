@@ -13,7 +13,7 @@ type subset struct {
 }
 
 // Active tells the picker of the hosts' requests.
-func (s *subset) Active(i int) int { return s.hosts[i].active }
+func (s *subset) Active(i int) int { return s.hosts[i].requests() }
 
 // choice is one of the sets of hosts to which a request may go.
 type choice struct {
