@@ -30,14 +30,14 @@ var mayImport = map[string][]string{
 	"dnsserver":    nil,
 	"proxy/config": nil,
 	"proxy/loop":   nil,
-	"proxy/http1":  nil,
 
 	"proxy/message": nil,
+	"proxy/http1":   {"proxy/message"},
 	"proxy/http2":   {"proxy/message"},
 
 	"proxy/preamble": nil,
 
-	"proxy/accesslog": {"proxy/config"},
+	"proxy/accesslog": {"proxy/config", "proxy/message"},
 
 	"registry":              {"internal/watch", "internal/seal"},
 	"registry/registrytest": {"registry"},
@@ -60,7 +60,8 @@ var mayImport = map[string][]string{
 	"proxy/retry":            {"proxy/config"},
 	"proxy/router":           {"proxy/config"},
 	"proxy/resolve":          {"proxy/config", "internal/watch", "internal/dnsask"},
-	"proxy/upstream":         {"proxy/config", "proxy/loop", "proxy/http1", "proxy/preamble", "proxy/upstream/balance"},
+	"proxy/mux":              {"proxy/loop", "proxy/http2", "proxy/message"},
+	"proxy/upstream":         {"proxy/config", "proxy/loop", "proxy/http1", "proxy/http2", "proxy/message", "proxy/mux", "proxy/preamble", "proxy/upstream/balance"},
 	"proxy/upstream/balance": {"proxy/config"},
 	"proxy/xds":              {"proxy/config", "proxy/accesslog", "proxy/health", "internal/watch", "internal/seal"},
 	"proxy/health":           {"proxy/config", "proxy/preamble"},

@@ -24,17 +24,26 @@ type served struct {
 	table *router.Table // of an HTTP listener
 	sinks []*sink       // of Envoy's default line, for everything
 	lines *lines        // the other access logs, nil without
+
+	server []byte // what the server header says
+	via    []byte // what is added to via; nil: nothing
+}
+
+func newServed(cfg *config.Listener, table *router.Table) *served {
+	s := &served{cfg: cfg, table: table}
+	if cfg.HTTP != nil {
+		s.server = []byte("hostmesh")
+		if name := cfg.HTTP.ServerName; name != "" {
+			s.server = []byte(name)
+		}
+		if via := cfg.HTTP.Via; via != "" {
+			s.via = []byte(via)
+		}
+	}
+	return s
 }
 
 func (s *served) http() *config.HTTP { return s.cfg.HTTP }
-
-// serverName is what the server header says.
-func (s *served) serverName() string {
-	if name := s.cfg.HTTP.ServerName; name != "" {
-		return name
-	}
-	return "hostmesh"
-}
 
 // allowsUpgrade reports whether a client may change to the protocols it names: all of them must be allowed.
 func (s *served) allowsUpgrade(protocols []byte) bool {
@@ -75,8 +84,8 @@ type acceptor struct {
 	gone   bool // the listener left the configuration
 	active int
 
-	clients client // head of the ring of HTTP connections
-	streams stream // and of TCP connections
+	clients downstream // head of the ring of HTTP connections
+	streams stream     // and of TCP connections
 
 	prefaces preface // and of those that are not served yet
 }
@@ -163,26 +172,31 @@ func (a *acceptor) Expired(*loop.Timer) {
 }
 
 func (a *acceptor) acceptHTTP(fd int, peer netip.AddrPort, via *proxied) {
-	c := &client{w: a.w, a: a, served: a.served, peer: peer, via: via, id: a.w.connectionID()}
+	var d *downstream
+	if a.served.http().Protocol == config.ProtocolHTTP2 {
+		s := &session{}
+		d = &s.downstream
+		*d = downstream{owner: s}
+	} else {
+		c := &client{}
+		d = &c.downstream
+		*d = downstream{owner: c}
+	}
+	d.w, d.a, d.served, d.peer, d.via, d.id = a.w, a, a.served, peer, via, a.w.connectionID()
 	head := &a.clients
-	c.prev, c.next = head.prev, head
-	head.prev.next = c
-	head.prev = c
+	d.prev, d.next = head.prev, head
+	head.prev.next = d
+	head.prev = d
 	a.http.count[httpCxTotal]++
 	a.http.conns++
-	if err := c.Open(a.w.loop, fd, c); err != nil {
-		a.forget(c)
-		return
-	}
-	a.w.loop.Start(&c.timer, c.idleTimeout(), c)
-	if d := a.served.http().MaxConnectionDuration; d > 0 {
-		a.w.loop.Start(&c.life, d, c)
+	if err := d.open(fd); err != nil {
+		a.forget(d)
 	}
 }
 
 // forget takes a closed connection out.
-func (a *acceptor) forget(c *client) {
-	c.prev.next, c.next.prev = c.next, c.prev
+func (a *acceptor) forget(d *downstream) {
+	d.prev.next, d.next.prev = d.next, d.prev
 	a.http.conns--
 	a.released()
 }
@@ -249,15 +263,10 @@ func (w *worker) dropAcceptor(a *acceptor) {
 // drainClients gives idle connections a last, shorter chance to send a request. To close them at once would lose a request
 // that is under way.
 func (a *acceptor) drainClients() {
-	for c := a.clients.next; c != &a.clients; c = c.next {
-		switch {
-		case c.phase != phaseIdle || c.closing:
-		case len(c.out) > 0: // its last response is still on its way
-			c.closing = true
-			a.w.loop.Start(&c.timer, flushTime, c)
-		default:
-			a.w.loop.Start(&c.timer, a.w.drainIdle, c)
-		}
+	for d := a.clients.next; d != &a.clients; {
+		next := d.next
+		d.owner.drain()
+		d = next
 	}
 }
 
@@ -265,15 +274,8 @@ func (a *acceptor) drainClients() {
 func (a *acceptor) shutdown() {
 	a.timer.Stop()
 	a.socket.Close()
-	for c := a.clients.next; c != &a.clients; c = a.clients.next {
-		switch {
-		case c.tunnel != nil:
-			c.tunnel.end(true)
-		case c.phase == phaseServing:
-			c.x.clientGone()
-		default:
-			c.dispose()
-		}
+	for d := a.clients.next; d != &a.clients; d = a.clients.next {
+		d.owner.shutdown()
 	}
 	for s := a.streams.next; s != &a.streams; s = a.streams.next {
 		s.shutdown()

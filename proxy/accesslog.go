@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/message"
 	"github.com/hostmesh/hostmesh/proxy/upstream"
 )
 
@@ -63,9 +64,9 @@ func (b *logBuffer) flush() {
 
 // account writes an exchange that is over to the statistics and the access log, and takes it out of its cluster.
 func (x *exchange) account() {
-	c, w := x.c, x.w
+	d, w := x.d, x.w
 	now := w.loop.Clock()
-	stats := c.http()
+	stats := d.http()
 	stats.active--
 	stats.count[httpRqCompleted]++
 	if class := x.status / 100; class >= 1 && class <= 5 {
@@ -75,12 +76,12 @@ func (x *exchange) account() {
 	if x.cluster != nil {
 		x.accountCluster(now)
 	}
-	for _, s := range c.served.sinks {
+	for _, s := range d.served.sinks {
 		b := w.log(s)
 		b.buf = x.appendLog(b.buf, now)
 		b.wrote()
 	}
-	if l := c.served.lines; l != nil {
+	if l := d.served.lines; l != nil {
 		l.write(w, x.record(now))
 	}
 	x.leaveCluster()
@@ -114,19 +115,16 @@ func (x *exchange) accountCluster(now int64) {
 //	[start] "method path protocol" status flags bytes-received bytes-sent duration upstream-time "x-forwarded-for"
 //	"user-agent" "x-request-id" "authority" "upstream"
 func (x *exchange) appendLog(b []byte, now int64) []byte {
-	m, text := &x.meta, x.buf
+	h := &x.req
 	b = x.w.appendStamp(b, x.began)
 	b = append(b, ` "`...)
-	b = appendQuoted(b, text[:m.method])
-	b = append(b, ' ')
-	b = appendQuoted(b, text[m.method:m.path])
-	switch {
-	case m.path == m.method:
-		b = append(b, `- HTTP/1.1" `...) // as Envoy says it of what was no request
-	case x.http10:
-		b = append(b, ` HTTP/1.0" `...)
-	default:
-		b = append(b, ` HTTP/1.1" `...)
+	if x.parsed {
+		b = appendQuoted(b, h.Bytes(h.MethodText))
+		b = append(b, ' ')
+		b = appendQuoted(b, x.target())
+		b = append(append(append(b, ' '), x.down.protocol()...), `" `...)
+	} else {
+		b = append(b, `- - HTTP/1.1" `...) // as Envoy says it of what was no request
 	}
 	b = strconv.AppendInt(b, int64(x.status), 10)
 	b = append(b, ' ')
@@ -143,10 +141,18 @@ func (x *exchange) appendLog(b []byte, now int64) []byte {
 	} else {
 		b = append(b, '-')
 	}
-	b = appendField(b, text[m.agent:m.forwarded])
-	b = appendField(b, text[m.authority:m.agent])
-	b = appendField(b, text[m.forwarded:m.id])
-	b = appendField(b, text[m.path:m.authority])
+	b = appendField(b, x.xff)
+	if x.parsed {
+		b = appendField(b, h.Known(message.UserAgent))
+	} else {
+		b = appendField(b, nil)
+	}
+	b = appendField(b, x.id)
+	if x.parsed {
+		b = appendField(b, h.Bytes(h.Authority))
+	} else {
+		b = appendField(b, nil)
+	}
 	b = append(b, ` "`...)
 	if x.host != nil {
 		b = x.host.Endpoint.Addr.AppendTo(b)
@@ -154,6 +160,20 @@ func (x *exchange) appendLog(b []byte, now int64) []byte {
 		b = append(b, '-')
 	}
 	return append(b, "\"\n"...)
+}
+
+// target is the path of the request with its query, as it came. It lives until the next call.
+func (x *exchange) target() []byte {
+	h, w := &x.req, x.w
+	switch {
+	case !h.HasQuery:
+		return h.Bytes(h.Path)
+	case h.Query.Start == h.Path.End+1:
+		return h.Text[h.Path.Start:h.Query.End]
+	}
+	w.hashed = append(append(w.hashed[:0], h.Bytes(h.Path)...), '?')
+	w.hashed = append(w.hashed, h.Bytes(h.Query)...)
+	return w.hashed
 }
 
 // up0 reports whether the response came from the upstream.

@@ -148,7 +148,7 @@ func (b *binder) wanted(cfg *config.Config) map[netip.AddrPort]*served {
 		}
 		s := known[l]
 		if s == nil {
-			s = &served{cfg: l, table: t}
+			s = newServed(l, t)
 			s.sinks, s.lines = b.logsOf(l)
 		}
 		for _, addr := range l.Addresses {

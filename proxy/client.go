@@ -3,12 +3,12 @@ package proxy
 import (
 	"errors"
 	"io"
-	"net/netip"
 	"syscall"
 	"time"
 
 	"github.com/hostmesh/hostmesh/proxy/http1"
 	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/message"
 )
 
 const (
@@ -29,43 +29,41 @@ const (
 	phaseLinger               // all is said; waiting for the client to close
 )
 
-// client is a downstream HTTP connection. An idle one owns no buffer.
+// client is a downstream HTTP/1 connection. An idle one owns no buffer.
 type client struct {
-	loop.Socket
-	w      *worker
-	a      *acceptor
-	served *served // the listener as the current request found it
-	peer   netip.AddrPort
-	via    *proxied // nil: peer is who is connected
-	id     uint64
+	downstream
+	timer loop.Timer
+	x     *exchange // the request being received or served
 
-	next, prev *client // all of the acceptor
-	timer      loop.Timer
-	life       loop.Timer // how long the connection may take requests
-	requests   uint32
-	x          *exchange // the request being received or served
-	tunnel     *tunnel
+	parser http1.Request
+	body   http1.Body      // of the request
+	tail   *message.Fields // of a chunked one: its trailers
 
 	in    []byte // received and not yet used: a part of a head, or requests to come
 	out   []byte // to be sent from outAt
 	outAt int
 
 	phase    phase
+	chunked  bool // the response's content goes in chunks
+	http10   bool
+	keep     bool // the client keeps the connection
+	dirty    bool // Flush will be called
+	stuck    bool // the kernel takes no more
+	dead     bool // nothing can be sent any more; nobody was told yet
 	readable bool // there may be something to read: no new edge will tell
 	hup      bool // the client will send no more
 	closing  bool // close when out is sent
 	linger   bool // and the client may still be sending
-	over     bool // its life is: it ends with its present request
+	shut     bool // a tunnel: tell the end when out is sent
 	broken   bool // the last response is cut off, and the client must see that
 }
 
+// begin waits for a request.
+func (c *client) begin() { c.w.loop.Start(&c.timer, c.idleTimeout(), c) }
+
 // Ready takes the socket's events.
 func (c *client) Ready(e loop.Event) {
-	if c.tunnel != nil {
-		c.tunnel.clientReady(e)
-		return
-	}
-	if e&loop.Err != 0 {
+	if e&loop.Err != 0 || c.dead {
 		c.gone()
 		return
 	}
@@ -75,8 +73,11 @@ func (c *client) Ready(e loop.Event) {
 	if e&(loop.In|loop.Hup) != 0 {
 		c.readable = true
 	}
-	if e&loop.Out != 0 && len(c.out) > 0 && !c.flush() {
-		return
+	if e&loop.Out != 0 && c.stuck {
+		c.stuck = false
+		if c.Flush(); !c.IsOpen() {
+			return
+		}
 	}
 	c.advance()
 }
@@ -94,7 +95,9 @@ func (c *client) advance() {
 			c.gone()
 			return
 		}
-		c.x.pumpRequest()
+		c.pump()
+	case phaseTunnel:
+		c.pumpTunnel()
 	case phaseLinger:
 		c.drainInput()
 	}
@@ -127,16 +130,23 @@ func (c *client) receive() {
 			c.beginHead()
 		}
 		limits := http1.Limits{HeadBytes: headLimit(c.served.http().MaxRequestHeadBytes), Fields: c.served.http().MaxRequestHeaders}
-		head, err := c.x.req.Parse(at[:n], limits)
+		head, err := c.parser.Parse(at[:n], &c.x.req, limits)
 		if err != nil {
+			c.giveUp()
 			c.x.malformed(err)
 			return
 		}
 		if head > 0 {
-			c.x.serve(at[:n], head)
+			c.serve(at[:n], head)
 			return
 		}
 	}
+}
+
+// giveUp has a request answered whose head is not complete.
+func (c *client) giveUp() {
+	c.timer.Stop()
+	c.phase, c.keep, c.http10 = phaseServing, false, false
 }
 
 func headLimit(configured int) int {
@@ -144,6 +154,22 @@ func headLimit(configured int) int {
 		return maxHead
 	}
 	return configured
+}
+
+// serve has a request served whose head is data[:head].
+func (c *client) serve(data []byte, head int) {
+	x := c.x
+	c.phase = phaseServing
+	c.timer.Stop()
+	c.http10 = c.parser.HTTP10()
+	c.keep = !c.lastRequest() && c.parser.KeepAlive()
+	c.body = http1.NewBody(c.parser.Framing())
+	rest, err := c.takeBody(data[head:])
+	c.save(rest)
+	x.serve(err)
+	if c.x == x && c.phase == phaseServing {
+		c.pump()
+	}
 }
 
 // read reads what is there. EAGAIN is returned when that is nothing.
@@ -173,11 +199,10 @@ func (c *client) save(data []byte) {
 
 // beginHead starts a request at its first byte.
 func (c *client) beginHead() {
-	if s := c.a.served; s.http() != nil {
-		c.served = s
-	}
+	c.refresh()
 	c.phase = phaseHead
-	c.x = c.w.newExchange(c)
+	c.parser.Reset()
+	c.x = c.w.newExchange(&c.downstream, c)
 	c.w.loop.Start(&c.timer, c.served.http().RequestHeadersTimeout, c)
 }
 
@@ -189,69 +214,11 @@ func (c *client) ended(n int) {
 	c.dispose()
 }
 
-// http is where the connection's requests are counted.
-func (c *client) http() *httpStats { return c.a.http }
-
-// send sends p, of which a part may have to wait; false means that the client is gone and the connection closed.
-func (c *client) send(p []byte) bool {
-	if len(c.out) > 0 {
-		c.queue(p)
-		return true
-	}
-	n, err := c.Write(p)
-	c.a.stats.count[listenerTxBytes] += uint64(n)
-	if err == nil {
-		return true
-	}
-	if !errors.Is(err, syscall.EAGAIN) {
-		c.gone()
-		return false
-	}
-	c.queue(p[n:])
-	return true
-}
-
-func (c *client) queue(p []byte) {
-	if c.out == nil {
-		c.out = c.w.loop.Buffer(len(p))
-	}
-	c.out = append(c.w.loop.Grow(c.out, len(p)), p...)
-}
-
-// flush sends what waits; then what waited for that goes on. False means that the connection was closed.
-func (c *client) flush() bool {
-	n, err := c.Write(c.out[c.outAt:])
-	c.outAt += n
-	c.a.stats.count[listenerTxBytes] += uint64(n)
-	if err != nil {
-		if !errors.Is(err, syscall.EAGAIN) {
-			c.gone()
-			return false
-		}
-		switch {
-		case n == 0:
-		case c.x != nil:
-			c.x.touch()
-		case c.phase == phaseIdle && !c.closing:
-			c.w.loop.Start(&c.timer, c.idleTimeout(), c)
-		}
-		return true
-	}
-	c.w.loop.Release(c.out)
-	c.out, c.outAt = nil, 0
-	if c.closing {
-		return c.finishClose()
-	}
-	if x := c.x; x != nil && c.phase == phaseServing {
-		x.touch()
-		x.readResponse()
-	}
-	return c.IsOpen()
-}
-
 // nextRequest makes the connection ready for another request, or closes it when all is sent.
 func (c *client) nextRequest(keep, linger bool) {
 	c.phase = phaseIdle
+	c.w.arena.GiveHead(c.tail)
+	c.tail = nil
 	if !keep {
 		c.closing, c.linger = true, linger
 		if len(c.out) == 0 {
@@ -262,7 +229,7 @@ func (c *client) nextRequest(keep, linger bool) {
 		return
 	}
 	c.w.loop.Start(&c.timer, c.idleTimeout(), c)
-	if len(c.in) > 0 || c.readable {
+	if len(c.out) == 0 && (len(c.in) > 0 || c.readable) { // else Flush does
 		c.Again()
 	}
 }
@@ -274,16 +241,11 @@ func (c *client) idleTimeout() time.Duration {
 	return c.served.http().IdleTimeout
 }
 
-// draining reports whether the connection is to end with its present request.
-func (c *client) draining() bool {
-	return c.over || c.w.draining || c.a.gone || c.a.served.http() == nil
-}
-
-// finishClose ends a connection in good order. It reports false if that was at once.
-func (c *client) finishClose() bool {
+// finishClose ends a connection in good order.
+func (c *client) finishClose() {
 	if !c.linger && len(c.in) == 0 && !c.readable || c.hup || c.broken {
 		c.dispose()
-		return false
+		return
 	}
 	// Closing with unread input resets the connection, and the client may lose the response (RFC 9112 section 9.6).
 	c.phase = phaseLinger
@@ -292,7 +254,6 @@ func (c *client) finishClose() bool {
 	c.CloseWrite()
 	c.w.loop.Start(&c.timer, lingerTime, c)
 	c.Again()
-	return true
 }
 
 // drainInput reads and drops what a client sends that was already answered.
@@ -311,9 +272,8 @@ func (c *client) drainInput() {
 
 // gone handles a client that went away, or whom nothing can be sent any more.
 func (c *client) gone() {
-	if c.x != nil && c.phase == phaseServing {
-		c.x.clientGone()
-		return
+	if x := c.x; x != nil && (c.phase == phaseServing || c.phase == phaseTunnel) {
+		x.clientGone()
 	}
 	c.dispose()
 }
@@ -336,14 +296,32 @@ func (c *client) dispose() {
 		c.ResetOnClose()
 	}
 	c.Close()
-	c.a.forget(c)
+	c.a.forget(&c.downstream)
+}
+
+// drain implements connection.
+func (c *client) drain() {
+	switch {
+	case c.phase != phaseIdle || c.closing:
+	case len(c.out) > 0: // its last response is still on its way
+		c.closing = true
+		c.w.loop.Start(&c.timer, flushTime, c)
+	default:
+		c.w.loop.Start(&c.timer, c.idleTimeout(), c)
+	}
+}
+
+// shutdown implements connection.
+func (c *client) shutdown() {
+	if c.phase == phaseTunnel {
+		c.broken = true
+	}
+	c.gone()
 }
 
 // Expired handles the connection's own timeouts.
-func (c *client) Expired(t *loop.Timer) {
+func (c *client) Expired(*loop.Timer) {
 	switch {
-	case t == &c.life:
-		c.lifeOver()
 	case c.closing, c.phase == phaseLinger:
 		c.dispose()
 	case c.phase == phaseIdle:
@@ -353,8 +331,7 @@ func (c *client) Expired(t *loop.Timer) {
 		}
 		c.dispose()
 	case c.phase == phaseHead:
+		c.giveUp()
 		c.x.headTimeout()
-	case c.phase == phaseServing:
-		c.x.requestTimeout()
 	}
 }

@@ -21,7 +21,7 @@ func original(fd int, peer netip.AddrPort) *proxied {
 // none, or nonsense, in the field for it goes to where its connection was going. It is called while the head is in memory.
 func (x *exchange) destination(rules *config.OriginalDst) netip.AddrPort {
 	if rules.Header != "" {
-		value, found := x.req.Authority, 0
+		value, found := x.match.Host, 0
 		if rules.Header != ":authority" {
 			value, found = x.req.Next(rules.Header, 0)
 		}
@@ -34,7 +34,7 @@ func (x *exchange) destination(rules *config.OriginalDst) netip.AddrPort {
 			x.cluster.Stats.Count[upstream.DestinationInvalid]++
 		}
 	}
-	return x.c.via.destination()
+	return x.d.via.destination()
 }
 
 // maxAddrPort is the longest text of an IPv6 address with a port.

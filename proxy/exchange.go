@@ -4,8 +4,8 @@ import (
 	"time"
 
 	"github.com/hostmesh/hostmesh/proxy/config"
-	"github.com/hostmesh/hostmesh/proxy/http1"
 	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/message"
 	"github.com/hostmesh/hostmesh/proxy/router"
 	"github.com/hostmesh/hostmesh/proxy/upstream"
 	"github.com/hostmesh/hostmesh/proxy/upstream/balance"
@@ -16,35 +16,35 @@ const (
 	maxTried    = 8        // hosts remembered by a request; more retries may meet one again
 )
 
-// exchange is one request and its response. It is made with the first byte of a request and serves the next one
-// after it.
+// exchange is one request and its response, whatever versions of HTTP the client and the host speak: it stands between a
+// responder and an upstream.Stream.
 //
-// buf holds what the access log wants to know, then the head as it is sent upstream, then the body: of a request that may
-// have to be sent again all of it, of another one what the upstream has not taken yet.
+// buf holds the request's content: of a request that may have to be sent again all of it, of another one what no upstream was
+// given yet.
 type exchange struct {
-	c *client // nil: free
-	w *worker
+	d    *downstream // the client's connection; nil: free
+	down responder
+	w    *worker
 
-	req    http1.Request // valid while its head is routed
-	resp   http1.Response
+	req    message.Head
+	edit   message.Edit // what the proxy changes in req
+	text   []byte       // of edit
+	id     []byte       // the request's identity
+	xff    []byte       // its x-forwarded-for
+	tail   *message.Fields
 	match  router.Request
-	method http1.Method
-	body   http1.Body // of the request
-	answer http1.Body // of the response
+	method message.Method
 
 	route   *config.Route
 	cluster *upstream.Cluster
 	key     balance.Key // what chooses the host
 	host    *upstream.Host
-	up      *upstream.Conn
+	up      upstream.Stream
 	waiter  upstream.Waiter
 	tried   [maxTried]*upstream.Host
 
 	buf  []byte
-	meta meta   // what stands at the start of buf
-	kept *kept  // what an access log wants to know besides; nil: nothing
-	sent int    // of buf
-	upIn []byte // received from the upstream and not yet used
+	kept *kept // what an access log wants to know besides; nil: nothing
 
 	began     int64 // first byte of the request
 	received  int64 // last byte of the request
@@ -52,7 +52,7 @@ type exchange struct {
 	firstByte int64 // of the response
 
 	routeTimer, tryTimer, idleTimer loop.Timer
-	tryIdle, streamTimer            loop.Timer
+	tryIdle, streamTimer, bodyTimer loop.Timer
 
 	bytesIn, bytesOut uint64
 	status            int
@@ -61,33 +61,25 @@ type exchange struct {
 	retries           int // by policy
 	stale             int // retries because a pooled connection had been closed
 
-	http10      bool
-	keep        bool // the client keeps its connection
-	upgrade     bool
-	whole       bool // the request is received
-	retain      bool // buf holds all of the request so far
-	sentAny     bool
-	connected   bool
-	reused      bool
-	counted     bool // in the cluster's requests
-	retrying    bool // counted in the cluster's retries
-	upReadable  bool
-	upHup       bool
-	headDone    bool // the response's head was passed on
-	upKeep      bool
-	rechunk     bool // the response's body is put into chunks
-	writeFailed bool // the upstream takes no more of the request
-	backoff     bool // tryTimer is the wait before a retry
-	noRetry     bool // the policy's request headers do not match
-	redirect    bool // the client is to ask for w.path
+	parsed   bool // there is a head
+	upgrade  bool // the client wants a tunnel
+	tunnel   bool // it has one
+	whole    bool // the request is received
+	ended    bool // the upstream was given all of it
+	retain   bool // buf holds all of the request's content so far
+	sentAny  bool
+	reused   bool
+	counted  bool // in the cluster's requests
+	retrying bool // counted in the cluster's retries
+	headDone bool // the response's head was passed on
+	answered bool // the response is complete
+	held     bool // the upstream was told to wait
+	backoff  bool // tryTimer is the wait before a retry
+	noRetry  bool // the policy's request headers do not match
+	redirect bool // the client is to ask for w.path
 }
 
-// meta says where in an exchange's buf the fields of its access-log line end; each begins where the one before ends.
-type meta struct {
-	method, path, authority, agent, forwarded, id, end int
-}
-
-func (w *worker) newExchange(c *client) *exchange {
+func (w *worker) newExchange(d *downstream, down responder) *exchange {
 	var x *exchange
 	if n := len(w.exchanges); n > 0 {
 		x = w.exchanges[n-1]
@@ -95,69 +87,74 @@ func (w *worker) newExchange(c *client) *exchange {
 	} else {
 		x = &exchange{w: w}
 	}
-	x.c = c
+	x.d, x.down = d, down
 	x.began = w.loop.Clock()
+	x.retain = true
 	x.req.Reset()
-	x.resp.Reset()
 	return x
 }
 
+const (
+	maxFreeExchanges = 1024
+	maxKeptHead      = 8 << 10 // of a request's head, in an exchange that is used again
+)
+
 // freeExchange takes x back with all it holds, but for its connection and counts.
 func (w *worker) freeExchange(x *exchange) {
-	x.routeTimer.Stop()
-	x.tryTimer.Stop()
-	x.idleTimer.Stop()
-	x.tryIdle.Stop()
-	x.streamTimer.Stop()
-	w.loop.Release(x.buf)
-	w.giveKept(x.kept)
-	w.loop.Release(x.upIn)
-	req, resp, match := x.req, x.resp, x.match
-	*x = exchange{w: w, req: req, resp: resp, match: match}
-	if len(w.exchanges) < 1024 {
-		w.exchanges = append(w.exchanges, x)
+	for _, t := range [...]*loop.Timer{&x.routeTimer, &x.tryTimer, &x.idleTimer, &x.tryIdle, &x.streamTimer, &x.bodyTimer} {
+		t.Stop()
 	}
+	w.loop.Release(x.buf)
+	w.arena.GiveHead(x.tail)
+	w.giveKept(x.kept)
+	req, match, text, set := x.req, x.match, x.text[:0], x.edit.Set[:0]
+	*x = exchange{w: w}
+	if cap(req.Text) > maxKeptHead || len(w.exchanges) >= maxFreeExchanges {
+		return
+	}
+	x.req, x.match, x.text, x.edit.Set = req, match, text, set
+	w.exchanges = append(w.exchanges, x)
 }
 
-// serve is the life of a request from its head, data[:head], to the upstream. It runs again from connect for a retry; the
-// way back is readResponse, the end is finish.
-func (x *exchange) serve(data []byte, head int) {
-	c, w := x.c, x.w
-	c.phase = phaseServing
+// serve is the life of a request from its head to the upstream. broken says what is wrong with the content that came along. It
+// runs again from connect for a retry; the way back is Head, Content and finish.
+func (x *exchange) serve(broken error) {
+	d, w := x.d, x.w
 	x.accept()
-	refused := c.served.http().Underscores != config.UnderscoresAllow && x.underscores()
-	m, err := c.served.table.Match(&x.match)
+	refused := d.served.http().Underscores != config.UnderscoresAllow && x.underscores()
+	m, err := x.find()
 	x.note(&m)
-	rest, broken := x.takeBody(data[head:])
-	c.save(rest)
 	switch {
 	case broken != nil:
 		x.brokenBody(broken)
 		return
 	case refused:
-		x.keep = false
 		x.reply(400, textBadRequest, flagProtocol)
 		return
 	case err != nil:
-		c.http().count[httpPathFailed]++
+		d.http().count[httpPathFailed]++
 		x.reply(badPath(err), "", flagNone)
 		return
 	case m.Redirect:
-		c.http().count[httpPathRedirected]++
+		d.http().count[httpPathRedirected]++
 		x.redirect = true
 		x.reply(307, "", flagNone)
 		return
+	case x.method == message.MethodConnect && len(x.match.Path) == 0:
+		x.whole = false // nobody knows what the client takes the connection for
+		x.reply(501, "", flagNone)
+		return
 	case m.Route == nil:
-		c.http().count[httpNoRoute]++
+		d.http().count[httpNoRoute]++
 		x.reply(404, "", flagNoRoute)
 		return
-	case x.req.Upgrading() != nil && !c.served.allowsUpgrade(x.req.Upgrading()):
+	case x.upgrade && !d.served.allowsUpgrade(x.req.Bytes(x.req.Protocol)):
 		x.reply(403, "", flagNone)
 		return
 	}
 	x.route = m.Route
-	if d := m.Route.Direct; d != nil {
-		x.reply(d.Status, d.Body, flagNone)
+	if r := m.Route.Direct; r != nil {
+		x.reply(r.Status, r.Body, flagNone)
 		return
 	}
 	if m.Route.Hash != nil {
@@ -167,7 +164,7 @@ func (x *exchange) serve(data []byte, head int) {
 	x.key.Labels = to.Labels
 	x.cluster = w.cluster(to.Name)
 	if x.cluster == nil {
-		c.http().count[httpNoCluster]++
+		d.http().count[httpNoCluster]++
 		x.reply(503, "", flagNoCluster)
 		return
 	}
@@ -181,75 +178,80 @@ func (x *exchange) serve(data []byte, head int) {
 	x.counted = true
 	x.startLimits(&m)
 	w.loop.Start(&x.idleTimer, x.streamIdle(), x)
-	if x.whole {
+	switch {
+	case x.upgrade:
+	case x.whole:
 		x.requestReceived()
-	} else {
-		w.loop.Start(&c.timer, c.served.http().RequestTimeout, c)
+	default:
+		w.loop.Start(&x.bodyTimer, d.served.http().RequestTimeout, x)
 	}
 	x.connect()
 }
 
-// accept reads what the head says about the connection and prepares the match.
+// accept counts the request and prepares the match.
 func (x *exchange) accept() {
-	c, req := x.c, &x.req
-	c.timer.Stop()
-	c.http().count[httpRqTotal]++
-	c.http().active++
-	x.method = req.Method
-	x.http10 = req.HTTP10()
-	x.keep = !c.lastRequest() && req.KeepAlive()
-	x.upgrade = req.Upgrading() != nil
-	x.body = http1.NewBody(req.Framing(), false)
-	x.match.Method, x.match.Host, x.match.Path = req.MethodName, req.Authority, req.Path
-	x.match.Query, x.match.HasQuery, x.match.Headers = req.Query, req.HasQuery, req
-	x.match.Slashes, x.match.MergeSlashes = c.served.http().Slashes, c.served.http().MergeSlashes
+	h := &x.req
+	http := x.d.served.http()
+	x.parsed = true
+	x.d.http().count[httpRqTotal]++
+	x.d.http().active++
+	x.method = h.Method
+	x.upgrade = h.Protocol.End > h.Protocol.Start || h.Method == message.MethodConnect
+	x.match.Method, x.match.Host, x.match.Path = h.Bytes(h.MethodText), h.Bytes(h.Authority), h.Bytes(h.Path)
+	x.match.Query, x.match.HasQuery, x.match.Headers = h.Bytes(h.Query), h.HasQuery, h
+	x.match.Slashes, x.match.MergeSlashes = http.Slashes, http.MergeSlashes
 }
 
-// note writes the access log's part and the head for the upstream into buf.
-func (x *exchange) note(m *router.Match) {
-	w, c, req := x.w, x.c, &x.req
-	http := c.served.http()
-	id := req.Known(http1.XRequestID)
-	agent := req.Known(http1.UserAgent)
+// find matches the request with a route. CONNECT without a protocol has no path, and no route leads there.
+func (x *exchange) find() (router.Match, error) {
+	if len(x.match.Path) == 0 {
+		return router.Match{}, nil
+	}
+	return x.d.served.table.Match(&x.match)
+}
 
-	b := w.loop.Buffer(len(req.Target) + 512)
-	b = append(b, req.MethodName...)
-	x.meta.method = len(b)
-	b = append(b, req.Target...)
-	x.meta.path = len(b)
-	b = append(b, req.Authority...)
-	x.meta.authority = len(b)
-	b = append(b, agent...)
-	x.meta.agent = len(b)
-	b = x.appendForwarded(b, http)
-	x.meta.forwarded = len(b)
-	if len(id) > 0 || !http.GenerateRequestID {
+// note prepares what the proxy changes in the request.
+func (x *exchange) note(m *router.Match) {
+	h, http := &x.req, x.d.served.http()
+	b := x.appendForwarded(x.text[:0], http)
+	forwarded := len(b)
+	if id := h.Known(message.XRequestID); len(id) > 0 || !http.GenerateRequestID {
 		b = append(b, id...)
 	} else {
-		b = w.appendUUID(b)
+		b = x.w.appendUUID(b)
 	}
-	x.meta.id = len(b)
-	x.meta.end = len(b)
-
-	rewrite := http1.Rewrite{Upgrade: true, Continue: true, Drop: http1.Names(http1.XRequestID, http1.XForwardedFor), Extra: x.extra(b)}
-	if x.setsProto() {
-		rewrite.Drop |= http1.Names(http1.XForwardedProto)
-	}
-	if len(m.Path) > 0 && len(req.Path) > 0 && &m.Path[0] != &req.Path[0] {
-		w.path = append(w.path[:0], m.Path...)
-		if req.HasQuery {
-			w.path = append(append(w.path, '?'), req.Query...)
+	id := len(b)
+	if len(m.Path) > 0 && len(x.match.Path) > 0 && &m.Path[0] != &x.match.Path[0] {
+		b = append(b, m.Path...)
+		if h.HasQuery {
+			b = append(append(b, '?'), x.match.Query...)
 		}
-		rewrite.Path = w.path
 	}
-	w.head = req.AppendHead(w.head[:0], &rewrite)
-	if c.served.lines != nil {
-		x.keepRequest(w.head)
+	x.text = b
+	x.xff, x.id = b[:forwarded:forwarded], b[forwarded:id:id]
+
+	e := &x.edit
+	*e = message.Edit{Set: e.Set[:0], Drop: message.Names(message.XRequestID, message.XForwardedFor), Scheme: schemeHTTP}
+	if id < len(b) {
+		e.Target = b[id:]
+		x.w.path = append(x.w.path[:0], e.Target...)
 	}
-	b = w.loop.Grow(b, len(w.head))
-	x.buf = append(b, w.head...)
-	x.sent = x.meta.end
-	x.retain = true
+	if len(x.id) > 0 {
+		e.Set = append(e.Set, message.SetKnown(message.XRequestID, x.id))
+	}
+	if len(x.xff) > 0 {
+		e.Set = append(e.Set, message.SetKnown(message.XForwardedFor, x.xff))
+	}
+	if x.setsProto() {
+		e.Drop = e.Drop.Or(message.Names(message.XForwardedProto))
+		e.Set = append(e.Set, message.SetKnown(message.XForwardedProto, schemeHTTP))
+	}
+	if via := x.d.served.via; via != nil {
+		e.Set = append(e.Set, message.SetKnown(message.Via, via))
+	}
+	if x.d.served.lines != nil {
+		x.keepRequest()
+	}
 }
 
 // appendForwarded writes the value of x-forwarded-for: what came, and the peer if its address is the client's.
@@ -270,7 +272,7 @@ func (x *exchange) appendForwarded(b []byte, http *config.HTTP) []byte {
 		if len(b) > from {
 			b = append(b, ',')
 		}
-		b = x.c.peer.Addr().AppendTo(b)
+		b = x.d.peer.Addr().AppendTo(b)
 	}
 	return b
 }
@@ -278,29 +280,8 @@ func (x *exchange) appendForwarded(b []byte, http *config.HTTP) []byte {
 // setsProto reports whether the proxy says by which protocol the client came. As in Envoy it believes one that is said
 // already if it does not face the client itself, or trusts the proxies in front of it.
 func (x *exchange) setsProto() bool {
-	http := x.c.served.http()
-	return x.req.Known(http1.XForwardedProto) == nil || http.UseRemoteAddress && http.XFFTrustedHops == 0
-}
-
-// extra makes the field lines that the proxy sets from what note wrote.
-func (x *exchange) extra(b []byte) []byte {
-	e := x.w.extra[:0]
-	if id := b[x.meta.forwarded:x.meta.id]; len(id) > 0 {
-		e = append(e, "x-request-id: "...)
-		e = append(e, id...)
-		e = append(e, "\r\n"...)
-	}
-	if xff := b[x.meta.agent:x.meta.forwarded]; len(xff) > 0 {
-		e = append(e, "x-forwarded-for: "...)
-		e = append(e, xff...)
-		e = append(e, "\r\n"...)
-	}
-	if x.setsProto() {
-		e = append(e, "x-forwarded-proto: http\r\n"...)
-	}
-	e = x.appendVia(e)
-	x.w.extra = e
-	return e
+	http := x.d.served.http()
+	return x.req.Known(message.XForwardedProto) == nil || http.UseRemoteAddress && http.XFFTrustedHops == 0
 }
 
 // streamIdle is how long a request may go without a byte in either direction.
@@ -308,7 +289,7 @@ func (x *exchange) streamIdle() time.Duration {
 	if x.route != nil && x.route.IdleTimeout > 0 {
 		return x.route.IdleTimeout
 	}
-	return x.c.served.http().StreamIdleTimeout
+	return x.d.served.http().StreamIdleTimeout
 }
 
 // touch notes that bytes moved.
@@ -324,30 +305,22 @@ func (x *exchange) touch() {
 // requestReceived is called when the last byte of the request is there: the route's timeout begins.
 func (x *exchange) requestReceived() {
 	x.received = x.w.loop.Clock()
-	x.c.timer.Stop()
+	x.bodyTimer.Stop()
 	if x.route != nil && !x.upgrade {
 		x.w.loop.Start(&x.routeTimer, x.route.Timeout, x)
 	}
 }
 
-// finish ends the exchange when its response is complete, or cannot be. Its connections are passed on, and the client's
-// connection goes on to the next request if keep.
-func (x *exchange) finish(keep, linger bool) {
-	c, w := x.c, x.w
-	up, upKeep := x.up, x.upKeep && x.answer.Done() && x.whole && x.sent == len(x.buf) && len(x.upIn) == 0 && !x.upHup && !x.upReadable && !x.upgrade
+// finish ends the exchange when its response is complete, or cannot be.
+func (x *exchange) finish() {
+	w, down := x.w, x.down
+	up, reject := x.up, !x.whole
 	x.up = nil
 	x.account()
-	c.x = nil
 	w.freeExchange(x)
-	if c.IsOpen() {
-		c.nextRequest(keep, linger)
-	}
-	switch {
-	case up == nil:
-	case upKeep:
-		up.Release()
-	default:
-		up.Discard()
+	down.finish(reject)
+	if up != nil {
+		up.Done()
 	}
 }
 
@@ -356,7 +329,7 @@ func (x *exchange) leaveCluster() {
 	if x.cluster == nil {
 		return
 	}
-	x.cluster.Dequeue(&x.waiter)
+	x.cluster.Forget(&x.waiter)
 	if x.retrying {
 		x.retrying = false
 		x.cluster.EndRetry()
@@ -365,4 +338,15 @@ func (x *exchange) leaveCluster() {
 		x.counted = false
 		x.cluster.EndRequest()
 	}
+}
+
+// brokenBody handles a request whose content is malformed: nothing more of it is sent, and the upstream sees it cut off.
+func (x *exchange) brokenBody(err error) {
+	status := badPath(err)
+	x.d.http().count[httpCxProtocolError]++
+	if x.headDone {
+		x.abort(flagProtocol)
+		return
+	}
+	x.reply(status, textBadRequest, flagProtocol)
 }

@@ -39,14 +39,18 @@ func (p *Proxy) Dump() string {
 
 func (w *worker) dump(b *strings.Builder) {
 	for addr, a := range w.acceptors {
-		for c := a.clients.next; c != &a.clients; c = c.next {
-			fmt.Fprintf(b, "%s<-%s phase %d readable %v quiet %v hup %v closing %v in %d out %d timer %v\n", addr, c.peer, c.phase,
-				c.readable, c.Quiet(), c.hup, c.closing, len(c.in), len(c.out)-c.outAt, c.timer.Running())
+		for d := a.clients.next; d != &a.clients; d = d.next {
+			c, ok := d.owner.(*client)
+			if !ok {
+				fmt.Fprintf(b, "%s<-%s HTTP/2\n", addr, d.peer)
+				continue
+			}
+			fmt.Fprintf(b, "%s<-%s phase %d readable %v quiet %v hup %v stuck %v closing %v in %d out %d timer %v\n", addr, c.peer, c.phase,
+				c.readable, c.Quiet(), c.hup, c.stuck, c.closing, len(c.in), len(c.out)-c.outAt, c.timer.Running())
 			if x := c.x; x != nil {
-				fmt.Fprintf(b, "  exchange: connected %v whole %v buf %d sent %d upIn %d upReadable %v upHup %v headDone %v writeFailed %v backoff %v attempts %d",
-					x.connected, x.whole, len(x.buf), x.sent, len(x.upIn), x.upReadable, x.upHup, x.headDone, x.writeFailed, x.backoff, x.attempts)
+				fmt.Fprintf(b, "  exchange: whole %v ended %v buf %d held %v headDone %v backoff %v attempts %d", x.whole, x.ended, len(x.buf), x.held, x.headDone, x.backoff, x.attempts)
 				if x.up != nil {
-					fmt.Fprintf(b, " up quiet %v", x.up.Quiet())
+					fmt.Fprintf(b, " up quiet %v", x.up.Connection().Quiet())
 				}
 				b.WriteByte('\n')
 			}

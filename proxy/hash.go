@@ -51,19 +51,19 @@ func (x *exchange) hashedValue(p *config.HashPolicy, m *router.Match) []byte {
 	}
 	switch p.Header {
 	case ":method":
-		return x.req.MethodName
+		return x.match.Method
 	case ":path":
 		w.hashed = append(w.hashed[:0], m.Path...)
 		if x.req.HasQuery {
-			w.hashed = append(append(w.hashed, '?'), x.req.Query...)
+			w.hashed = append(append(w.hashed, '?'), x.match.Query...)
 		}
 		return w.hashed
 	case "x-request-id": // as it is sent on
-		return x.buf[x.meta.forwarded:x.meta.id]
+		return x.id
 	case "x-forwarded-for":
-		return x.buf[x.meta.agent:x.meta.forwarded]
+		return x.xff
 	}
-	return x.req.Authority
+	return x.match.Host
 }
 
 // hashedLines returns the hash of the values of all lines of a field, whatever their order.
@@ -118,7 +118,7 @@ func cookieIn(line []byte, name string) (value []byte, ok bool) {
 // clientAddr is the client's address: the peer's, or, behind trusted proxies, what the first of them said. As in Envoy, what is
 // no address there leaves the peer's.
 func (x *exchange) clientAddr() netip.Addr {
-	peer, http := x.c.peer.Addr(), x.c.served.http()
+	peer, http := x.d.peer.Addr(), x.d.served.http()
 	hops := http.XFFTrustedHops
 	if http.UseRemoteAddress {
 		if hops == 0 {
@@ -128,7 +128,7 @@ func (x *exchange) clientAddr() netip.Addr {
 			hops--
 		}
 	}
-	if addr, ok := forwardedFor(x.buf[x.meta.agent:x.meta.forwarded], hops); ok {
+	if addr, ok := forwardedFor(x.xff, hops); ok {
 		return addr
 	}
 	return peer

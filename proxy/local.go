@@ -7,6 +7,8 @@ import (
 	"syscall"
 
 	"github.com/hostmesh/hostmesh/proxy/http1"
+	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/message"
 )
 
 // flags are Envoy's response flags: who failed, as the access log tells it.
@@ -89,67 +91,57 @@ func badPath(err error) int {
 
 // reply answers the request without, or instead of, an upstream, and ends the exchange. Nothing of a response was sent yet.
 func (x *exchange) reply(status int, text string, f flags) {
-	c, w := x.c, x.w
+	w := x.w
 	x.flags |= f
-	if up := x.up; up != nil {
+	if x.up != nil {
 		x.dropUpstream()
 	}
-	if status == http.StatusBadRequest || status == http.StatusRequestTimeout || !x.whole || c.draining() {
-		x.keep = false
+	if status == http.StatusBadRequest || status == http.StatusRequestTimeout {
+		x.whole = false // nobody knows where another request begins
 	}
 	x.status = status
 	x.firstByte = w.loop.Clock()
-	w.head = x.appendReply(w.head[:0], status, text)
-	if c.served.lines != nil {
-		x.keepReply(w.head, status, text)
-	}
-	x.headDone = true
+	h := x.replyHead(status, text)
+	x.headDone, x.answered, x.tunnel = true, true, false
 	x.bytesOut = uint64(len(text))
-	x.answer = http1.NewBody(http1.Framing{}, false)
-	if c.send(w.head) {
-		x.finish(x.keep, !x.whole)
+	bodiless := x.method == message.MethodHead || status == http.StatusNoContent || status == http.StatusNotModified
+	x.down.respond(h, nil, bodiless || text == "")
+	if x.d.served.lines != nil {
+		x.keepReply(h, status, text)
 	}
+	if !bodiless && text != "" {
+		w.extra = append(w.extra[:0], text...)
+		x.down.content(loop.Sealed(w.extra), true)
+	}
+	x.finish()
 }
 
-// appendReply writes a whole response.
-func (x *exchange) appendReply(b []byte, status int, text string) []byte {
-	b = append(b, "HTTP/1.1 "...)
-	b = strconv.AppendInt(b, int64(status), 10)
-	b = append(b, ' ')
-	b = append(b, http.StatusText(status)...)
-	b = append(b, "\r\n"...)
+// replyHead makes the head of a response of the proxy's own.
+func (x *exchange) replyHead(status int, text string) *message.Head {
+	w := x.w
+	h := &w.reply
+	h.Reset()
+	h.Status = status
 	if status >= 200 && status != http.StatusNoContent && status != http.StatusNotModified {
-		b = append(b, "content-length: "...)
-		b = strconv.AppendInt(b, int64(len(text)), 10)
-		b = append(b, "\r\n"...)
+		h.ContentLength = int64(len(text))
+		w.extra = strconv.AppendInt(w.extra[:0], int64(len(text)), 10)
+		h.AddBytes(message.ContentLength, w.extra)
 		if text != "" {
-			b = append(b, "content-type: text/plain\r\n"...)
+			h.AddField("content-type", "text/plain")
 		}
 	}
-	b = x.w.appendDate(b)
-	b = append(b, "server: "...)
-	b = append(b, x.c.served.serverName()...)
-	b = append(b, "\r\n"...)
-	b = x.appendVia(b)
+	h.AddBytes(message.Date, w.date())
+	h.AddBytes(message.Server, x.d.served.server)
+	if via := x.d.served.via; via != nil {
+		h.AddBytes(message.Via, via)
+	}
 	if x.redirect {
-		b = append(b, "location: "...)
-		b = append(b, x.w.path...)
-		b = append(b, "\r\n"...)
+		h.AddBytes(message.Location, x.edit.Target)
 	}
 	if text == textOverflow {
-		b = append(b, "x-envoy-overloaded: true\r\n"...)
+		h.AddField("x-envoy-overloaded", "true")
 	}
-	switch {
-	case !x.keep:
-		b = append(b, "connection: close\r\n"...)
-	case x.http10:
-		b = append(b, "connection: keep-alive\r\n"...)
-	}
-	b = append(b, "\r\n"...)
-	if x.method != http1.MethodHead && status != http.StatusNoContent && status != http.StatusNotModified {
-		b = append(b, text...)
-	}
-	return b
+	return h
 }
 
 // malformed refuses what is no request: nothing of it is forwarded and the connection is closed.
@@ -159,20 +151,13 @@ func (x *exchange) malformed(err error) {
 	if errors.As(err, &e) {
 		status = e.Status()
 	}
-	x.c.http().count[httpCxProtocolError]++
+	x.d.http().count[httpCxProtocolError]++
 	x.unparsed(status, http.StatusText(status), flagProtocol)
 }
 
 // unparsed answers a request whose head was never complete.
 func (x *exchange) unparsed(status int, text string, f flags) {
-	c := x.c
-	c.phase = phaseServing
-	c.timer.Stop()
-	c.http().count[httpRqTotal]++
-	c.http().active++
-	x.buf = append(x.w.loop.Buffer(16), "-"...)
-	x.meta = meta{method: 1, path: 1, authority: 1, agent: 1, forwarded: 1, id: 1, end: 1}
-	x.sent = 1
-	x.keep = false
+	x.d.http().count[httpRqTotal]++
+	x.d.http().active++
 	x.reply(status, text, f)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hostmesh/hostmesh/proxy/accesslog"
 	"github.com/hostmesh/hostmesh/proxy/config"
+	"github.com/hostmesh/hostmesh/proxy/message"
 )
 
 // kept is what the access logs of a listener want to know of an exchange besides what it knows anyway.
@@ -19,6 +20,7 @@ type kept struct {
 	failure  string         // why the upstream could not be reached
 	answered bool           // the response is the upstream's
 	met      bool           // the upstream was connected
+	protocol string         // that it speaks
 	id       []byte         // of a TCP connection
 }
 
@@ -57,32 +59,38 @@ func (w *worker) connectionID() uint64 {
 }
 
 // keepRequest keeps what the access logs want to know of the request as it goes to the upstream.
-func (x *exchange) keepRequest(head []byte) {
+func (x *exchange) keepRequest() {
 	x.kept = x.w.takeKept()
-	x.kept.record.Request.Collect(&x.c.served.lines.names.Request, head)
+	x.kept.record.Request.Collect(&x.d.served.lines.names.Request, &x.req, &x.edit)
 }
 
 // keepConnected notes that the request has a connection.
 func (x *exchange) keepConnected() {
-	x.kept.met = true
-	if x.c.served.lines.needs&accesslog.NeedsUpstreamLocal != 0 {
-		x.kept.local = x.up.LocalAddr()
+	x.kept.met, x.kept.protocol = true, x.up.Protocol()
+	if x.d.served.lines.needs&accesslog.NeedsUpstreamLocal != 0 {
+		x.kept.local = x.up.Connection().LocalAddr()
 	}
 }
 
 // keepAnswer keeps what the access logs want to know of the upstream's response as it goes to the client.
-func (x *exchange) keepAnswer(head []byte) {
+func (x *exchange) keepAnswer(h *message.Head, e *message.Edit) {
 	x.kept.answered = true
-	x.kept.record.Response.Collect(&x.c.served.lines.names.Response, head)
+	if option := x.down.option(); option != nil {
+		e.Set = append(e.Set, message.SetKnown(message.Connection, option))
+	}
+	x.kept.record.Response.Collect(&x.d.served.lines.names.Response, h, e)
 }
 
 // keepReply is keepAnswer for a response of the proxy's own.
-func (x *exchange) keepReply(head []byte, status int, body string) {
+func (x *exchange) keepReply(h *message.Head, status int, body string) {
 	if x.kept == nil { // there was no head
 		x.kept = x.w.takeKept()
 	}
 	k := x.kept
-	k.record.Response.Collect(&x.c.served.lines.names.Response, head)
+	if option := x.down.option(); option != nil {
+		h.AddBytes(message.Connection, option)
+	}
+	k.record.Response.Collect(&x.d.served.lines.names.Response, h, nil)
 	k.details = x.replyDetails(status, body)
 	_, k.failure, _ = strings.Cut(body, transportReason)
 }
@@ -108,7 +116,7 @@ func (x *exchange) replyDetails(status int, body string) string {
 		return "stream_idle_timeout"
 	case body == textDurationTimeout:
 		return "max_duration_timeout"
-	case x.flags&flagTimeoutDownstream != 0 && x.meta.path == x.meta.method:
+	case x.flags&flagTimeoutDownstream != 0 && !x.parsed:
 		return "request_header_timeout"
 	case x.flags&flagTimeoutDownstream != 0:
 		return "request_overall_timeout"
@@ -150,7 +158,7 @@ func (x *exchange) details() string {
 
 // record makes the record of an exchange that is over.
 func (x *exchange) record(now int64) *accesslog.Record {
-	c, w, m, text := x.c, x.w, &x.meta, x.buf
+	d, w, h := x.d, x.w, &x.req
 	if x.kept == nil {
 		x.kept = w.takeKept()
 	}
@@ -161,30 +169,21 @@ func (x *exchange) record(now int64) *accesslog.Record {
 	r.Details, r.Failure = x.details(), k.failure
 	r.BytesReceived, r.BytesSent = x.bytesIn, x.bytesOut
 	// A pooled connection that the host had closed is no attempt: the request met nobody.
-	r.Connection, r.Attempts = c.id, x.attempts-x.stale
-	r.Direct, r.Remote, r.Local = c.peer, c.peer, c.a.addr
-	if c.via != nil {
-		r.Direct, r.Local = c.via.direct, c.via.local
-	}
-	r.Random = w.rand.Uint64()
-	if via := c.via; via != nil {
+	r.Connection, r.Attempts = d.id, x.attempts-x.stale
+	r.Direct, r.Remote, r.Local = d.peer, d.peer, d.a.addr
+	if via := d.via; via != nil {
 		r.Direct, r.Local = via.direct, via.local
 	}
-	if r.Local.Addr().IsUnspecified() && c.served.lines.needs&accesslog.NeedsLocal != 0 {
-		r.Local = c.LocalAddr()
+	r.Random = w.rand.Uint64()
+	if r.Local.Addr().IsUnspecified() && d.served.lines.needs&accesslog.NeedsLocal != 0 {
+		r.Local = d.LocalAddr()
 	}
-	r.Protocol = "HTTP/1.1"
-	if x.http10 {
-		r.Protocol = "HTTP/1.0"
-	}
-	if m.path > m.method { // a head was there
-		r.Method, r.Path, r.Authority = text[:m.method], text[m.method:m.path], text[m.path:m.authority]
-		if _, rest, absolute := bytes.Cut(r.Path, schemeEnd); absolute && r.Path[0] != '/' {
-			r.Path = rest[max(bytes.IndexByte(rest, '/'), 0):]
-		}
-		r.RequestID, r.Scheme = text[m.forwarded:m.id], schemeHTTP
-		if c.served.lines.needs&accesslog.NeedsRemote != 0 {
-			r.Remote = clientAddr(c.served.http(), c.peer, text[m.agent:m.forwarded])
+	r.Protocol = x.down.protocol()
+	if x.parsed {
+		r.Method, r.Path, r.Authority = h.Bytes(h.MethodText), x.target(), h.Bytes(h.Authority)
+		r.RequestID, r.Scheme = x.id, schemeHTTP
+		if d.served.lines.needs&accesslog.NeedsRemote != 0 {
+			r.Remote = clientAddr(d.served.http(), d.peer, x.xff)
 		}
 	}
 	if x.route != nil {
@@ -197,14 +196,15 @@ func (x *exchange) record(now int64) *accesslog.Record {
 		r.UpstreamRemote = x.host.Endpoint.Addr
 	}
 	if k.met {
-		r.UpstreamProtocol, r.UpstreamLocal = "HTTP/1.1", k.local
+		r.UpstreamProtocol, r.UpstreamLocal = k.protocol, k.local
 	}
 	return r
 }
 
 var (
-	schemeHTTP = []byte("http")
-	schemeEnd  = []byte("://")
+	schemeHTTP      = []byte("http")
+	optionClose     = []byte("close")
+	optionKeepAlive = []byte("keep-alive")
 )
 
 // recordTimes fills in when things happened.

@@ -54,7 +54,7 @@ func TestRequestPolicies(t *testing.T) {
 		{"x-forwarded-for of a proxy behind one", "GET /" + host + "X-Forwarded-Proto: https\r\n\r\n", func(h *config.HTTP) { h.XFFTrustedHops = 1 }, []string{"X-Forwarded-Proto: https\r\n"}, []string{"x-forwarded-proto: http\r\n"}, ""},
 		{"underscores", "GET /" + host + "A_b: c\r\n\r\n", func(*config.HTTP) {}, []string{"A_b: c\r\n"}, nil, ""},
 		{"underscores dropped", "GET /" + host + "A_b: c\r\nD: e\r\n\r\n", func(h *config.HTTP) { h.Underscores = config.UnderscoresDrop }, []string{"HTTP/1.1 200", "D: e\r\n"}, []string{"A_b"}, "http1.dropped_headers_with_underscores"},
-		{"underscores refused", "GET /" + host + "A_b: c\r\n\r\nGET /" + host + "\r\n", func(h *config.HTTP) { h.Underscores = config.UnderscoresReject }, []string{"HTTP/1.1 400", "connection: close\r\n"}, []string{"HTTP/1.1 200"}, "http1.requests_rejected_with_underscores_in_headers"},
+		{"underscores refused", "GET /" + host + "A_b: c\r\n\r\nGET /" + host + "\r\n", func(h *config.HTTP) { h.Underscores = config.UnderscoresReject }, []string{"HTTP/1.1 400", "Connection: close\r\n"}, []string{"HTTP/1.1 200"}, "http1.requests_rejected_with_underscores_in_headers"},
 		{"escaped slash", "GET /a%2Fb" + host + "\r\n", func(*config.HTTP) {}, []string{"GET /a%2Fb HTTP/1.1\r\n"}, nil, ""},
 		{"escaped slash refused", "GET /a%2fb" + host + "\r\n", func(h *config.HTTP) { h.Slashes = config.SlashesReject }, []string{"HTTP/1.1 400"}, nil, "http.outbound.downstream_rq_failed_path_normalization"},
 		{"escaped slash decoded", "GET /a%2Fb?c=%2F" + host + "\r\n", func(h *config.HTTP) { h.Slashes = config.SlashesForward }, []string{"GET /a/b?c=%2F HTTP/1.1\r\n"}, nil, ""},

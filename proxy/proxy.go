@@ -4,8 +4,9 @@
 // everything they count live on one loop, without locks. What the loops read is an immutable config.Config; when a new one is
 // published, Run prepares it once and hands it to each loop, and the next request sees it.
 //
-// The way of a request is in exchange.serve (accept, route, cluster), exchange.connect (host, connection, retry), readResponse
-// and finish.
+// A client's connection is a client (HTTP/1) or a session (HTTP/2), whose requests are exchanges. The way of a request is in
+// exchange.serve (accept, route, cluster), connect (host, stream, retry) and requestContent; the way back is Head, Content and
+// finish. Neither side of an exchange knows what the other one speaks: it stands between a responder and an upstream.Stream.
 package proxy
 
 import (

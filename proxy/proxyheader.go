@@ -4,10 +4,10 @@ import "net/netip"
 
 // Ends are what the host is told of the client's connection.
 func (x *exchange) Ends() (client, proxy netip.AddrPort) {
-	if via := x.c.via; via != nil && via.local.IsValid() {
-		return x.c.peer, via.local
+	if via := x.d.via; via != nil && via.local.IsValid() {
+		return x.d.peer, via.local
 	}
-	return x.c.peer, x.c.LocalAddr()
+	return x.d.peer, x.d.LocalAddr()
 }
 
 // Ends are what the host is told of the client's connection.

@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -101,6 +102,77 @@ func TestCVEClass14_ConnectionsThatNameAClientServeNobodyElse(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// saying is a listener that takes the PROXY header from each connection.
+type saying struct{ net.Listener }
+
+// said is a connection that has said whose it is.
+type said struct {
+	net.Conn
+	client netip.AddrPort
+}
+
+func (l saying) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	var head []byte
+	for {
+		if h, n, err := preamble.Read(head); err != nil || n > 0 {
+			return said{conn, h.Source}, nil
+		}
+		var b [1]byte
+		if _, err := io.ReadFull(conn, b[:]); err != nil {
+			return conn, nil
+		}
+		head = append(head, b[0])
+	}
+}
+
+// TestStreamsOfOneClientShareAConnection: over HTTP/2 too a connection names one client, and carries requests of that one only.
+func TestStreamsOfOneClientShareAConnection(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type client struct{}
+	s := &http.Server{Protocols: new(http.Protocols), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, r.Context().Value(client{}), " ", r.Proto)
+	}), ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+		if c, ok := conn.(said); ok {
+			return context.WithValue(ctx, client{}, c.client)
+		}
+		return ctx
+	}}
+	s.Protocols.SetUnencryptedHTTP2(true)
+	go func() { _ = s.Serve(saying{l}) }()
+	t.Cleanup(func() { s.Close() })
+	c := cluster("web", l.Addr().String())
+	c.ProxyHeader, c.Protocol = &config.ProxyHeader{Version: 2}, config.ProtocolHTTP2
+	p := start(t, &config.Config{Listeners: []*config.Listener{httpConfig(freeAddr(t), plain("web"))}, Clusters: clusters(c)}, func(o *proxy.Options) { o.Loops = 1 })
+	const clients = 3
+	conns, readers := make([]net.Conn, clients), make([]*bufio.Reader, clients)
+	for i := range conns {
+		conns[i] = p.dial()
+		readers[i] = bufio.NewReader(conns[i])
+	}
+	for range 4 {
+		for i, conn := range conns {
+			_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: web.mesh.internal\r\n\r\n")
+			resp, err := http.ReadResponse(readers[i], nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if body, _ := io.ReadAll(resp.Body); string(body) != conn.LocalAddr().String()+" HTTP/2.0" {
+				t.Errorf("%s was taken for %q", conn.LocalAddr(), body)
+			}
+		}
+	}
+	if n := p.stat("cluster.web.upstream_cx_total"); n != fmt.Sprint(clients) {
+		t.Errorf("%s connections for %d clients", n, clients)
 	}
 }
 

@@ -2,40 +2,109 @@ package proxy
 
 import (
 	"errors"
-	"syscall"
 
-	"github.com/hostmesh/hostmesh/proxy/http1"
 	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/message"
 	"github.com/hostmesh/hostmesh/proxy/retry"
 	"github.com/hostmesh/hostmesh/proxy/upstream"
 )
 
-// takeBody appends to buf what follows the head and belongs to the request, and returns the rest: pipelined requests, or
-// bytes that make sense only with those to come.
-func (x *exchange) takeBody(data []byte) (rest []byte, err error) {
-	for len(data) > 0 {
-		n, keep, err := x.body.Next(data)
-		if err != nil {
-			x.keep = false
-			return nil, err
-		}
-		if n == 0 {
-			break
-		}
-		if keep {
-			x.buf = append(x.w.loop.Grow(x.buf, n), data[:n]...)
-		}
-		data = data[n:]
+// hold keeps content of the request until an upstream can be given it.
+func (x *exchange) hold(p []byte) {
+	if len(p) == 0 {
+		return
 	}
-	x.whole, x.bytesIn = x.body.Done(), x.body.Content()
-	return data, nil
+	if x.buf == nil {
+		x.buf = x.w.loop.Buffer(len(p))
+	}
+	x.buf = append(x.w.loop.Grow(x.buf, len(p)), p...)
+	x.bytesIn += uint64(len(p))
 }
 
-// connect picks a host and gets a connection to it.
+// full reports whether no more of the request is wanted for now: the client is asked for more by pull.
+func (x *exchange) full() bool {
+	return x.up == nil || x.upgrade && !x.tunnel || x.up.Congested()
+}
+
+// requestContent passes content of the request on. end tells that it is the last.
+func (x *exchange) requestContent(p loop.Piece, end bool) {
+	x.touch()
+	if x.answered && !x.tunnel {
+		x.whole = x.whole || end // the rest is read and dropped
+		return
+	}
+	if end {
+		x.receivedAll()
+	}
+	if x.up == nil || x.upgrade && !x.tunnel {
+		x.hold(p.Bytes())
+		return
+	}
+	x.bytesIn += uint64(p.Len())
+	if x.retain && len(x.buf)+p.Len() > retainBytes {
+		x.forgetContent()
+	}
+	if x.retain && p.Len() > 0 {
+		if x.buf == nil {
+			x.buf = x.w.loop.Buffer(p.Len())
+		}
+		x.buf = append(x.w.loop.Grow(x.buf, p.Len()), p.Bytes()...)
+	}
+	if p.Len() == 0 && !end {
+		return
+	}
+	if x.kept != nil {
+		x.kept.sent = x.w.loop.Clock()
+	}
+	x.ended = x.ended || end
+	x.up.SendContent(p, end)
+	if x.tunnel && x.ended && x.answered {
+		x.finish()
+	}
+}
+
+// requestTrailers ends the request.
+func (x *exchange) requestTrailers(t *message.Fields) {
+	x.touch()
+	if x.answered {
+		x.whole = true
+		return
+	}
+	x.receivedAll()
+	if x.up == nil || x.retain {
+		x.keepTrailers(t)
+	}
+	if x.up != nil {
+		x.ended = true
+		x.up.SendTrailers(t)
+	}
+}
+
+// keepTrailers keeps the trailers until an upstream can be given them.
+func (x *exchange) keepTrailers(t *message.Fields) {
+	x.tail = x.w.arena.Head()
+	x.tail.Copy(t)
+}
+
+func (x *exchange) receivedAll() {
+	x.whole = true
+	x.requestReceived()
+	if x.up != nil && x.route != nil && !x.upgrade {
+		x.w.loop.Start(&x.tryTimer, x.route.Retry.PerTryTimeout, x)
+	}
+}
+
+// forgetContent gives up that the request can be sent again.
+func (x *exchange) forgetContent() {
+	x.retain = false
+	x.w.loop.Release(x.buf)
+	x.buf = nil
+}
+
+// connect picks a host and gets a stream to it.
 func (x *exchange) connect() {
 	x.attempts++
-	tried := x.tried[:min(x.attempts-1, maxTried)]
-	h := x.cluster.PickBy(x.key, tried)
+	h := x.cluster.PickBy(x.key, x.tried[:min(x.attempts-1, maxTried)])
 	if h == nil {
 		x.reply(503, textNoHealthy, flagNoHealthy)
 		return
@@ -47,7 +116,7 @@ func (x *exchange) connect() {
 func (x *exchange) acquire(h *upstream.Host) {
 	x.host = h
 	x.connectAt = x.w.loop.Clock()
-	if x.whole {
+	if x.whole && !x.upgrade {
 		x.w.loop.Start(&x.tryTimer, x.route.Retry.PerTryTimeout, x)
 	}
 	// What was sent on a connection that the host has closed can only be repeated if the method is idempotent.
@@ -55,7 +124,7 @@ func (x *exchange) acquire(h *upstream.Host) {
 	if !x.method.Idempotent() || x.attempts > 1 {
 		want = upstream.Verified
 	}
-	up, reused, err := x.cluster.Acquire(h, x, &x.waiter, want)
+	up, err := x.cluster.Open(h, x, &x.waiter, want)
 	switch {
 	case errors.Is(err, upstream.ErrWait):
 		return
@@ -66,9 +135,9 @@ func (x *exchange) acquire(h *upstream.Host) {
 		x.connectFailed(err)
 		return
 	}
-	x.up, x.reused = up, reused
-	if reused {
-		x.Connected(nil)
+	x.reused = up != nil
+	if up != nil {
+		x.Connected(up, nil)
 	}
 }
 
@@ -82,216 +151,141 @@ func (x *exchange) Free() {
 	x.acquire(h)
 }
 
-// Connected is told that the connection is there, or why not.
-func (x *exchange) Connected(err error) {
+// Connected is told that the stream is there, or why not.
+func (x *exchange) Connected(up upstream.Stream, err error) {
 	if err != nil {
-		x.up = nil
 		x.host.Reached(upstream.LocalFailed)
 		x.connectFailed(err)
 		return
 	}
-	x.connected = true
+	x.up = up
+	if x.upgrade {
+		x.convertUpgrade()
+	}
 	if x.kept != nil {
 		x.keepConnected()
+		x.kept.sent = x.w.loop.Clock()
 	}
-	x.up.Requests++
 	x.host.Stats.RequestTotal++
 	x.host.Reached(upstream.LocalConnected)
 	if x.route.Retry.PerTryIdle > 0 {
 		x.w.loop.Start(&x.tryIdle, x.route.Retry.PerTryIdle, x)
 	}
-	if x.sendRequest() {
-		x.pumpRequest()
-	}
+	x.send()
 }
 
-// sendRequest sends what is in buf, and reports whether all of it went.
-func (x *exchange) sendRequest() bool {
-	if x.writeFailed {
-		return false
+// send sends what is there of the request, and asks for the rest.
+func (x *exchange) send() {
+	content := x.buf
+	if x.upgrade {
+		content = nil // it could be a smuggled request, should the host not agree
 	}
-	from := x.sent
-	n, err := x.up.Write(x.buf[x.sent:])
-	x.sent += n
-	x.cluster.Stats.Count[upstream.ConnTxBytes] += uint64(x.sent - from)
-	if x.kept != nil {
-		x.kept.sent = x.w.loop.Clock()
-	}
-	if n > 0 {
-		x.sentAny = true
-		x.retain = x.retain && x.keepsBody() && len(x.buf) <= retainBytes
-	}
-	if err != nil {
-		if !errors.Is(err, syscall.EAGAIN) {
-			x.writeBroken()
-		}
-		return false
-	}
-	if !x.retain {
-		x.buf = x.buf[:x.meta.end]
-		x.sent = x.meta.end
-	}
-	return true
-}
-
-// writeBroken handles an upstream that takes no more. It may have answered before it closed.
-func (x *exchange) writeBroken() {
-	x.writeFailed = true
-	x.upKeep = false
-	x.upReadable, x.upHup = true, true
-	x.readResponse()
-}
-
-// pumpRequest moves the rest of the request's body, as fast as the upstream takes it.
-func (x *exchange) pumpRequest() {
-	c := x.c
-	buf := x.w.loop.Shared()[loop.Headroom:]
-	for moved := 0; !x.whole; {
-		if !x.connected || x.sent < len(x.buf) {
-			return
-		}
-		if moved >= turnBytes {
-			c.Again()
-			return
-		}
-		n := copy(buf, c.in)
-		x.w.loop.Release(c.in)
-		c.in = nil
-		m, err := c.read(buf[n:])
-		if err != nil && (n == 0 || !errors.Is(err, syscall.EAGAIN)) {
-			if !errors.Is(err, syscall.EAGAIN) {
-				c.gone()
-			}
-			return
-		}
-		moved += n + m
-		if !x.forwardBody(buf[:n+m]) || m == 0 {
-			return
-		}
-	}
-}
-
-// forwardBody sends a part of the request's body on. False means that the exchange has ended or has to wait.
-func (x *exchange) forwardBody(data []byte) bool {
-	kept, used, err := compact(&x.body, data)
-	if err != nil {
-		x.keep = false
-		x.brokenBody(err)
-		return false
-	}
-	x.touch()
-	x.bytesIn = x.body.Content()
-	x.c.save(data[used:])
-	if x.body.Done() {
-		x.whole = true
-		x.requestReceived()
-		x.w.loop.Start(&x.tryTimer, x.route.Retry.PerTryTimeout, x)
-	}
-	if x.retain && len(x.buf)+kept > retainBytes {
-		x.retain = false
-		x.buf = x.buf[:x.meta.end]
-		x.sent = x.meta.end
-	}
-	if x.retain {
-		x.buf = append(x.w.loop.Grow(x.buf, kept), data[:kept]...)
-		return x.sendRequest()
-	}
-	if x.writeFailed {
-		return true // the rest is read and dropped
-	}
-	n, err := x.up.Write(data[:kept])
-	if x.kept != nil {
-		x.kept.sent = x.w.loop.Clock()
-	}
-	x.cluster.Stats.Count[upstream.ConnTxBytes] += uint64(n)
-	if err == nil {
-		return true
-	}
-	if !errors.Is(err, syscall.EAGAIN) {
-		x.writeBroken()
-		return false
-	}
-	x.buf = append(x.w.loop.Grow(x.buf, kept-n), data[n:kept]...)
-	return false
-}
-
-// compact moves what is to be kept of data to its start.
-func compact(b *http1.Body, data []byte) (kept, used int, err error) {
-	for used < len(data) {
-		n, keep, err := b.Next(data[used:])
-		if err != nil {
-			return kept, used, err
-		}
-		if n == 0 {
-			break
-		}
-		if keep {
-			if kept != used {
-				copy(data[kept:], data[used:used+n])
-			}
-			kept += n
-		}
-		used += n
-	}
-	return kept, used, nil
-}
-
-// brokenBody handles a request whose body is malformed: nothing more of it is sent, and the upstream sees it cut off.
-func (x *exchange) brokenBody(err error) {
-	var e http1.Error
-	errors.As(err, &e)
-	x.c.http().count[httpCxProtocolError]++
-	if x.headDone {
-		x.abort(flagProtocol)
+	x.ended = x.whole && x.tail == nil && !x.upgrade
+	up := x.up
+	up.Send(&x.req, &x.edit, content, x.ended)
+	if x.up != up { // it was refused, and what is to be done was done
 		return
 	}
-	x.reply(e.Status(), textBadRequest, flagProtocol)
+	if x.tail != nil && !x.upgrade {
+		x.ended = true
+		up.SendTrailers(x.tail)
+	}
+	if up.Sent() {
+		x.sentAny = true
+		x.retain = x.retain && x.keepsContent() && len(x.buf) <= retainBytes
+	}
+	if !x.retain && !x.upgrade {
+		x.w.loop.Release(x.buf)
+		x.buf = nil
+	}
+	if !x.whole && !x.full() {
+		x.down.pull()
+	}
+}
+
+// Writable is told that the upstream takes more.
+func (x *exchange) Writable() {
+	x.touch()
+	if !x.whole {
+		x.down.pull()
+	}
 }
 
 // connectFailed handles a host that cannot be reached: nothing was sent, so another one is tried whatever the method.
 func (x *exchange) connectFailed(err error) {
 	x.host.Stats.RequestErr++
-	if x.tryAgain(retry.Outcome{Failure: retry.NoConnect}) {
+	if x.tryAgain(retry.Outcome{Failure: retry.NoConnect}, nil) {
 		return
 	}
 	x.reply(503, x.failureText(connectReason(err)), flagConnectFailed)
 }
 
-// upstreamEnded handles an upstream that closed the connection before the response's head was complete.
-func (x *exchange) upstreamEnded(reset bool) {
-	up, reused := x.up, x.reused && x.stale < 2 && len(x.upIn) == 0
-	x.up, x.connected = nil, false
-	up.Discard()
+// Cut is told that there will be no complete response.
+func (x *exchange) Cut(cut upstream.Cut) {
+	x.up = nil
+	switch {
+	case cut.Kind == upstream.CutMalformed:
+		x.malformedResponse()
+	case x.headDone:
+		// The client must see that the response was cut off.
+		x.cluster.Stats.Count[upstream.RequestRxReset]++
+		x.host.Reached(upstream.LocalFailed)
+		x.abort(flagUpstreamEnded)
+	default:
+		x.upstreamEnded(cut)
+	}
+}
+
+// upstreamEnded handles an upstream that closed the connection, or the stream, before the response's head was complete.
+func (x *exchange) upstreamEnded(cut upstream.Cut) {
 	x.cluster.Stats.Count[upstream.RequestRxReset]++
 	x.host.Stats.RequestErr++
+	x.sentAny = !cut.Unsent
+	reused := x.reused && x.stale < 2 && cut.Silent && cut.Kind != upstream.CutRefused
 	if !reused || !x.repeatable() {
 		x.host.Reached(upstream.LocalFailed)
 	}
-	if len(x.upIn) == 0 {
+	if cut.Silent {
 		if reused && x.repeatable() {
 			// The host had closed an idle connection: the request met nobody.
 			x.stale++
 			x.repeat(0)
 			return
 		}
-		if x.tryAgain(retry.Outcome{Failure: retry.Ended}) {
+		o := retry.Outcome{Failure: retry.Ended}
+		if cut.Kind == upstream.CutRefused {
+			o.Failure = retry.Refused
+		}
+		if x.tryAgain(o, nil) {
 			return
 		}
 	}
 	reason := "connection termination"
-	if reset {
+	if cut.Kind != upstream.CutClosed {
 		reason = "remote reset"
 	}
 	x.reply(503, x.failureText(reason), flagUpstreamEnded)
 }
 
-// dropUpstream ends the connection of a try that is given up.
+// malformedResponse answers for an upstream that does not speak HTTP.
+func (x *exchange) malformedResponse() {
+	x.host.Stats.RequestErr++
+	x.host.Reached(upstream.LocalFailed)
+	if x.headDone {
+		x.abort(flagUpstreamProtocol)
+		return
+	}
+	x.cluster.Stats.Count[upstream.RequestTxReset]++
+	x.reply(502, x.failureText("protocol error"), flagUpstreamProtocol)
+}
+
+// dropUpstream ends the stream of a try that is given up.
 func (x *exchange) dropUpstream() {
-	x.cluster.Dequeue(&x.waiter)
+	x.cluster.Forget(&x.waiter)
 	if up := x.up; up != nil {
-		x.up, x.connected = nil, false
+		x.up = nil
 		x.cluster.Stats.Count[upstream.RequestTxReset]++
-		up.Discard()
+		up.Drop()
 	}
 }
 
@@ -300,6 +294,21 @@ func (x *exchange) headTimeout() {
 }
 
 func (x *exchange) requestTimeout() {
-	x.c.http().count[httpRqTimeout]++
+	x.d.http().count[httpRqTimeout]++
 	x.timedOut(408, "request timeout", flagTimeoutDownstream)
+}
+
+// clientGone ends the exchange of a client that went away: the upstream is told by the end of its stream.
+func (x *exchange) clientGone() {
+	x.flags |= flagClientGone
+	x.d.http().count[httpRqRxReset]++
+	if x.cluster != nil {
+		x.cluster.Stats.Count[upstream.RequestCancelled]++
+	}
+	up := x.up
+	x.up = nil
+	x.account()
+	if up != nil {
+		up.Drop()
+	}
 }

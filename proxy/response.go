@@ -1,322 +1,147 @@
 package proxy
 
 import (
-	"errors"
-	"io"
 	"strconv"
-	"syscall"
 
-	"github.com/hostmesh/hostmesh/proxy/http1"
 	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/message"
 	"github.com/hostmesh/hostmesh/proxy/upstream"
 )
 
-// UpstreamReady takes the events of the upstream's connection.
-func (x *exchange) UpstreamReady(e loop.Event) {
-	if x.c.tunnel != nil {
-		x.c.tunnel.UpstreamReady(e)
+// Head takes the head of a response.
+func (x *exchange) Head(h *message.Head, end bool) {
+	x.sentAny = true
+	switch {
+	case x.upgrade && (h.Status == 101 || h.Status/100 == 2 && x.up.Protocol() != "HTTP/1.1" || h.Status/100 == 2 && x.method == message.MethodConnect):
+		x.becomeTunnel(h)
+		return
+	case h.Status < 200:
+		x.interim(h)
 		return
 	}
-	if e&(loop.In|loop.Hup|loop.Err) != 0 {
-		x.upReadable = true
-		x.upHup = x.upHup || e&(loop.Hup|loop.Err) != 0
-	}
-	if e&loop.Out != 0 && x.connected && x.sent < len(x.buf) && !x.writeFailed {
-		c := x.c
-		if x.sendRequest() {
-			x.touch()
-			x.pumpRequest()
-		}
-		if c.x != x { // the exchange has ended
-			return
-		}
-	}
-	x.readResponse()
-}
-
-// readResponse passes the response on, as fast as the client takes it.
-func (x *exchange) readResponse() {
-	c := x.c
-	shared := x.w.loop.Shared()
-	for moved := 0; x.upReadable && x.connected; {
-		if len(c.out) > 0 {
-			return // flush comes back
-		}
-		if moved >= turnBytes {
-			x.up.Again()
-			return
-		}
-		at := shared[loop.Headroom:]
-		n := copy(at, x.upIn)
-		if n == len(at) {
-			x.badResponse()
-			return
-		}
-		m, err := x.up.Read(at[n:])
-		if err != nil {
-			if errors.Is(err, syscall.EAGAIN) {
-				x.upReadable = false
-				return
-			}
-			x.responseEnded(err)
-			return
-		}
-		x.w.loop.Release(x.upIn)
-		x.upIn = nil
-		moved += m
-		x.upReadable = n+m == len(at) || x.upHup
-		x.cluster.Stats.Count[upstream.ConnRxBytes] += uint64(m)
-		if !x.forwardResponse(loop.Headroom, loop.Headroom+n+m) {
-			return
-		}
-	}
-}
-
-// forwardResponse passes on what of shared[from:to] can be. False means that the exchange has ended.
-func (x *exchange) forwardResponse(from, to int) bool {
-	shared := x.w.loop.Shared()
-	var head []byte
-	for !x.headDone {
-		n, err := x.resp.Parse(shared[from:to], http1.Limits{HeadBytes: maxHead})
-		if err != nil {
-			x.badResponse()
-			return false
-		}
-		if n == 0 {
-			x.keepUpstream(shared[from:to])
-			return true
-		}
-		ended, ok := x.responseHead(&head)
-		if ended || !ok {
-			if !ended && x.c.tunnel != nil {
-				x.c.upgraded(shared[from+n : to])
-			}
-			return false
-		}
-		from += n
-		if x.headDone {
-			to = x.readMore(from, to)
-		}
-	}
-	return x.forwardAnswer(head, from, to)
-}
-
-// readMore tries once more for the rest of a short body, of which shared[from:to] is there: many upstreams send head and body
-// apart, and a read costs far less than a second send.
-func (x *exchange) readMore(from, to int) int {
-	left := x.answer.Remaining() - int64(to-from)
-	room := x.w.loop.Shared()[to:]
-	if x.upReadable || left <= 0 || left > int64(len(room)) {
-		return to
-	}
-	n, err := x.up.Read(room)
-	if err != nil {
-		x.upReadable = !errors.Is(err, syscall.EAGAIN) // an end is told again
-		return to
-	}
-	x.upReadable = n == len(room) || x.upHup
-	x.cluster.Stats.Count[upstream.ConnRxBytes] += uint64(n)
-	return to + n
-}
-
-// keepUpstream keeps bytes of the upstream that cannot be used yet.
-func (x *exchange) keepUpstream(data []byte) {
-	if len(data) > 0 {
-		x.upIn = append(x.w.loop.Buffer(len(data)), data...)
-	}
-}
-
-// responseHead handles a complete head. It is returned in out for sending along with the body. ended means that the
-// exchange is over or repeated; ok is false when its connections became a tunnel.
-func (x *exchange) responseHead(out *[]byte) (ended, ok bool) {
-	resp := &x.resp
-	if resp.Interim() {
-		x.interim()
-		return x.c == nil, true
-	}
 	x.firstByte = x.w.loop.Clock()
-	if resp.Status == 101 && !x.upgrade {
-		x.badResponse()
-		return true, false
-	}
-	x.host.Answered(resp.Status)
-	if x.statusRetry(resp.Status) {
-		return true, false
+	x.host.Answered(h.Status)
+	if x.statusRetry(h) {
+		return
 	}
 	x.tryTimer.Stop()
-	framing := resp.Framing(x.method)
-	x.status = resp.Status
-	x.answer = http1.NewBody(framing, x.http10)
-	x.upKeep = resp.KeepAlive() && framing.Kind != http1.UntilClose
-	w := http1.ResponseRewrite{}
-	x.decideKeep(framing.Kind, &w)
-	x.w.extra = x.responseFields(x.w.extra[:0], &w)
-	w.Extra = x.w.extra
-	x.w.head = resp.AppendHead(x.w.head[:0], x.method, &w)
-	if x.kept != nil {
-		x.keepAnswer(x.w.head)
-	}
+	x.status = h.Status
+	x.touch()
+	e := x.answerEdit(h)
 	x.headDone = true
-	*out = x.w.head
-	if resp.Status == 101 {
-		return x.becomeTunnel(*out), false
+	x.down.respond(h, e, end)
+	if x.kept != nil {
+		x.keepAnswer(h, e)
 	}
-	return false, true
+	if end {
+		x.complete()
+	}
 }
 
-// decideKeep settles whether the client's connection outlives the response, and how the body is delimited for it.
-func (x *exchange) decideKeep(kind http1.Kind, w *http1.ResponseRewrite) {
-	if !x.whole {
-		x.keep = false // what is left of the request cannot be told from the next one by everybody
+// answerEdit is what the proxy changes in a response.
+func (x *exchange) answerEdit(h *message.Head) *message.Edit {
+	w := x.w
+	e := &w.edit
+	*e = message.Edit{Set: e.Set[:0], Drop: message.Names(message.Server, message.XEnvoyUpstreamServiceTime)}
+	w.extra = strconv.AppendInt(w.extra[:0], (x.firstByte-x.connectAt)/1e6, 10)
+	e.Set = append(e.Set, message.SetKnown(message.Server, x.d.served.server), message.SetKnown(message.XEnvoyUpstreamServiceTime, w.extra))
+	if via := x.d.served.via; via != nil {
+		e.Set = append(e.Set, message.SetKnown(message.Via, via))
 	}
-	if x.http10 && (kind == http1.Chunked || kind == http1.UntilClose) {
-		x.keep, w.Unwrap = false, true
+	if h.Known(message.Date) == nil {
+		e.Set = append(e.Set, message.SetKnown(message.Date, w.date()))
 	}
-	if x.c.draining() {
-		x.keep = false
-	}
-	if kind == http1.UntilClose && !x.http10 {
-		x.rechunk, w.Chunk = true, true
-	}
-	w.Close = !x.keep
-	w.KeepAlive = x.keep && x.http10
-}
-
-// responseFields writes the fields that the proxy sets.
-func (x *exchange) responseFields(b []byte, w *http1.ResponseRewrite) []byte {
-	w.Drop = http1.Names(http1.Server, http1.XEnvoyUpstreamServiceTime)
-	b = append(b, "server: "...)
-	b = append(b, x.c.served.serverName()...)
-	b = append(b, "\r\nx-envoy-upstream-service-time: "...)
-	b = strconv.AppendInt(b, (x.firstByte-x.connectAt)/1e6, 10)
-	b = append(b, "\r\n"...)
-	b = x.appendVia(b)
-	if x.resp.Known(http1.Date) == nil {
-		b = x.w.appendDate(b)
-	}
-	return b
+	return e
 }
 
 // interim passes a 1xx response on.
-func (x *exchange) interim() {
+func (x *exchange) interim(h *message.Head) {
 	x.cluster.Stats.Count[upstream.Request1xx]++
 	x.retain = false // the upstream has begun to answer
-	x.w.head = x.resp.AppendHead(x.w.head[:0], x.method, &http1.ResponseRewrite{})
-	x.resp.Reset()
-	if !x.http10 {
-		x.c.send(x.w.head)
-	}
+	x.down.inform(h)
 }
 
-// forwardAnswer passes on the body bytes in shared[from:to], behind the head if that was not sent yet.
-func (x *exchange) forwardAnswer(head []byte, from, to int) bool {
-	shared := x.w.loop.Shared()
-	data := shared[from:to]
-	kept, used, err := compact(&x.answer, data)
-	if err != nil {
-		x.up.Discard()
-		x.up = nil
-		x.abort(flagUpstreamProtocol)
-		return false
-	}
-	c := x.c
-	x.bytesOut = x.answer.Content()
+// Content passes content of the response on.
+func (x *exchange) Content(p loop.Piece, end bool) (more bool) {
 	x.touch()
-	if used < len(data) {
-		x.keepUpstream(data[used:])
-	}
-	done := x.answer.Done()
-	end := from + kept
-	if x.rechunk && kept > 0 {
-		from, end = wrapChunk(shared[:cap(shared)], from, end)
-	}
-	if len(head) > from {
-		if !c.send(head) {
-			return false
-		}
-		head = nil
-	}
-	from -= len(head)
-	copy(shared[from:], head)
-	if from < end && !c.send(shared[from:end]) {
-		return false
-	}
-	if done {
+	x.bytesOut += uint64(p.Len())
+	x.down.content(p, end)
+	if end {
 		x.complete()
 		return false
 	}
-	return true
+	x.held = x.down.congested()
+	return !x.held
 }
 
-// wrapChunk makes buf[from:to] a chunk; there is room on both sides.
-func wrapChunk(buf []byte, from, to int) (int, int) {
-	var size [18]byte
-	head := append(strconv.AppendInt(size[:0], int64(to-from), 16), '\r', '\n')
-	from -= len(head)
-	copy(buf[from:], head)
-	return from, to + copy(buf[to:], "\r\n")
+// Trailers ends the response.
+func (x *exchange) Trailers(t *message.Fields) {
+	x.touch()
+	x.down.trailers(t)
+	x.complete()
 }
 
-// complete ends an exchange whose response is complete.
+// writable is told that the client takes more.
+func (x *exchange) writable() {
+	if x.held && x.up != nil {
+		x.held = false
+		x.up.Pull()
+	}
+}
+
+// complete ends an exchange whose response is complete; a tunnel goes on until its other direction has ended too.
 func (x *exchange) complete() {
-	x.keep = x.keep && x.whole
-	x.finish(x.keep, !x.whole)
-}
-
-// responseEnded handles the end of the upstream's bytes.
-func (x *exchange) responseEnded(err error) {
-	x.upHup, x.upKeep = true, false
-	if !x.headDone {
-		x.upstreamEnded(!errors.Is(err, io.EOF))
+	x.answered = true
+	if x.tunnel && !x.ended {
 		return
 	}
-	if errors.Is(err, io.EOF) && x.answer.End() == nil {
-		if x.rechunk && !x.c.send([]byte("0\r\n\r\n")) {
-			return
-		}
-		x.complete()
-		return
+	x.finish()
+}
+
+// becomeTunnel answers a client whose wish for a tunnel the upstream has granted: from now on content goes both ways as it
+// comes.
+func (x *exchange) becomeTunnel(h *message.Head) {
+	x.firstByte = x.w.loop.Clock()
+	x.status = h.Status
+	x.headDone, x.tunnel = true, true
+	x.host.Answered(h.Status)
+	for _, t := range [...]*loop.Timer{&x.routeTimer, &x.tryTimer, &x.tryIdle, &x.bodyTimer} {
+		t.Stop()
 	}
-	// The client must see that the body was cut off.
-	x.cluster.Stats.Count[upstream.RequestRxReset]++
-	x.host.Reached(upstream.LocalFailed)
-	x.abort(flagUpstreamEnded)
+	x.whole = false // what comes now is the tunnel's
+	x.retain = false
+	e := x.answerEdit(h)
+	x.convertAccept(h, e)
+	x.touch()
+	x.cluster.Stats.Count[upstream.RequestCompleted]++
+	x.d.http().count[httpUpgradesTotal]++
+	x.down.respond(h, e, false)
+	if x.kept != nil {
+		x.keepAnswer(h, e)
+	}
+	if early := x.buf; early != nil {
+		x.buf = nil
+		x.up.SendContent(loop.Sealed(early), false)
+		x.w.loop.Release(early)
+	}
+	x.down.pull()
 }
 
-// badResponse answers for an upstream that does not speak HTTP.
-func (x *exchange) badResponse() {
-	x.host.Stats.RequestErr++
-	x.host.Reached(upstream.LocalFailed)
-	x.dropUpstream()
-	x.reply(502, x.failureText("protocol error"), flagUpstreamProtocol)
+// endTunnel ends a tunnel in good order: both sides see its end.
+func (x *exchange) endTunnel() {
+	x.down.content(loop.Piece{}, true)
+	x.finish()
 }
 
-// abort ends the exchange and the client's connection within a response: both sides see it cut off.
+// abort ends the exchange within a response: both sides see it cut off.
 func (x *exchange) abort(f flags) {
-	c := x.c
 	x.flags |= f
-	x.upKeep = false
-	c.w.loop.Release(c.out)
-	c.out, c.outAt = nil, 0
-	c.broken = true
-	x.finish(false, false)
-}
-
-// clientGone ends the exchange of a client that went away: the upstream is told by the end of its connection.
-func (x *exchange) clientGone() {
-	c := x.c
-	x.flags |= flagClientGone
-	c.http().count[httpRqRxReset]++
-	if x.cluster != nil {
-		x.cluster.Stats.Count[upstream.RequestCancelled]++
-	}
-	x.upKeep = false
-	x.whole = false // never a connection to use again
-	up := x.up
+	up, down := x.up, x.down
 	x.up = nil
 	x.account()
-	c.dispose()
+	x.w.freeExchange(x)
 	if up != nil {
-		up.Discard()
+		up.Drop()
 	}
+	down.abort()
 }

@@ -4,15 +4,15 @@ import (
 	"time"
 
 	"github.com/hostmesh/hostmesh/proxy/config"
-	"github.com/hostmesh/hostmesh/proxy/http1"
 	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/message"
 	"github.com/hostmesh/hostmesh/proxy/retry"
 	"github.com/hostmesh/hostmesh/proxy/router"
 	"github.com/hostmesh/hostmesh/proxy/upstream"
 )
 
-// keepsBody reports whether a request whose sending began may have to be sent again.
-func (x *exchange) keepsBody() bool {
+// keepsContent reports whether a request whose sending began may have to be sent again.
+func (x *exchange) keepsContent() bool {
 	return x.method.Idempotent() || x.route != nil && x.route.Retry.On&config.RetryNamed != 0
 }
 
@@ -22,8 +22,9 @@ func (x *exchange) repeatable() bool {
 }
 
 // tryAgain tries the request again, on another host if there is one, if the route's policy says so. Else the exchange is as
-// before, but for the flags that say why not.
-func (x *exchange) tryAgain(o retry.Outcome) bool {
+// before, but for the flags that say why not. answer is the response that is the reason, nil if there is none.
+func (x *exchange) tryAgain(o retry.Outcome, answer *message.Head) bool {
+	x.sentAny = x.sentAny || x.up != nil && x.up.Sent()
 	o.Unsent = !x.sentAny
 	s := retry.State{Retries: x.retries, AtHand: x.retain && !x.upgrade && !x.noRetry, Safe: !x.sentAny || x.method.Idempotent()}
 	switch retry.Decide(&x.route.Retry, o, s) {
@@ -41,7 +42,7 @@ func (x *exchange) tryAgain(o retry.Outcome) bool {
 		return false
 	}
 	x.retrying = true
-	wait := x.retryWait(o.Failure == retry.None) // before the response's bytes are gone
+	wait := x.retryWait(answer) // before the response's bytes are gone
 	x.retries++
 	x.dropUpstream()
 	x.repeat(wait)
@@ -49,33 +50,33 @@ func (x *exchange) tryAgain(o retry.Outcome) bool {
 }
 
 // statusRetry tries another host because of the response's head, if the policy says so.
-func (x *exchange) statusRetry(status int) bool {
-	p := &x.route.Retry
-	if p.On == 0 || !x.whole || status == 101 {
+func (x *exchange) statusRetry(h *message.Head) bool {
+	p, status := &x.route.Retry, h.Status
+	if p.On == 0 || !x.whole {
 		return false
 	}
 	o := retry.Outcome{Status: status}
 	if p.On&config.RetryHeaders != 0 {
-		o.Header = router.AnyField(p.Headers, &x.resp)
+		o.Header = router.AnyField(p.Headers, h)
 	}
 	if status >= 400 || p.On&config.RetryNamed != 0 {
-		_, limited := x.resp.Next("x-envoy-ratelimited", 0)
+		_, limited := h.Next("x-envoy-ratelimited", 0)
 		o.RateLimited = limited >= 0
 	}
-	h := x.host
-	if !x.tryAgain(o) {
+	host := x.host
+	if !x.tryAgain(o, h) {
 		return false
 	}
-	h.Stats.RequestErr++
+	host.Stats.RequestErr++
 	return true
 }
 
 // retryWait is the wait before the next try; 0 is none.
-func (x *exchange) retryWait(answered bool) time.Duration {
+func (x *exchange) retryWait(answer *message.Head) time.Duration {
 	p := &x.route.Retry
-	if b := p.RateLimited; b != nil && answered {
+	if b := p.RateLimited; b != nil && answer != nil {
 		for _, h := range b.Headers {
-			value, next := x.resp.Next(h.Name, 0)
+			value, next := answer.Next(h.Name, 0)
 			if next < 0 {
 				continue
 			}
@@ -96,12 +97,7 @@ func (x *exchange) retryWait(answered bool) time.Duration {
 func (x *exchange) repeat(wait time.Duration) {
 	x.tryTimer.Stop()
 	x.tryIdle.Stop()
-	x.sent = x.meta.end
-	x.connected, x.reused, x.sentAny = false, false, false
-	x.writeFailed, x.upReadable, x.upHup, x.upKeep = false, false, false, false
-	x.w.loop.Release(x.upIn)
-	x.upIn = nil
-	x.resp.Reset()
+	x.reused, x.sentAny, x.ended, x.held = false, false, false, false
 	if wait <= 0 {
 		x.connect()
 		return
@@ -128,10 +124,16 @@ func (x *exchange) Expired(t *loop.Timer) {
 			x.host.Reached(upstream.LocalTimeout)
 		}
 		x.timedOut(504, textRequestTimeout, flagUpstreamTimeout)
+	case &x.bodyTimer:
+		x.requestTimeout()
 	case &x.streamTimer:
 		x.durationOver()
 	case &x.idleTimer:
-		x.c.http().count[httpRqIdleTimeout]++
+		if x.tunnel {
+			x.endTunnel()
+			return
+		}
+		x.d.http().count[httpRqIdleTimeout]++
 		if x.whole {
 			x.timedOut(504, textStreamTimeout, flagStreamIdle)
 		} else {
@@ -163,7 +165,7 @@ func (x *exchange) tryTimeout(count upstream.Counter) {
 		return
 	}
 	x.host.Reached(upstream.LocalTimeout)
-	if x.tryAgain(retry.Outcome{Failure: retry.TimedOut}) {
+	if x.tryAgain(retry.Outcome{Failure: retry.TimedOut}, nil) {
 		return
 	}
 	x.reply(504, textRequestTimeout, flagUpstreamTimeout)
@@ -176,7 +178,7 @@ func (x *exchange) startLimits(m *router.Match) {
 	}
 	d := x.route.MaxDuration
 	if d == 0 {
-		d = x.c.served.http().MaxStreamDuration
+		d = x.d.served.http().MaxStreamDuration
 	}
 	if d > 0 {
 		x.w.loop.Start(&x.streamTimer, d, x)
@@ -185,10 +187,10 @@ func (x *exchange) startLimits(m *router.Match) {
 
 // durationOver ends an exchange that has gone on for too long, whatever it is doing.
 func (x *exchange) durationOver() {
-	x.c.http().count[httpRqMaxDuration]++
+	x.d.http().count[httpRqMaxDuration]++
 	switch {
-	case x.c.tunnel != nil:
-		x.c.tunnel.end(false)
+	case x.tunnel:
+		x.endTunnel()
 	case x.headDone:
 		x.abort(flagNone) // as in Envoy no flag tells this
 	case x.whole:
@@ -201,8 +203,8 @@ func (x *exchange) durationOver() {
 // underscores does what the listener's policy says about fields whose names have an underscore. It reports whether the request
 // is refused for them.
 func (x *exchange) underscores() bool {
-	count := x.c.http().count[:]
-	switch x.c.served.http().Underscores {
+	count := x.d.http().count[:]
+	switch x.d.served.http().Underscores {
 	case config.UnderscoresReject:
 		if x.req.Underscored(false) > 0 {
 			count[httpUnderscoreRejected]++
@@ -213,35 +215,4 @@ func (x *exchange) underscores() bool {
 		count[httpUnderscoreDropped] += uint64(x.req.Underscored(true))
 	}
 	return false
-}
-
-// lastRequest reports whether the connection is to end with the request that it begins now.
-func (c *client) lastRequest() bool {
-	most := c.served.http().MaxConnectionRequests
-	if c.requests++; most == 0 || c.requests < most {
-		return false
-	}
-	c.http().count[httpCxMaxRequests]++
-	return true
-}
-
-// lifeOver has the connection end with its present request, or soon when there is none.
-func (c *client) lifeOver() {
-	c.http().count[httpCxMaxDuration]++
-	c.over = true
-	if c.phase == phaseIdle && !c.closing {
-		c.w.loop.Start(&c.timer, c.idleTimeout(), c)
-	}
-}
-
-// appendVia writes the via field that the proxy adds.
-func (x *exchange) appendVia(b []byte) []byte {
-	via := x.c.served.http().Via
-	if via == "" {
-		return b
-	}
-	b = append(b, http1.Via.String()...)
-	b = append(b, ": "...)
-	b = append(b, via...)
-	return append(b, "\r\n"...)
 }

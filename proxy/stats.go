@@ -18,6 +18,7 @@ const (
 	httpRq4xx
 	httpRq5xx
 	httpRqRxReset
+	httpRqTxReset
 	httpRqTimeout
 	httpRqIdleTimeout
 	httpUpgradesTotal
@@ -46,6 +47,7 @@ var httpCounterNames = [numHTTPCounters]string{
 	httpRq4xx:           "downstream_rq_4xx",
 	httpRq5xx:           "downstream_rq_5xx",
 	httpRqRxReset:       "downstream_rq_rx_reset",
+	httpRqTxReset:       "downstream_rq_tx_reset",
 	httpRqTimeout:       "downstream_rq_timeout",
 	httpRqIdleTimeout:   "downstream_rq_idle_timeout",
 	httpUpgradesTotal:   "downstream_cx_upgrades_total",

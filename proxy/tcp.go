@@ -16,7 +16,7 @@ const maxConnectAttempts = 3
 
 // stream is a downstream TCP connection that is passed on as it is.
 type stream struct {
-	loop.Socket
+	loop.Conn
 	w    *worker
 	a    *acceptor
 	cfg  *served
@@ -118,7 +118,7 @@ func (s *stream) Connected(err error) {
 	s.host.Reached(upstream.LocalDone)
 	s.up.Requests++
 	s.tunnel = &tunnel{}
-	s.tunnel.open(s.w, &s.Socket, s.up, s.cfg.cfg.TCP.IdleTimeout, s)
+	s.tunnel.open(s.w, &s.Conn, s.up, s.cfg.cfg.TCP.IdleTimeout, s)
 	s.tunnel.toUp.readable, s.tunnel.toUp.hup = s.readable, s.hup
 	s.tunnel.start()
 }

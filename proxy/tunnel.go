@@ -30,7 +30,7 @@ type tunnelOwner interface {
 
 // flow is one direction of a tunnel.
 type flow struct {
-	src, dst *loop.Socket
+	src, dst *loop.Conn
 	pending  []byte // read and not yet written, from at
 	at       int
 	splice   loop.Splice
@@ -42,10 +42,10 @@ type flow struct {
 }
 
 // open connects the two sockets. Events have to be given to clientReady and UpstreamReady from now on.
-func (t *tunnel) open(w *worker, down *loop.Socket, up *upstream.Conn, timeout time.Duration, owner tunnelOwner) {
+func (t *tunnel) open(w *worker, down *loop.Conn, up *upstream.Conn, timeout time.Duration, owner tunnelOwner) {
 	t.w, t.up, t.timeout, t.owner = w, up, timeout, owner
-	t.toUp.src, t.toUp.dst = down, &up.Socket
-	t.toDown.src, t.toDown.dst = &up.Socket, down
+	t.toUp.src, t.toUp.dst = down, &up.Conn
+	t.toDown.src, t.toDown.dst = &up.Conn, down
 	w.loop.Start(&t.timer, timeout, t)
 }
 
@@ -71,13 +71,6 @@ func (t *tunnel) ready(e loop.Event, from, to *flow) {
 func (t *tunnel) start() {
 	t.pump(&t.toUp)
 	t.pump(&t.toDown)
-}
-
-// give puts bytes into a flow that were read before the tunnel was there.
-func (t *tunnel) give(f *flow, data []byte) {
-	if len(data) > 0 {
-		f.pending = append(t.w.loop.Buffer(len(data)), data...)
-	}
 }
 
 // pump moves what can be moved now.
@@ -120,7 +113,7 @@ func (t *tunnel) pump(f *flow) {
 // buffer this is bulk, and the kernel moves the bytes from then on.
 func (t *tunnel) fill(f *flow) error {
 	if f.splice.IsOpen() {
-		n, err := f.splice.Fill(f.src)
+		n, err := f.splice.Fill(&f.src.Socket)
 		f.bytes += uint64(n)
 		return err
 	}
@@ -139,7 +132,7 @@ func (t *tunnel) fill(f *flow) error {
 	if sent < n {
 		f.pending = append(t.w.loop.Buffer(n-sent), buf[sent:n]...)
 	}
-	if n == len(buf) {
+	if n == len(buf) && f.src.Plain() && f.dst.Plain() {
 		// Without a pipe the buffer goes on.
 		_ = f.splice.Open()
 	}
@@ -164,7 +157,7 @@ func (t *tunnel) drain(f *flow) error {
 	}
 	if f.splice.Held() > 0 {
 		t.w.loop.Start(&t.timer, t.timeout, t)
-		return f.splice.Drain(f.dst)
+		return f.splice.Drain(&f.dst.Socket)
 	}
 	return nil
 }

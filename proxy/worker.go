@@ -8,6 +8,7 @@ import (
 
 	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/message"
 	"github.com/hostmesh/hostmesh/proxy/upstream"
 )
 
@@ -24,6 +25,7 @@ type worker struct {
 	shared    map[string]*upstream.Shared  // of all workers; clusters that are not in it have nothing to share
 	slot      int                          // the number of this worker
 	acceptors map[netip.AddrPort]*acceptor
+	arena     upstream.Arena
 	http      map[string]*httpStats
 	tcp       map[string]*tcpStats
 	prefaces  prefaceStats
@@ -37,9 +39,12 @@ type worker struct {
 	hashed []byte   // scratch, for values that are hashed
 	values [][]byte // scratch
 
-	exchanges         []*exchange // free
-	head, extra, path []byte      // scratch
-	clock             wallClock
+	exchanges   []*exchange // free
+	lanes       []*lane     // free
+	extra, path []byte      // scratch
+	edit        message.Edit
+	reply       message.Head
+	clock       wallClock
 
 	draining  bool
 	drainIdle time.Duration
@@ -71,6 +76,7 @@ func (w *worker) cluster(name string) *upstream.Cluster {
 		return nil
 	}
 	c := w.planned(cfg)
+	c.UseArena(&w.arena)
 	c.Join(w.breakers)
 	c.Share(w.shared[name], w.slot)
 	w.clusters[name] = c
@@ -190,10 +196,8 @@ func (k *wallClock) read(l *loop.Loop) {
 	}
 }
 
-// appendDate writes the date field.
-func (w *worker) appendDate(b []byte) []byte {
+// date is the value of the date field.
+func (w *worker) date() []byte {
 	w.clock.read(w.loop)
-	b = append(b, "date: "...)
-	b = append(b, w.clock.date...)
-	return append(b, "\r\n"...)
+	return w.clock.date
 }

@@ -6,9 +6,10 @@
 package accesslog
 
 import (
-	"bytes"
 	"net/netip"
 	"time"
+
+	"github.com/hostmesh/hostmesh/proxy/message"
 )
 
 // Record is a request, or a TCP connection, that is over. What is not known is the zero value, a duration less than 0.
@@ -86,43 +87,54 @@ func (v *Values) Reset() { v.text, v.spans = v.text[:0], v.spans[:0] }
 // Size is how many bytes v keeps for the next values.
 func (v *Values) Size() int { return cap(v.text) }
 
-// Collect copies the values that f wants from an HTTP/1 head: a first line, then field lines, each with its CRLF.
-func (v *Values) Collect(f *Fields, head []byte) {
+// Collect copies the values that f wants from a head with what e, which may be nil, changes in it.
+func (v *Values) Collect(f *Fields, h *message.Head, e *message.Edit) {
 	v.Reset()
-	if _, rest, ok := bytes.Cut(head, crlf); ok {
-		head = rest
+	if e == nil {
+		e = &message.Edit{}
 	}
 	for i := range f.names {
-		v.spans = append(v.spans, v.find(&f.names[i], head))
+		v.spans = append(v.spans, v.find(&f.names[i], h, e))
 	}
 }
 
-var crlf = []byte("\r\n")
-
-func (v *Values) find(f *fieldName, lines []byte) span {
+func (v *Values) find(f *fieldName, h *message.Head, e *message.Edit) span {
 	s := span{-1, -1}
-	for len(lines) > 0 {
-		end := bytes.IndexByte(lines, '\n')
-		if end < 0 {
-			end = len(lines)
+	if f.name == "host" && h.Status == 0 {
+		v.add(&s, h.Bytes(h.Authority))
+		return s
+	}
+	for i := 0; ; {
+		value, next := h.Next(f.name, i)
+		if next < 0 {
+			break
 		}
-		line := bytes.TrimSuffix(lines[:end], crlf[:1])
-		lines = lines[min(end+1, len(lines)):]
-		if len(line) <= len(f.name) || line[len(f.name)] != ':' || !equalFold(line[:len(f.name)], f.name) {
+		if i = next; e.Drop.Has(h.Field(i-1).Known) && h.Field(i-1).Known != message.Other {
 			continue
 		}
-		if s.from < 0 {
-			s.from = len(v.text)
-		} else {
-			v.text = append(v.text, ',')
+		if v.add(&s, value); !f.all {
+			return s
 		}
-		v.text = append(v.text, bytes.Trim(line[len(f.name)+1:], " \t")...)
-		s.to = len(v.text)
-		if !f.all {
-			break
+	}
+	for i := range e.Set {
+		if message.EqualFold(e.Set[i].Name, f.name) {
+			if v.add(&s, e.Set[i].Value); !f.all {
+				return s
+			}
 		}
 	}
 	return s
+}
+
+// add appends a value of a field, behind the others by a comma.
+func (v *Values) add(s *span, value []byte) {
+	if s.from < 0 {
+		s.from = len(v.text)
+	} else {
+		v.text = append(v.text, ',')
+	}
+	v.text = append(v.text, value...)
+	s.to = len(v.text)
 }
 
 // at returns the value in a slot; ok is false when the field was not there.
@@ -131,17 +143,4 @@ func (v *Values) at(slot int) (value []byte, ok bool) {
 		return nil, false
 	}
 	return v.text[v.spans[slot].from:v.spans[slot].to], true
-}
-
-// equalFold compares with a name in lower case.
-func equalFold(b []byte, lower string) bool {
-	for i, c := range b {
-		if c >= 'A' && c <= 'Z' {
-			c |= 0x20
-		}
-		if c != lower[i] {
-			return false
-		}
-	}
-	return true
 }

@@ -1,6 +1,10 @@
 package http1
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/hostmesh/hostmesh/proxy/message"
+)
 
 const (
 	browserRequest = "GET /index.html?q=1 HTTP/1.1\r\nHost: web.default.mesh.internal\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\n" +
@@ -11,31 +15,35 @@ const (
 
 // exchange parses and rewrites one request and one response and follows a chunked body.
 func exchange(t testing.TB) func() {
-	request, response := new(Request), new(Response)
-	rewrite := &Rewrite{Drop: Names(XForwardedFor, XRequestID), Extra: []byte("x-request-id: 1\r\nx-forwarded-for: 10.0.0.1, 10.0.0.2\r\n")}
-	back := &ResponseRewrite{Drop: Names(Server), Extra: []byte("server: mesh\r\n")}
-	in, out, body := []byte(browserRequest), []byte(plainResponse), []byte(chunkedBody)
+	request, response, asked, answer := new(Request), new(Response), new(message.Head), new(message.Head)
+	edit := &message.Edit{Drop: message.Names(message.XForwardedFor, message.XRequestID), Set: []message.Set{
+		{Known: message.XRequestID, Value: []byte("1")}, {Known: message.XForwardedFor, Value: []byte("10.0.0.1, 10.0.0.2")},
+	}}
+	back := &message.Edit{Drop: message.Names(message.Server), Set: []message.Set{{Known: message.Server, Value: []byte("mesh")}}}
+	in, out, body, trailers := []byte(browserRequest), []byte(plainResponse), []byte(chunkedBody), new(message.Fields)
 	dst := make([]byte, 0, 4096)
 	return func() {
 		request.Reset()
-		if n, err := request.Parse(in, Limits{}); n == 0 || err != nil {
+		if n, err := request.Parse(in, asked, Limits{}); n == 0 || err != nil {
 			t.Fatal(n, err)
 		}
-		dst = request.AppendHead(dst[:0], rewrite)
+		dst = AppendRequest(dst[:0], asked, edit, request.Framing())
 		response.Reset()
-		n, err := response.Parse(out, Limits{})
+		n, err := response.Parse(out, answer, Limits{})
 		if n == 0 || err != nil {
 			t.Fatal(n, err)
 		}
-		dst = response.AppendHead(dst[:0], request.Method, back)
-		b := NewBody(Framing{Kind: Chunked}, false)
+		dst = AppendResponse(dst[:0], answer, asked.Method, back, ResponseForm{Framing: response.Framing(asked.Method)})
+		b := NewBody(Framing{Kind: Chunked})
+		trailers.Reset()
 		for rest := body; !b.Done(); {
-			n, _, err := b.Next(rest)
+			n, _, err := b.Next(rest, trailers)
 			if n == 0 || err != nil {
 				t.Fatal(n, err)
 			}
 			rest = rest[n:]
 		}
+		dst = AppendLastChunk(dst[:0], trailers)
 	}
 }
 
@@ -46,10 +54,10 @@ func TestNothingIsAllocated(t *testing.T) {
 		t.Errorf("%v allocations, want none", n)
 	}
 	bad := []byte("GET / HTTP/1.1\r\nHost: a\r\nA : b\r\n\r\n")
-	r := new(Request)
+	r, h := new(Request), new(message.Head)
 	if n := testing.AllocsPerRun(100, func() {
 		r.Reset()
-		if _, err := r.Parse(bad, Limits{}); err == nil {
+		if _, err := r.Parse(bad, h, Limits{}); err == nil {
 			t.Fatal("accepted")
 		}
 	}); n != 0 {
@@ -63,13 +71,12 @@ func TestParseIsResumed(t *testing.T) {
 	for range 50 << 10 {
 		head = append(head, 'b')
 	}
-	r := new(Request)
-	r.Reset()
+	r, h := new(Request), new(message.Head)
 	for i := range head {
-		if n, err := r.Parse(head[:i+1], Limits{}); n != 0 || err != nil {
+		if n, err := r.Parse(head[:i+1], h, Limits{}); n != 0 || err != nil {
 			t.Fatal(n, err)
 		}
-		if r.scan != i+1 && head[i] != '\r' && head[i] != '\n' {
+		if int(r.scan) != i+1 && head[i] != '\r' && head[i] != '\n' {
 			t.Fatalf("after %d bytes the search resumes at %d", i+1, r.scan)
 		}
 	}

@@ -1,6 +1,10 @@
 package http1
 
-import "math"
+import (
+	"math"
+
+	"github.com/hostmesh/hostmesh/proxy/message"
+)
 
 // Kind is how a body is delimited.
 type Kind uint8
@@ -19,23 +23,23 @@ type Framing struct {
 	Length int64
 }
 
-// Body follows a body through the bytes of a connection. It holds no bytes and no pointers.
+// Body follows a body through the bytes of a connection, and takes it out of its chunks. It holds no bytes and no pointers.
 type Body struct {
 	kind   Kind
 	state  chunkState
-	unwrap bool
 	done   bool
-	remain int64 // of the body or of the chunk
-	ext    uint16
 	digits uint8
+	lines  uint8 // of trailers so far
+	ext    uint16
 	extras int32 // bytes of extensions and trailers so far
+	remain int64 // of the body or of the chunk
 
 	content uint64
 }
 
-// NewBody starts at the first byte after a head. With unwrap, a chunked body is taken out of its chunks.
-func NewBody(f Framing, unwrap bool) Body {
-	return Body{kind: f.Kind, remain: f.Length, unwrap: unwrap, done: f.Kind == NoBody}
+// NewBody starts at the first byte after a head.
+func NewBody(f Framing) Body {
+	return Body{kind: f.Kind, remain: f.Length, done: f.Kind == NoBody}
 }
 
 // Done reports whether the body has ended; the next byte is not part of it.
@@ -52,19 +56,17 @@ func (b *Body) Remaining() int64 {
 	return b.remain
 }
 
-// Content returns how many bytes of content Next has advanced over: without sizes and ends of chunks, and trailers.
+// Content returns how many bytes of content Next has advanced over.
 func (b *Body) Content() uint64 { return b.content }
 
-// Next says what to do with the first n bytes of buf: to pass them on as they are, or (keep is false) to drop them. n is 0 when
-// the body has ended or more bytes are needed; buf then starts with the same bytes in the next call. Call it until it
-// returns 0.
+// Next says what to do with the first n bytes of buf: they are content, or (keep is false) to be dropped. n is 0 when the body
+// has ended or more bytes are needed; buf then starts with the same bytes in the next call. Call it until it returns 0.
 //
-// A chunked body is passed on in its own chunks: everything is validated, extensions are dropped (RFC 9112 section 7.1.1), and
-// so are trailer fields that would change how the message is framed, routed or authenticated (RFC 9110 section 6.5.1). With unwrap
-// only the data is kept.
+// Of a chunked body everything is validated. Its trailer fields are added to trailers, which may be nil, and depend on buf no
+// longer; those that would change how the message is framed, routed or authenticated (RFC 9110 section 6.5.1) are dropped.
 //
 // With an error, an [Error], n is 0; what was passed on so far is a truncated message: close both connections.
-func (b *Body) Next(buf []byte) (n int, keep bool, err error) {
+func (b *Body) Next(buf []byte, trailers *message.Fields) (n int, keep bool, err error) {
 	if b.done || len(buf) == 0 {
 		return 0, false, nil
 	}
@@ -79,7 +81,7 @@ func (b *Body) Next(buf []byte) (n int, keep bool, err error) {
 		b.done = b.remain == 0
 		return n, true, nil
 	}
-	return b.chunked(buf)
+	return b.chunked(buf, trailers)
 }
 
 // End is told that the connection has ended: nil if the body may end there.
@@ -97,5 +99,6 @@ const (
 	maxExtension = 256
 	maxExtras    = 16 << 10
 	maxTrailer   = 4 << 10
+	maxTrailers  = 100
 	maxChunk     = math.MaxInt64
 )

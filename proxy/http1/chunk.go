@@ -1,6 +1,11 @@
 package http1
 
-import "bytes"
+import (
+	"bytes"
+	"strconv"
+
+	"github.com/hostmesh/hostmesh/proxy/message"
+)
 
 // chunkState is where in a chunked body (RFC 9112 section 7.1) the next byte is.
 type chunkState uint8
@@ -21,27 +26,24 @@ const (
 	atTrailer // start of a trailer line or of the last CRLF
 )
 
-// chunked advances over one span that is all kept or all dropped. An error is told at the start of a span.
-func (b *Body) chunked(buf []byte) (n int, keep bool, err error) {
+// chunked advances over one span that is all content or all dropped. An error is told at the start of a span.
+func (b *Body) chunked(buf []byte, trailers *message.Fields) (n int, keep bool, err error) {
 	for n < len(buf) && !b.done {
-		take, pass := 0, false
+		take, content := 1, b.state == atData
 		switch b.state {
 		case atData:
 			take = int(min(b.remain, int64(len(buf)-n)))
-			pass = true
 		case atTrailer:
-			take, pass, err = b.trailer(buf[n:])
+			take, err = b.trailer(buf[n:])
 			if err == nil && take == 0 {
 				return n, keep, nil
 			}
-		default:
-			take, pass = 1, !b.unwrap && !b.inExtension(buf[n])
 		}
-		if n > 0 && (err != nil || pass != keep) {
+		if n > 0 && (err != nil || content != keep) {
 			return n, keep, nil
 		}
 		if err == nil {
-			err = b.advance(buf[n:], take)
+			err = b.advance(buf[n:], take, trailers)
 		}
 		if err != nil && n > 0 {
 			return n, keep, nil // what is before it comes first; the next call finds the same error
@@ -49,26 +51,13 @@ func (b *Body) chunked(buf []byte) (n int, keep bool, err error) {
 		if err != nil {
 			return 0, false, err
 		}
-		n, keep = n+take, pass
+		n, keep = n+take, content
 	}
 	return n, keep, nil
 }
 
-// inExtension reports whether c, the next byte, belongs to an extension.
-func (b *Body) inExtension(c byte) bool {
-	switch b.state {
-	case atSize:
-		return c == ';'
-	case atExtName, atExtValue, atExtQuoted, atExtEscaped:
-		return true
-	case atExtNameRest, atExtToken, atExtQuotedEnd:
-		return c != '\r'
-	}
-	return false
-}
-
 // advance moves the state over the take bytes at the start of buf.
-func (b *Body) advance(buf []byte, take int) error {
+func (b *Body) advance(buf []byte, take int, trailers *message.Fields) error {
 	c := buf[0]
 	switch b.state {
 	case atSize:
@@ -99,8 +88,13 @@ func (b *Body) advance(buf []byte, take int) error {
 		}
 		b.state = atSize
 	case atTrailer:
+		if c != '\r' {
+			if err := b.addTrailer(buf[:take], trailers); err != nil {
+				return err
+			}
+		}
+		b.done = c == '\r'
 		b.extras += int32(take)
-		b.done = buf[0] == '\r'
 	default:
 		return b.extension(c)
 	}
@@ -108,7 +102,7 @@ func (b *Body) advance(buf []byte, take int) error {
 }
 
 func (b *Body) size(c byte) error {
-	if d := unhex(c); d >= 0 {
+	if d := message.Unhex(c); d >= 0 {
 		if b.digits++; b.digits > 16 || b.remain > maxChunk>>4 {
 			return ErrChunkSize
 		}
@@ -139,7 +133,7 @@ func (b *Body) extension(c byte) error {
 	if b.ext > maxExtension || b.extras > maxExtras {
 		return ErrChunkExtension
 	}
-	token := classes[c]&isToken != 0
+	token := message.TokenByte(c)
 	switch b.state {
 	case atSize:
 		b.state = atExtName
@@ -174,11 +168,11 @@ func (b *Body) extension(c byte) error {
 			b.state = atExtQuotedEnd
 		case c == '\\':
 			b.state = atExtEscaped
-		case classes[c]&isQuoted == 0:
+		case !text(c):
 			return ErrChunkExtension
 		}
 	case atExtEscaped:
-		if c != '"' && c != '\\' && classes[c]&isQuoted == 0 {
+		if !text(c) {
 			return ErrChunkExtension
 		}
 		b.state = atExtQuoted
@@ -201,9 +195,12 @@ func (b *Body) extensionEnd(c byte) error {
 	return nil
 }
 
-// trailer returns the length of the trailer line at the start of buf with its CRLF, 0 when more bytes are needed, and whether
-// it is passed on. The empty line ends the body.
-func (b *Body) trailer(buf []byte) (n int, keep bool, err error) {
+// text reports whether c may stand in a quoted string: no control character but HTAB.
+func text(c byte) bool { return c >= ' ' && c != 0x7f || c == '\t' }
+
+// trailer returns the length of the trailer line at the start of buf with its CRLF, 0 when more bytes are needed. The empty line
+// ends the body.
+func (b *Body) trailer(buf []byte) (n int, err error) {
 	lf := bytes.IndexByte(buf, '\n')
 	line := buf
 	if lf >= 0 {
@@ -212,43 +209,62 @@ func (b *Body) trailer(buf []byte) (n int, keep bool, err error) {
 	cr := bytes.IndexByte(line, '\r')
 	switch {
 	case cr >= 0 && cr < len(line)-1:
-		return 0, false, ErrBareCR
+		return 0, ErrBareCR
 	case lf < 0 && (len(line) >= maxTrailer || int(b.extras)+len(line) > maxExtras):
-		return 0, false, ErrTrailer
+		return 0, ErrTrailer
 	case lf < 0:
-		return 0, false, nil
+		return 0, nil
 	case cr < 0:
-		return 0, false, ErrBareLF
+		return 0, ErrBareLF
 	case lf >= maxTrailer || int(b.extras)+lf+1 > maxExtras:
-		return 0, false, ErrTrailer
-	case cr == 0:
-		return 2, !b.unwrap, nil
+		return 0, ErrTrailer
 	}
-	var f Field
-	if err := f.parse(line, 0, cr); err != 0 {
-		return 0, false, err
-	}
-	return lf + 1, !b.unwrap && allowedTrailer(line[:f.nameEnd], f), nil
+	return lf + 1, nil
 }
 
-// allowedTrailer reports whether a field may stand in a trailer section (RFC 9110 section 6.5.1): not one that frames, routes,
-// authenticates or describes the content, and none that the proxy sets.
-func allowedTrailer(name []byte, f Field) bool {
-	if f.Name != Other || f.Hop {
-		return false
+// addTrailer takes a line with its CRLF.
+func (b *Body) addTrailer(line []byte, trailers *message.Fields) error {
+	var f message.Field
+	at := uint32(0)
+	if trailers != nil {
+		at = uint32(len(trailers.Text))
 	}
-	for _, prefix := range [...]string{"x-forwarded-", "x-envoy-", "content-", "access-control-", "if-", "proxy-", "sec-"} {
-		if hasPrefixFold(name, prefix) {
-			return false
+	switch {
+	case readField(line, &f, at) == 0:
+		return fieldError(line[:len(line)-len("\r\n")])
+	case b.lines >= maxTrailers:
+		return ErrTrailer
+	}
+	b.lines++
+	if trailers != nil && allowedTrailer(line[:f.Name.End-at], &f) {
+		trailers.Text = append(trailers.Text, line[:f.Value.End-at]...)
+		trailers.Add(f)
+	}
+	return nil
+}
+
+// WrapChunk makes buf[from:to], which is not empty, a chunk and returns where it stands now. There must be room for 18 bytes
+// before it and 2 behind it.
+func WrapChunk(buf []byte, from, to int) (int, int) {
+	var size [18]byte
+	head := append(strconv.AppendInt(size[:0], int64(to-from), 16), "\r\n"...)
+	from -= len(head)
+	copy(buf[from:], head)
+	return from, to + copy(buf[to:], "\r\n")
+}
+
+// AppendLastChunk appends the end of a chunked body with its trailers, which may be nil, as far as they are allowed there.
+func AppendLastChunk(dst []byte, trailers *message.Fields) []byte {
+	dst = append(dst, "0\r\n"...)
+	if trailers != nil {
+		fields := trailers.Fields()
+		for i := range fields {
+			f := &fields[i]
+			if name := trailers.Bytes(f.Name); allowedTrailer(name, f) {
+				dst = append(append(dst, name...), ": "...)
+				dst = append(append(dst, trailers.Bytes(f.Value)...), "\r\n"...)
+			}
 		}
 	}
-	for _, forbidden := range [...]string{
-		"age", "cache-control", "expires", "location", "max-forwards", "pragma", "range", "retry-after", "set-cookie",
-		"traceparent", "tracestate", "vary", "warning", "www-authenticate",
-	} {
-		if equalFold(name, forbidden) {
-			return false
-		}
-	}
-	return true
+	return append(dst, "\r\n"...)
 }

@@ -6,21 +6,21 @@ import (
 	"testing"
 
 	"github.com/hostmesh/hostmesh/proxy/http1/http1test"
+	"github.com/hostmesh/hostmesh/proxy/message"
 )
 
 // judge reads a whole message as a proxy does: head, then body. It returns the error, or what is left over and whether the
 // message was complete.
 func judge(in string, l Limits) (rest string, complete bool, err error) {
 	r := new(Request)
-	r.Reset()
-	n, err := r.Parse([]byte(in), l)
+	n, err := r.Parse([]byte(in), new(message.Head), l)
 	if err != nil || n == 0 {
 		return in, false, err
 	}
 	in = in[n:]
-	b := NewBody(r.Framing(), false)
+	b := NewBody(r.Framing())
 	for {
-		n, _, err := b.Next([]byte(in))
+		n, _, err := b.Next([]byte(in), nil)
 		if err != nil {
 			return in, false, err
 		}

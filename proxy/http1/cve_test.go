@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/hostmesh/hostmesh/proxy/message"
 )
 
 // Embedded NUL and other control characters (CVE-2019-9900) are refused wherever they stand.
@@ -30,21 +32,21 @@ func TestCVEClass13_HopByHopAndDisguise(t *testing.T) {
 		"Forwarded", "Via", "Authorization", "Cookie", "User-Agent", "X-Envoy-External-Address", "X-B3-TraceId", "traceparent", "Content-Type",
 	}
 	for _, name := range names {
-		r, _, err := parseRequest(t, get("Connection: close, "+strings.ToUpper(name), name+": 1"))
+		r, h, _, err := parseRequest(t, get("Connection: close, "+strings.ToUpper(name), name+": 1"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if head := string(r.AppendHead(nil, &Rewrite{})); !strings.Contains(head, name+": 1\r\n") {
+		if head := string(AppendRequest(nil, h, nil, r.Framing())); !strings.Contains(head, name+": 1\r\n") {
 			t.Errorf("Connection removed %s: %q", name, head)
 		}
 		if !strings.Contains(name, "-") || !strings.HasPrefix(name, "X-") || strings.HasPrefix(name, "X-B3") {
 			continue
 		}
-		r, _, err = parseRequest(t, get(strings.ReplaceAll(name, "-", "_")+": 1", strings.Replace(name, "-", "_", 1)+": 1"))
+		r, h, _, err = parseRequest(t, get(strings.ReplaceAll(name, "-", "_")+": 1", strings.Replace(name, "-", "_", 1)+": 1"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if head := string(r.AppendHead(nil, &Rewrite{})); head != crlf("GET / HTTP/1.1", "Host: a") {
+		if head := string(AppendRequest(nil, h, nil, r.Framing())); head != crlf("GET / HTTP/1.1", "Host: a") {
 			t.Errorf("an imitation of %s was passed on: %q", name, head)
 		}
 	}
@@ -52,18 +54,18 @@ func TestCVEClass13_HopByHopAndDisguise(t *testing.T) {
 
 // Routing and policy see exactly the fields that are passed on, and every line of them (CVE-2026-26308, CVE-2024-10006).
 func TestCVEClass05_RoutingSeesEveryLine(t *testing.T) {
-	r, _, err := parseRequest(t, get("X-Role: user", "Connection: x-secret", "x-role: admin", "X-Secret: 1"))
+	_, h, _, err := parseRequest(t, get("X-Role: user", "Connection: x-secret", "x-role: admin", "X-Secret: 1"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var got []string
-	for v, i := r.Next("x-role", 0); i >= 0; v, i = r.Next("x-role", i) {
+	for v, i := h.Next("x-role", 0); i >= 0; v, i = h.Next("x-role", i) {
 		got = append(got, string(v))
 	}
 	if !slices.Equal(got, []string{"user", "admin"}) {
 		t.Errorf("x-role: %q, want both lines", got)
 	}
-	if v, i := r.Next("x-secret", 0); i >= 0 {
+	if v, i := h.Next("x-secret", 0); i >= 0 {
 		t.Errorf("x-secret: %q is seen but not passed on", v)
 	}
 }
@@ -75,7 +77,9 @@ func TestCVEClass14_UpgradeAndConnect(t *testing.T) {
 		in   string
 		want error
 	}{
-		{line("CONNECT a:443 HTTP/1.1"), ErrConnect},
+		{crlf("CONNECT a:443 HTTP/1.1", "Host: a", "Content-Length: 20"), ErrConnect},
+		{crlf("CONNECT a:443 HTTP/1.1", "Host: a", "Transfer-Encoding: chunked"), ErrConnect},
+		{crlf("CONNECT a:443 HTTP/1.1", "Host: a", "Connection: upgrade", "Upgrade: websocket"), ErrUpgrade},
 		{get("Connection: Upgrade", "Upgrade: websocket", "Content-Length: 20"), ErrUpgrade},
 		{get("Connection: Upgrade", "Upgrade: h2c", "Transfer-Encoding: chunked"), ErrUpgrade},
 		{get("Connection: Upgrade", "Upgrade: h2c", "Upgrade: websocket"), ErrUpgrade},
@@ -85,20 +89,22 @@ func TestCVEClass14_UpgradeAndConnect(t *testing.T) {
 			t.Errorf("%q: %v, want %v", tt.in, err, tt.want)
 		}
 	}
-	r, _, err := parseRequest(t, get("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"))
+	r, h, _, err := parseRequest(t, get("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if head := string(r.AppendHead(nil, &Rewrite{})); head != crlf("GET / HTTP/1.1", "Host: a") {
+	h.Protocol = message.Span{}
+	if head := string(AppendRequest(nil, h, nil, r.Framing())); head != crlf("GET / HTTP/1.1", "Host: a") {
 		t.Errorf("an upgrade that nobody wants was passed on: %q", head)
 	}
 	for _, in := range []string{
 		crlf("HTTP/1.1 101 S", "Upgrade: websocket"), crlf("HTTP/1.1 101 S", "Connection: upgrade"),
+		crlf("HTTP/1.0 101 S", "Connection: upgrade", "Upgrade: websocket"),
+		crlf("HTTP/1.1 101 S", "Connection: upgrade", "Upgrade: websocket", "Upgrade: h2c"),
 		crlf("HTTP/1.1 200 S", "Connection: upgrade", "Upgrade: websocket"),
 	} {
-		r := new(Response)
-		r.Reset()
-		if _, err := r.Parse([]byte(in), Limits{}); err == nil && r.Upgrading() != nil {
+		r, h := new(Response), new(message.Head)
+		if _, err := r.Parse([]byte(in), h, Limits{}); err == nil && len(h.Bytes(h.Protocol)) > 0 {
 			t.Errorf("%q is taken for an upgrade", in)
 		}
 	}

@@ -1,52 +1,45 @@
 package http1
 
-import "bytes"
+import (
+	"bytes"
 
-// Field is one field line of a head, as offsets into the bytes that were parsed.
-type Field struct {
-	line, nameEnd, value, valueEnd, next uint32 // next is where the following line starts
+	"github.com/hostmesh/hostmesh/proxy/message"
+)
 
-	// Name is what is known of the name.
-	Name Name
-	// Hop is set for a field that is not passed on and that nobody may see: it is of this hop only, Connection names it, or
-	// it disguises a name that the proxy sets.
-	Hop bool
-}
+// state is where the reading of a head is, and what requests and responses have in common of what it says. Offsets, not slices,
+// so that the caller may move its bytes while a head is incomplete.
+type state struct {
+	length    int64  // Content-Length, -1 without
+	pos, scan uint32 // start of the line to parse next; up to where no line end was found
 
-// head is what requests and responses have in common. Offsets, not slices, so that the caller may move its bytes while a
-// head is incomplete.
-type head struct {
-	buf    []byte // the head; set when it is complete
-	fields []Field
-	first  [numNames]uint16 // index + 1 of the first field of that name
-	pos    int              // start of the line to parse next
-	scan   int              // up to where no line end was found
-
+	begun     bool // the head was reset
 	started   bool // the first line was parsed
 	http10    bool
 	close     bool // Connection: close
 	keepAlive bool // Connection: keep-alive
 	upgrade   bool // Connection: upgrade
 	chunked   bool
-	length    int64 // Content-Length, -1 without
 }
 
-func (h *head) reset() {
-	*h = head{fields: h.fields[:0], length: -1}
+func (s *state) begin(h *message.Head) {
+	if !s.begun {
+		*s = state{begun: true, length: -1}
+		h.Reset()
+	}
 }
 
 // line finds the next complete line, buf[start:end], and moves behind its CRLF. ok is false when more bytes are needed. A CR
 // within the line is left to [lineError].
-func (h *head) line(buf []byte, limit int) (start, end int, ok bool, err error) {
+func (s *state) line(buf []byte, limit int) (start, end int, ok bool, err error) {
 	window := buf[:min(len(buf), limit)]
-	from := max(h.scan, h.pos)
+	from := int(max(s.scan, s.pos))
 	if lf := bytes.IndexByte(window[from:], '\n'); lf >= 0 {
-		start, end = h.pos, from+lf-1
+		start, end = int(s.pos), from+lf-1
 		if end < start || buf[end] != '\r' {
 			return 0, 0, false, lineError(buf[start:from+lf], ErrBareLF)
 		}
-		h.pos = from + lf + 1
-		h.scan = h.pos
+		s.pos = uint32(from + lf + 1)
+		s.scan = s.pos
 		return start, end, true, nil
 	}
 	cr := bytes.IndexByte(window[from:], '\r')
@@ -54,12 +47,12 @@ func (h *head) line(buf []byte, limit int) (start, end int, ok bool, err error) 
 	case cr >= 0 && from+cr < len(window)-1:
 		return 0, 0, false, ErrBareCR
 	case len(buf) < limit:
-		h.scan = len(window)
+		s.scan = uint32(len(window))
 		if cr >= 0 {
-			h.scan-- // its LF may be the next byte
+			s.scan-- // its LF may be the next byte
 		}
 		return 0, 0, false, nil
-	case !h.started:
+	case !s.started:
 		return 0, 0, false, ErrTargetTooLong
 	}
 	return 0, 0, false, ErrHeadTooLarge
@@ -73,146 +66,160 @@ func lineError(line []byte, err Error) error {
 	return err
 }
 
-// parseFields parses field lines up to the empty line. done is false when more bytes are needed.
-func (h *head) parseFields(buf []byte, l Limits) (done bool, err error) {
+// fields parses field lines up to the empty line. done is false when more bytes are needed. What is in h then are offsets into
+// buf, until [state.take].
+func (s *state) fields(buf []byte, h *message.Head, l Limits) (done bool, err error) {
+	window := buf[:min(len(buf), l.HeadBytes)]
 	for {
-		start, end, ok, err := h.line(buf, l.HeadBytes)
+		full := h.Len() >= l.Fields
+		if !full && s.scan <= s.pos { // else the search for the end of a line that is not complete goes on
+			if ok, err := s.field(window, h); err != nil {
+				return false, err
+			} else if ok {
+				continue
+			}
+		}
+		start, end, ok, err := s.line(buf, l.HeadBytes)
 		if err != nil || !ok {
 			return false, err
 		}
 		if start == end {
+			h.SetLines(uint32(start))
 			return true, nil
 		}
-		if len(h.fields) >= l.Fields {
+		if full {
 			return false, ErrTooManyFields
 		}
-		h.fields = append(h.fields, Field{})
-		f := &h.fields[len(h.fields)-1]
-		if err := f.parse(buf, start, end); err != 0 {
-			return false, lineError(buf[start:end], err)
+		s.pos = uint32(start)
+		if ok, err := s.field(window, h); err != nil {
+			return false, err
+		} else if !ok {
+			return false, lineError(buf[start:end], fieldError(buf[start:end]))
 		}
-		f.next = uint32(h.pos)
-		if f.Name == Other {
-			continue
-		}
-		if h.first[f.Name] == 0 {
-			h.first[f.Name] = uint16(len(h.fields))
-		}
-		if err := h.note(buf, f); err != nil {
+	}
+}
+
+// field reads one field line, if it is complete and right.
+func (s *state) field(window []byte, h *message.Head) (ok bool, err error) {
+	f := h.Slot()
+	n := readField(window[s.pos:], f, s.pos)
+	if n == 0 {
+		return false, nil
+	}
+	s.pos += uint32(n)
+	if f.Known != message.Other {
+		if err := s.note(window[f.Value.Start:f.Value.End], h, f.Known); err != nil {
 			return false, err
 		}
 	}
+	h.Keep()
+	return true, nil
 }
 
-// parse parses the line buf[start:end], which has no LF. It returns 0 if that went well.
-func (f *Field) parse(buf []byte, start, end int) Error {
-	line := buf[start:end]
+// readField reads the field line at the start of b, which stands at offset at of the head's text, and returns its length: 0 if
+// it is not complete or not right.
+func readField(b []byte, f *message.Field, at uint32) (n int) {
+	name, underscore := message.TokenLen(b)
+	if name == 0 || name == len(b) || b[name] != ':' {
+		return 0
+	}
+	from := name + 1
+	for from < len(b) && (b[from] == ' ' || b[from] == '\t') {
+		from++
+	}
+	to := from + message.TextLen(b[from:])
+	if len(b)-to < 2 || b[to] != '\r' || b[to+1] != '\n' {
+		return 0
+	}
+	n = to + 2
+	for to > from && (b[to-1] == ' ' || b[to-1] == '\t') {
+		to--
+	}
+	known := message.Lookup(b[:name])
+	f.Name = message.Span{Start: at, End: at + uint32(name)}
+	f.Value = message.Span{Start: at + uint32(from), End: at + uint32(to)}
+	f.Known, f.Sensitive = known, false
+	f.Hop = hopByHop.Has(known) || underscore && message.Disguised(b[:name])
+	return n
+}
+
+// fieldError is what is wrong with a field line that is complete and wrong.
+func fieldError(line []byte) Error {
 	if line[0] == ' ' || line[0] == '\t' {
 		return ErrFolding
 	}
-	colon, underscore := len(line), false
-	for i, c := range line {
-		if classes[c]&isToken == 0 {
-			colon = i
-			break
-		}
-		underscore = underscore || c == '_'
-	}
-	if colon == 0 || colon == len(line) || line[colon] != ':' {
+	if n, _ := message.TokenLen(line); n == 0 || n == len(line) || line[n] != ':' {
 		return ErrFieldName
 	}
-	from, to := colon+1, len(line)
-	for from < to && (line[from] == ' ' || line[from] == '\t') {
-		from++
-	}
-	for to > from && (line[to-1] == ' ' || line[to-1] == '\t') {
-		to--
-	}
-	if !validValue(line[from:to]) {
-		return ErrFieldValue
-	}
-	f.line, f.nameEnd = uint32(start), uint32(start+colon)
-	f.value, f.valueEnd = uint32(start+from), uint32(start+to)
-	f.Name = lookup(line[:colon])
-	f.Hop = hopByHop.Has(f.Name) || underscore && disguised(line[:colon])
-	return 0
+	return ErrFieldValue
 }
 
-// note takes what a field says about the message as a whole.
-func (h *head) note(buf []byte, f *Field) error {
-	value := buf[f.value:f.valueEnd]
-	switch f.Name {
-	case Host:
-		if int(h.first[Host]) != len(h.fields) {
+// note takes what a field, which h does not know by its name yet, says about the message as a whole.
+func (s *state) note(value []byte, h *message.Head, name message.Name) error {
+	switch name {
+	case message.Host:
+		if h.First(message.Host) >= 0 {
 			return ErrHostDuplicate
 		}
-	case ContentLength:
-		if int(h.first[ContentLength]) != len(h.fields) {
+	case message.ContentLength:
+		if s.length >= 0 {
 			return ErrLengthDuplicate
 		}
-		n, ok := parseLength(value)
+		n, ok := message.ParseLength(value)
 		if !ok {
 			return ErrLength
 		}
-		h.length = n
-	case TransferEncoding:
-		if h.chunked {
+		s.length, h.ContentLength = n, n
+	case message.TransferEncoding:
+		if s.chunked {
 			return ErrCoding
 		}
-		if !equalFold(value, "chunked") {
+		if !message.EqualFold(value, "chunked") {
 			return codingError(value)
 		}
-		h.chunked = true
+		s.chunked = true
 	}
 	return nil
 }
 
 // codingError tells a list or nonsense (400) from a coding that is merely not known (501, RFC 9112 section 6.1).
 func codingError(value []byte) error {
-	if len(value) == 0 || !all(value, isToken) {
+	if !message.ValidToken(value) {
 		return ErrCoding
 	}
 	return ErrCodingUnknown
 }
 
-func parseLength(b []byte) (int64, bool) {
-	if len(b) == 0 || len(b) > 19 {
-		return 0, false
-	}
-	var n uint64
-	for _, c := range b {
-		if c < '0' || c > '9' {
-			return 0, false
-		}
-		n = n*10 + uint64(c-'0')
-	}
-	return int64(n), n < 1<<63
+// take copies the head, which is complete.
+func (s *state) take(buf []byte, h *message.Head) {
+	h.Text = append(h.Text[:0], buf[:s.pos]...)
 }
 
 // finish checks what can be checked only when all fields are there.
-func (h *head) finish(buf []byte) error {
-	if h.chunked {
-		if h.first[ContentLength] != 0 {
+func (s *state) finish(h *message.Head) error {
+	if s.chunked {
+		if s.length >= 0 {
 			return ErrLengthAndCoding
 		}
-		if h.http10 {
+		if s.http10 {
 			return ErrCodingVersion
 		}
 	}
-	if h.first[Connection] != 0 {
-		return h.options(buf)
+	if first := h.First(message.Connection); first >= 0 {
+		return s.options(h, first)
 	}
 	return nil
 }
 
 // options reads the Connection fields (RFC 9110 section 7.6.1) and hides the fields they name.
-func (h *head) options(buf []byte) error {
+func (s *state) options(h *message.Head, first int) error {
 	count := 0
-	for i := int(h.first[Connection]) - 1; i < len(h.fields); i++ {
-		if h.fields[i].Name != Connection {
+	fields := h.Fields()
+	for i := first; i < len(fields); i++ {
+		if fields[i].Known != message.Connection {
 			continue
 		}
-		list := buf[h.fields[i].value:h.fields[i].valueEnd]
+		list := h.Bytes(fields[i].Value)
 		for len(list) > 0 {
 			token := list
 			if comma := bytes.IndexByte(list, ','); comma >= 0 {
@@ -224,93 +231,59 @@ func (h *head) options(buf []byte) error {
 			if len(token) == 0 {
 				continue // RFC 9110 section 5.6.1.2: empty elements are ignored
 			}
-			if count++; count > maxOptions || !all(token, isToken) {
+			if count++; count > maxOptions || !message.ValidToken(token) {
 				return ErrConnectionOptions
 			}
-			h.option(buf, token)
+			s.option(h, token)
 		}
 	}
 	return nil
 }
 
-func (h *head) option(buf, token []byte) {
+func (s *state) option(h *message.Head, token []byte) {
 	switch {
-	case equalFold(token, "close"):
-		h.close = true
-		return
-	case equalFold(token, "keep-alive"):
-		h.keepAlive = true
-		return
-	case equalFold(token, "upgrade"):
-		h.upgrade = true
-		return
-	}
-	known := lookup(token)
-	if endToEnd(token, known) {
-		return
-	}
-	for i := range h.fields {
-		f := &h.fields[i]
-		if !f.Hop && f.Name == known && equalFoldBytes(buf[f.line:f.nameEnd], token) {
-			f.Hop = true
-		}
+	case message.EqualFold(token, "close"):
+		s.close = true
+	case message.EqualFold(token, "keep-alive"):
+		s.keepAlive = true
+	case message.EqualFold(token, "upgrade"):
+		s.upgrade = true
+	case !endToEnd(token):
+		h.Hide(token)
 	}
 }
 
-func equalFoldBytes(a, b []byte) bool {
-	if len(a) != len(b) {
-		return false
+// protocol is the value of the first Upgrade field of a message that says Connection: upgrade, and how many there are.
+func (s *state) protocol(h *message.Head) (p message.Span, count int) {
+	i := h.First(message.Upgrade)
+	if i < 0 || !s.upgrade || s.http10 {
+		return p, 0
 	}
-	for i := range a {
-		if lower(a[i]) != lower(b[i]) {
-			return false
-		}
-	}
-	return true
+	return h.Field(i).Value, h.Count(message.Upgrade)
 }
 
-// Len is the number of field lines.
-func (h *head) Len() int { return len(h.fields) }
+// persists is KeepAlive.
+func (s *state) persists() bool { return !s.close && (!s.http10 || s.keepAlive) }
 
-// Field returns line i: its name as it was written and its value without the whitespace around it, both in the bytes that
-// were parsed.
-func (h *head) Field(i int) (f Field, name, value []byte) {
-	f = h.fields[i]
-	return f, h.buf[f.line:f.nameEnd], h.buf[f.value:f.valueEnd]
+// version parses "HTTP/1.1" or "HTTP/1.0".
+func version(b []byte) (http10 bool, err Error) {
+	if len(b) != 8 || string(b[:5]) != "HTTP/" || b[6] != '.' || !digit(b[5]) || !digit(b[7]) {
+		return false, ErrVersion
+	}
+	if b[5] != '1' || b[7] > '1' {
+		return false, ErrVersionUnsupported
+	}
+	return b[7] == '0', 0
 }
 
-// Known returns the value of the first field of a known name, nil without one.
-func (h *head) Known(n Name) []byte {
-	i := h.first[n]
-	if i == 0 {
-		return nil
-	}
-	f := h.fields[i-1]
-	return h.buf[f.value:f.valueEnd:f.valueEnd]
-}
+func digit(c byte) bool { return c >= '0' && c <= '9' }
 
-// Next returns the value of the first field at or after line i that is named name (in lower case) and passed on, and the
-// line to continue at; -1 when there is none. A field may occur more than once: who judges a value must see all of them.
-func (h *head) Next(name string, i int) (value []byte, next int) {
-	for ; i < len(h.fields); i++ {
-		f := h.fields[i]
-		if !f.Hop && equalFold(h.buf[f.line:f.nameEnd], name) {
-			return h.buf[f.value:f.valueEnd:f.valueEnd], i + 1
-		}
+func trim(b []byte) []byte {
+	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t') {
+		b = b[1:]
 	}
-	return nil, -1
-}
-
-// Count is the number of fields of a known name.
-func (h *head) Count(n Name) int {
-	if h.first[n] == 0 {
-		return 0
+	for len(b) > 0 && (b[len(b)-1] == ' ' || b[len(b)-1] == '\t') {
+		b = b[:len(b)-1]
 	}
-	count := 0
-	for _, f := range h.fields[h.first[n]-1:] {
-		if f.Name == n {
-			count++
-		}
-	}
-	return count
+	return b
 }

@@ -1,8 +1,9 @@
 // Package http1 is the HTTP/1.1 protocol core without I/O: bytes in, actions out.
 //
-// It parses heads ([Request], [Response]), follows bodies ([Body]) and writes the heads to pass on. It is strict (RFC 9112):
-// what two readers might understand differently is refused, never repaired, so nothing ambiguous is forwarded. It is pure,
-// allocates nothing once its arrays have grown, and nothing in it is safe for concurrent use.
+// It parses heads ([Request], [Response]) into the form that all versions of HTTP share ([message.Head]), follows bodies ([Body])
+// and writes heads, whatever they came in ([AppendRequest], [AppendResponse]). It is strict (RFC 9112): what two readers might
+// understand differently is refused, never repaired, so nothing ambiguous is forwarded. It is pure, allocates nothing once its
+// arrays have grown, and nothing in it is safe for concurrent use.
 package http1
 
 // Limits bounds a head. A limit of 0 takes its default.
@@ -94,7 +95,7 @@ var errorTexts = [...]errorText{
 	ErrVersion:            {400, "http1.invalid_version", "HTTP version is malformed"},
 	ErrVersionUnsupported: {505, "http1.unsupported_version", "HTTP version is neither 1.0 nor 1.1"},
 	ErrHTTP2Preface:       {505, "http1.http2_preface", "HTTP/2 preface on an HTTP/1 connection"},
-	ErrConnect:            {501, "http1.connect_not_supported", "CONNECT is not supported"},
+	ErrConnect:            {400, "http1.connect_with_body", "CONNECT with Content-Length or Transfer-Encoding"},
 	ErrStatusLine:         {502, "http1.invalid_status_line", "status line is malformed"},
 	ErrFolding:            {400, "http1.line_folding", "field line starts with whitespace"},
 	ErrFieldName:          {400, "http1.invalid_header_name", "field name is not a token followed by a colon"},
@@ -110,7 +111,7 @@ var errorTexts = [...]errorText{
 	ErrCodingVersion:      {400, "http1.transfer_encoding_in_http10", "Transfer-Encoding in an HTTP/1.0 message"},
 	ErrConnectionOptions:  {400, "http1.invalid_connection_header", "Connection is not a short list of tokens"},
 	ErrExpect:             {417, "http1.unknown_expectation", "expectation other than 100-continue"},
-	ErrUpgrade:            {400, "http1.invalid_upgrade", "upgrade with a body or with more than one Upgrade field"},
+	ErrUpgrade:            {400, "http1.invalid_upgrade", "upgrade with a body, by CONNECT, or with more than one Upgrade field"},
 	ErrTraceBody:          {400, "http1.trace_with_body", "TRACE with a body"},
 	ErrChunkSize:          {400, "http1.invalid_chunk_size", "chunk size is not a hexadecimal number below 2^63"},
 	ErrChunkExtension:     {400, "http1.invalid_chunk_extension", "chunk extension is malformed or too long"},

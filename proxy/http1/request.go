@@ -1,62 +1,64 @@
 package http1
 
-import "bytes"
+import (
+	"bytes"
 
-// Request is the head of a request. Reset it before each head.
-//
-// Its byte slices point into the bytes last given to Parse and are valid as long as those are.
+	"github.com/hostmesh/hostmesh/proxy/message"
+)
+
+// Request is the state of reading the head of a request. Reset it before each head. It holds no pointers.
 type Request struct {
-	head
+	state
 
-	Method     Method
-	MethodName []byte
-	Target     []byte // as received
-	// Authority is whom the request is for: that of an absolute-form target, else Host. Empty only in HTTP/1.0.
-	Authority []byte
-	Path      []byte // starts with '/', or is "*"; percent-encoding as received
-	Query     []byte // without '?'
-	HasQuery  bool   // there was a '?'
-
-	absolute bool
-	line     struct{ method, target, targetEnd int }
+	expects bool // Expect: 100-continue
 }
 
-// Reset makes r ready for a head; it keeps r's arrays.
-func (r *Request) Reset() {
-	*r = Request{head: r.head}
-	r.head.reset()
+// Reset makes r ready for a head.
+func (r *Request) Reset() { *r = Request{} }
+
+// Parse reads a head at the start of buf into h and returns its length, 0 when more bytes are needed. It then is called again with
+// the same bytes, at the same or another place, followed by more, and the same h; what was parsed is not parsed again. Of h
+// nothing may be read until it is complete; then it depends on buf no longer. A non-nil error is an [Error], and leaves h empty.
+//
+// h.Authority is whom the request is for: that of a target in absolute form or of CONNECT, else Host; empty only in HTTP/1.0.
+// h.Path starts with '/', or is "*", or is empty for CONNECT; its percent-encoding is as received. h.Protocol is the value of
+// Upgrade when the client wants to change to another protocol (RFC 9110 section 7.8); such a request has no body.
+func (r *Request) Parse(buf []byte, h *message.Head, l Limits) (n int, err error) {
+	r.begin(h)
+	done, err := r.parse(buf, h, l.orDefaults())
+	switch {
+	case err != nil:
+		h.Reset()
+		return 0, err
+	case !done:
+		return 0, nil
+	}
+	return int(r.pos), nil
 }
 
-// Parse reads a head at the start of buf and returns its length, 0 when more bytes are needed. It then is called again with
-// the same bytes, at the same or another place, followed by more; what was parsed is not parsed again. A non-nil error is
-// an [Error].
-func (r *Request) Parse(buf []byte, limits Limits) (n int, err error) {
-	l := limits.orDefaults()
+func (r *Request) parse(buf []byte, h *message.Head, l Limits) (done bool, err error) {
 	for !r.started {
-		start, end, ok, err := r.head.line(buf, l.HeadBytes)
+		start, end, ok, err := r.line(buf, l.HeadBytes)
 		if err != nil || !ok {
-			return 0, err
+			return false, err
 		}
 		if start == end && start == 0 {
 			continue // RFC 9112 section 2.2: one empty line before a request is tolerated
 		}
-		if err := r.requestLine(buf, start, end); err != 0 {
-			return 0, lineError(buf[start:end], err)
+		if err := r.requestLine(buf, h, start, end); err != 0 {
+			return false, lineError(buf[start:end], err)
 		}
 		r.started = true
 	}
-	done, err := r.parseFields(buf, l)
-	if err != nil || !done {
-		return 0, err
+	if done, err := r.fields(buf, h, l); err != nil || !done {
+		return false, err
 	}
-	if err := r.finish(buf[:r.pos:r.pos]); err != nil {
-		return 0, err
-	}
-	return r.pos, nil
+	r.take(buf, h)
+	return true, r.finish(h)
 }
 
-// requestLine parses 'method SP target SP version'.
-func (r *Request) requestLine(buf []byte, start, end int) Error {
+// requestLine parses 'method SP target SP version'. The target is kept in h.Path until the head is complete.
+func (r *Request) requestLine(buf []byte, h *message.Head, start, end int) Error {
 	line := buf[start:end]
 	first := bytes.IndexByte(line, ' ')
 	last := bytes.LastIndexByte(line, ' ')
@@ -65,7 +67,7 @@ func (r *Request) requestLine(buf []byte, start, end int) Error {
 	}
 	method, target := line[:first], line[first+1:last]
 	switch {
-	case !all(method, isToken):
+	case !message.ValidToken(method):
 		return ErrMethod
 	case len(method) > maxMethod:
 		return ErrMethodTooLong
@@ -73,7 +75,7 @@ func (r *Request) requestLine(buf []byte, start, end int) Error {
 		return ErrHTTP2Preface
 	case len(target) == 0 || bytes.IndexByte(target, ' ') >= 0:
 		return ErrRequestLine
-	case !all(target, isTarget):
+	case !message.ValidTarget(target):
 		return ErrTarget
 	}
 	http10, err := version(line[last+1:])
@@ -81,75 +83,80 @@ func (r *Request) requestLine(buf []byte, start, end int) Error {
 		return err
 	}
 	r.http10 = http10
-	r.Method = ParseMethod(method)
-	r.line.method, r.line.target, r.line.targetEnd = start, start+first+1, start+last
+	h.Method = message.ParseMethod(method)
+	h.MethodText = message.Span{Start: uint32(start), End: uint32(start + first)}
+	h.Path = message.Span{Start: uint32(start + first + 1), End: uint32(start + last)}
 	return 0
 }
 
-// version parses "HTTP/1.1" or "HTTP/1.0".
-func version(b []byte) (http10 bool, err Error) {
-	if len(b) != 8 || string(b[:5]) != "HTTP/" || b[6] != '.' || !digit(b[5]) || !digit(b[7]) {
-		return false, ErrVersion
-	}
-	if b[5] != '1' || b[7] > '1' {
-		return false, ErrVersionUnsupported
-	}
-	return b[7] == '0', 0
-}
-
-func digit(c byte) bool { return c >= '0' && c <= '9' }
-
-// finish sets the slices and checks what needs the whole head.
-func (r *Request) finish(buf []byte) error {
-	r.buf = buf
-	first := r.line.method
-	r.MethodName = buf[first : r.line.target-1]
-	r.Target = buf[r.line.target:r.line.targetEnd:r.line.targetEnd]
-	if err := r.host(); err != nil {
+// finish checks what needs the whole head.
+func (r *Request) finish(h *message.Head) error {
+	if err := r.host(h); err != nil {
 		return err
 	}
-	if err := r.splitTarget(); err != nil {
+	if err := splitTarget(h); err != nil {
 		return err
 	}
-	if err := r.head.finish(buf); err != nil {
+	if err := r.state.finish(h); err != nil {
 		return err
 	}
-	if r.Method == MethodTrace && (r.chunked || r.length > 0) {
+	body := r.chunked || r.length > 0
+	switch {
+	case h.Method == message.MethodTrace && body:
 		return ErrTraceBody
+	case h.Method == message.MethodConnect && (r.chunked || r.length >= 0):
+		return ErrConnect
 	}
-	if r.http10 {
-		r.upgrade = false
-	}
-	if r.first[Upgrade] == 0 {
-		r.upgrade = false
-	}
-	if r.upgrade && (r.Count(Upgrade) > 1 || r.chunked || r.length > 0) {
+	protocol, count := r.protocol(h)
+	if count > 1 || count == 1 && (body || h.Method == message.MethodConnect) {
 		return ErrUpgrade
 	}
-	return r.expect()
+	h.Protocol = protocol
+	r.trailers(h)
+	return r.expect(h)
 }
 
-func (r *Request) host() error {
-	if r.first[Host] == 0 {
+func (r *Request) host(h *message.Head) error {
+	i := h.First(message.Host)
+	if i < 0 {
 		if r.http10 {
 			return nil
 		}
 		return ErrHostMissing
 	}
-	r.Authority = r.Known(Host)
-	if !validAuthority(r.Authority, false) {
+	h.Authority = h.Field(i).Value
+	if !message.ValidAuthority(h.Bytes(h.Authority), false) {
 		return ErrHost
 	}
 	return nil
 }
 
-func (r *Request) expect() error {
-	if r.http10 || r.first[Expect] == 0 {
-		return nil // RFC 9110 section 10.1.1: ignored in HTTP/1.0
+// trailers shows that trailers are welcome, which every hop says for itself: then TE has that value and no other.
+func (r *Request) trailers(h *message.Head) {
+	i := h.First(message.TE)
+	if i < 0 || r.http10 {
+		return
 	}
-	if r.Count(Expect) > 1 || !equalFold(r.Known(Expect), "100-continue") {
+	for fields := h.Fields(); i < len(fields); i++ {
+		if f := &fields[i]; f.Known == message.TE && message.EqualFold(h.Bytes(f.Value), "trailers") {
+			f.Hop = false
+		}
+	}
+}
+
+func (r *Request) expect(h *message.Head) error {
+	i := h.First(message.Expect)
+	if i < 0 {
+		return nil
+	}
+	if r.http10 { // RFC 9110 section 10.1.1: ignored, and not passed on as if HTTP/1.1 had been spoken
+		h.Hide(h.Bytes(h.Field(i).Name))
+		return nil
+	}
+	if h.Count(message.Expect) > 1 || !message.EqualFold(h.Known(message.Expect), "100-continue") {
 		return ErrExpect
 	}
+	r.expects = true
 	return nil
 }
 
@@ -157,21 +164,11 @@ func (r *Request) expect() error {
 func (r *Request) HTTP10() bool { return r.http10 }
 
 // KeepAlive reports whether the client wants to keep the connection (RFC 9112 section 9.3).
-func (r *Request) KeepAlive() bool {
-	return !r.close && (!r.http10 || r.keepAlive)
-}
-
-// Upgrading returns the protocols that the client wants to change to, nil when it does not. Such a request has no body.
-func (r *Request) Upgrading() []byte {
-	if !r.upgrade {
-		return nil
-	}
-	return r.Known(Upgrade)
-}
+func (r *Request) KeepAlive() bool { return r.persists() }
 
 // Expects100 reports whether the client waits for a 100 response before it sends the body.
 func (r *Request) Expects100() bool {
-	return !r.http10 && r.first[Expect] != 0 && (r.chunked || r.length > 0)
+	return r.expects && (r.chunked || r.length > 0)
 }
 
 // Framing says how the body is delimited (RFC 9112 section 6.3).
@@ -183,4 +180,58 @@ func (r *Request) Framing() Framing {
 		return Framing{Kind: Length, Length: r.length}
 	}
 	return Framing{Kind: NoBody}
+}
+
+// splitTarget finds authority, path and query of the four forms of a target (RFC 9112 section 3.2), which stands in h.Path.
+func splitTarget(h *message.Head) error {
+	target := h.Path
+	t := h.Bytes(target)
+	switch {
+	case h.Method == message.MethodConnect:
+		if !message.ValidAuthority(t, true) {
+			return ErrAuthority
+		}
+		h.Authority, h.Path = target, message.Span{}
+		return nil
+	case t[0] == '/':
+		h.SetPath(target)
+		return nil
+	case len(t) == 1 && t[0] == '*':
+		if h.Method != message.MethodOptions {
+			return ErrTarget
+		}
+		return nil
+	}
+	return splitAbsolute(h, target)
+}
+
+// splitAbsolute splits a target in absolute form. Its authority replaces Host (RFC 9112 section 3.2.2).
+func splitAbsolute(h *message.Head, target message.Span) error {
+	t := h.Bytes(target)
+	switch {
+	case message.HasPrefixFold(t, "http://"):
+		h.Scheme = message.Span{Start: target.Start, End: target.Start + uint32(len("http"))}
+	case message.HasPrefixFold(t, "https://"):
+		h.Scheme = message.Span{Start: target.Start, End: target.Start + uint32(len("https"))}
+	default:
+		return ErrTarget
+	}
+	start := h.Scheme.End + uint32(len("://"))
+	rest := message.Span{Start: target.End, End: target.End}
+	if i := bytes.IndexAny(h.Text[start:target.End], "/?"); i >= 0 {
+		rest.Start = start + uint32(i)
+	}
+	h.Authority = message.Span{Start: start, End: rest.Start}
+	if !message.ValidAuthority(h.Bytes(h.Authority), false) {
+		return ErrAuthority
+	}
+	h.SetPath(rest)
+	switch {
+	case h.Path.End > h.Path.Start:
+	case h.Method == message.MethodOptions && !h.HasQuery:
+		h.Path = h.Put("*") // RFC 9112 section 3.2.4: it asks for the server as a whole
+	default:
+		h.Path = h.Put("/")
+	}
+	return nil
 }

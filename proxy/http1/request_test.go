@@ -5,15 +5,17 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/hostmesh/hostmesh/proxy/message"
 )
 
 // parseRequest parses s in one piece.
-func parseRequest(t testing.TB, s string) (*Request, int, error) {
+func parseRequest(t testing.TB, s string) (*Request, *message.Head, int, error) {
 	t.Helper()
-	r := new(Request)
-	r.Reset()
-	n, err := r.Parse([]byte(s), Limits{})
-	return r, n, err
+	r, h, in := new(Request), new(message.Head), []byte(s)
+	n, err := r.Parse(in, h, Limits{})
+	clear(in) // nothing may depend on it
+	return r, h, n, err
 }
 
 func crlf(lines ...string) string { return strings.Join(lines, "\r\n") + "\r\n\r\n" }
@@ -76,17 +78,30 @@ func TestRequestParts(t *testing.T) {
 			"upgrade without connection", crlf("GET / HTTP/1.1", "Host: a", "Upgrade: websocket"),
 			parts{"GET", "a", "/", "", false, true, Framing{}, ""},
 		},
+		{
+			"upgrade to nothing", crlf("GET / HTTP/1.1", "Host: a", "Upgrade:", "Connection: Upgrade"),
+			parts{"GET", "a", "/", "", false, true, Framing{}, ""},
+		},
+		{
+			"upgrade in 1.0", crlf("GET / HTTP/1.0", "Upgrade: websocket", "Connection: Upgrade, keep-alive"),
+			parts{"GET", "", "/", "", false, true, Framing{}, ""},
+		},
+		{
+			"asterisk form from an absolute one", crlf("OPTIONS http://a HTTP/1.1", "Host: a"),
+			parts{"OPTIONS", "a", "*", "", false, true, Framing{}, ""},
+		},
+		{"connect", crlf("CONNECT a:443 HTTP/1.1", "Host: b"), parts{"CONNECT", "a:443", "", "", false, true, Framing{}, ""}},
 		{"ipv6", crlf("GET / HTTP/1.1", "Host: [::1]:80"), parts{"GET", "[::1]:80", "/", "", false, true, Framing{}, ""}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r, n, err := parseRequest(t, tt.in)
+			r, h, n, err := parseRequest(t, tt.in)
 			if err != nil || n != len(tt.in) {
 				t.Fatalf("Parse = %d, %v; want %d", n, err, len(tt.in))
 			}
 			got := parts{
-				string(r.MethodName), string(r.Authority), string(r.Path), string(r.Query), r.HasQuery, r.KeepAlive(), r.Framing(),
-				string(r.Upgrading()),
+				string(h.Bytes(h.MethodText)), string(h.Bytes(h.Authority)), string(h.Bytes(h.Path)), string(h.Bytes(h.Query)), h.HasQuery,
+				r.KeepAlive(), r.Framing(), string(h.Bytes(h.Protocol)),
 			}
 			if d := cmp.Diff(tt.want, got); d != "" {
 				t.Errorf("(-want +got):\n%s", d)
@@ -95,84 +110,104 @@ func TestRequestParts(t *testing.T) {
 	}
 }
 
-func TestRequestAppendHead(t *testing.T) {
+func TestAppendRequest(t *testing.T) {
 	tests := []struct {
 		name, in string
-		w        Rewrite
+		e        *message.Edit
 		want     string
 	}{
 		{
 			"plain", crlf("GET /a?b HTTP/1.1", "Host: x", "Accept: */*"),
-			Rewrite{},
+			nil,
 			crlf("GET /a?b HTTP/1.1", "Host: x", "Accept: */*"),
 		},
 		{
 			"hop by hop fields go",
 			crlf("GET / HTTP/1.1", "Host: x", "Connection: keep-alive, x-foo", "Keep-Alive: 5", "X-Foo: 1", "Proxy-Connection: a", "A: b", "TE: gzip"),
-			Rewrite{},
+			nil,
 			crlf("GET / HTTP/1.1", "Host: x", "A: b"),
 		},
 		{
 			"connection cannot remove who calls",
 			crlf("GET / HTTP/1.1", "Connection: host, x-forwarded-for, X-Request-Id, content-length, x-forwarded-anything, authorization",
 				"Host: x", "X-Forwarded-For: 1", "X-Request-Id: 2", "X-Forwarded-Anything: 3", "Authorization: 4"),
-			Rewrite{},
+			nil,
 			crlf("GET / HTTP/1.1", "Host: x", "X-Forwarded-For: 1", "X-Request-Id: 2", "X-Forwarded-Anything: 3", "Authorization: 4"),
 		},
 		{
 			"disguised fields go",
 			crlf("GET / HTTP/1.1", "Host: x", "X_Forwarded_For: 1", "X-Request_Id: 2", "content_length: 5", "x_y: z", "X_Forwarded_Some_Thing_That_Is_Very_Long: 1"),
-			Rewrite{},
+			nil,
 			crlf("GET / HTTP/1.1", "Host: x", "x_y: z"),
 		},
 		{
 			"set fields", crlf("GET / HTTP/1.1", "Host: x", "X-Request-Id: 1", "A: b"),
-			Rewrite{Path: []byte("/n?q"), Host: []byte("y"), Drop: Names(XRequestID), Extra: []byte("x-request-id: 2\r\n")},
-			crlf("GET /n?q HTTP/1.1", "Host: y", "A: b", "x-request-id: 2"),
+			&message.Edit{
+				Target: []byte("/n?q"), Authority: []byte("y"), Drop: message.Names(message.XRequestID),
+				Set: []message.Set{{Known: message.XRequestID, Value: []byte("2")}, {Name: []byte("x-own"), Value: []byte("3")}},
+			},
+			crlf("GET /n?q HTTP/1.1", "Host: y", "A: b", "x-request-id: 2", "x-own: 3"),
 		},
-		{"absolute form", crlf("GET http://a/p?q HTTP/1.1", "Host: b"), Rewrite{}, crlf("GET /p?q HTTP/1.1", "Host: a")},
-		{"absolute form without path", crlf("GET http://a?q HTTP/1.1", "Host: b"), Rewrite{}, crlf("GET /?q HTTP/1.1", "Host: a")},
-		{"options of a whole server", crlf("OPTIONS http://a HTTP/1.1", "Host: b"), Rewrite{}, crlf("OPTIONS * HTTP/1.1", "Host: a")},
-		{"options of the root", crlf("OPTIONS http://a/ HTTP/1.1", "Host: b"), Rewrite{}, crlf("OPTIONS / HTTP/1.1", "Host: a")},
+		{"absolute form", crlf("GET http://a/p?q HTTP/1.1", "Host: b"), nil, crlf("GET /p?q HTTP/1.1", "Host: a")},
+		{"absolute form without path", crlf("GET http://a?q HTTP/1.1", "Host: b"), nil, crlf("GET /?q HTTP/1.1", "Host: a")},
+		{"options of a whole server", crlf("OPTIONS http://a HTTP/1.1", "Host: b"), nil, crlf("OPTIONS * HTTP/1.1", "Host: a")},
+		{"options of the root", crlf("OPTIONS http://a/ HTTP/1.1", "Host: b"), nil, crlf("OPTIONS / HTTP/1.1", "Host: a")},
 		{
 			"length is canonical", crlf("POST / HTTP/1.1", "Host: x", "Content-Length: 007"),
-			Rewrite{},
+			nil,
 			crlf("POST / HTTP/1.1", "Host: x", "Content-Length: 7"),
 		},
 		{
 			"chunked with trailers", crlf("POST / HTTP/1.1", "Host: x", "TE: trailers", "Trailer: a", "Transfer-Encoding: chunked"),
-			Rewrite{},
+			nil,
 			crlf("POST / HTTP/1.1", "Host: x", "Trailer: a", "Connection: TE", "TE: trailers", "Transfer-Encoding: chunked"),
 		},
 		{
 			"expectation answered here", crlf("POST / HTTP/1.1", "Host: x", "Expect: 100-continue", "Content-Length: 1"),
-			Rewrite{},
+			&message.Edit{Drop: message.Names(message.Expect)},
 			crlf("POST / HTTP/1.1", "Host: x", "Content-Length: 1"),
 		},
 		{
 			"expectation passed on", crlf("POST / HTTP/1.1", "Host: x", "Expect: 100-continue", "Content-Length: 1"),
-			Rewrite{Continue: true},
+			nil,
 			crlf("POST / HTTP/1.1", "Host: x", "Expect: 100-continue", "Content-Length: 1"),
 		},
 		{
 			"upgrade", crlf("GET / HTTP/1.1", "Host: x", "Connection: upgrade, http2-settings", "HTTP2-Settings: a", "Upgrade: websocket"),
-			Rewrite{Upgrade: true},
+			nil,
 			crlf("GET / HTTP/1.1", "Host: x", "Connection: Upgrade", "Upgrade: websocket"),
 		},
 		{
-			"upgrade refused", crlf("GET / HTTP/1.1", "Host: x", "Connection: upgrade", "Upgrade: websocket"),
-			Rewrite{},
+			"upgrade without connection", crlf("GET / HTTP/1.1", "Host: x", "Upgrade: websocket"),
+			nil,
 			crlf("GET / HTTP/1.1", "Host: x"),
 		},
-		{"1.0", crlf("GET / HTTP/1.0", "Host: x", "Expect: 100-continue"), Rewrite{Continue: true}, crlf("GET / HTTP/1.1", "Host: x")},
+		{
+			"connect", crlf("CONNECT a:443 HTTP/1.1", "Host: x", "A: b", "TE: trailers", "Connection: TE"),
+			nil,
+			crlf("CONNECT a:443 HTTP/1.1", "Host: a:443", "A: b"),
+		},
+		{
+			"connect elsewhere", crlf("CONNECT a:443 HTTP/1.1", "Host: x"),
+			&message.Edit{Authority: []byte("b:80"), Target: []byte("/")},
+			crlf("CONNECT b:80 HTTP/1.1", "Host: b:80"),
+		},
+		{"length 0", crlf("POST / HTTP/1.1", "Host: x", "Content-Length: 0"), nil, crlf("POST / HTTP/1.1", "Host: x", "Content-Length: 0")},
+		{"trailers in 1.0", crlf("GET / HTTP/1.0", "Host: x", "TE: trailers", "Connection: TE"), nil, crlf("GET / HTTP/1.1", "Host: x")},
+		{
+			"trailers are asked for once", crlf("GET / HTTP/1.1", "Host: x", "TE: gzip", "te: Trailers", "TE: trailers", "Connection: te"),
+			nil,
+			crlf("GET / HTTP/1.1", "Host: x", "Connection: TE", "TE: trailers"),
+		},
+		{"1.0", crlf("GET / HTTP/1.0", "Host: x", "Expect: 100-continue"), nil, crlf("GET / HTTP/1.1", "Host: x")},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r, _, err := parseRequest(t, tt.in)
+			r, h, _, err := parseRequest(t, tt.in)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if d := cmp.Diff(tt.want, string(r.AppendHead(nil, &tt.w))); d != "" {
+			if d := cmp.Diff(tt.want, string(AppendRequest(nil, h, tt.e, r.Framing()))); d != "" {
 				t.Errorf("(-want +got):\n%s", d)
 			}
 		})

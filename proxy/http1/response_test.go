@@ -2,9 +2,12 @@ package http1
 
 import (
 	"errors"
+	"net/http"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/hostmesh/hostmesh/proxy/message"
 )
 
 func TestResponse(t *testing.T) {
@@ -18,42 +21,44 @@ func TestResponse(t *testing.T) {
 	until := Framing{Kind: UntilClose}
 	tests := []struct {
 		name string
-		m    Method
+		m    message.Method
 		in   string
 		want parts
 	}{
-		{"length", MethodGet, crlf("HTTP/1.1 200 OK", "Content-Length: 5"), parts{200, "OK", true, Framing{Length, 5}, ""}},
-		{"no reason", MethodGet, crlf("HTTP/1.1 200 ", "Content-Length: 0"), parts{200, "", true, Framing{}, ""}},
-		{"no reason and no space", MethodGet, crlf("HTTP/1.1 200", "Content-Length: 0"), parts{200, "", true, Framing{}, ""}},
+		{"length", message.MethodGet, crlf("HTTP/1.1 200 OK", "Content-Length: 5"), parts{200, "OK", true, Framing{Length, 5}, ""}},
+		{"no reason", message.MethodGet, crlf("HTTP/1.1 200 ", "Content-Length: 0"), parts{200, "", true, Framing{}, ""}},
+		{"no reason and no space", message.MethodGet, crlf("HTTP/1.1 200", "Content-Length: 0"), parts{200, "", true, Framing{}, ""}},
 		{
-			"long reason", MethodGet, crlf("HTTP/1.1 404 Not \xe9 Found", "Content-Length: 0"),
+			"long reason", message.MethodGet, crlf("HTTP/1.1 404 Not \xe9 Found", "Content-Length: 0"),
 			parts{404, "Not \xe9 Found", true, Framing{}, ""},
 		},
-		{"chunked", MethodGet, crlf("HTTP/1.1 200 OK", "Transfer-Encoding: chunked"), parts{200, "OK", true, Framing{Kind: Chunked}, ""}},
-		{"until close", MethodGet, crlf("HTTP/1.1 200 OK", "Connection: close"), parts{200, "OK", false, until, ""}},
-		{"1.0", MethodGet, crlf("HTTP/1.0 200 OK"), parts{200, "OK", false, until, ""}},
+		{"chunked", message.MethodGet, crlf("HTTP/1.1 200 OK", "Transfer-Encoding: chunked"), parts{200, "OK", true, Framing{Kind: Chunked}, ""}},
+		{"until close", message.MethodGet, crlf("HTTP/1.1 200 OK", "Connection: close"), parts{200, "OK", false, until, ""}},
+		{"1.0", message.MethodGet, crlf("HTTP/1.0 200 OK"), parts{200, "OK", false, until, ""}},
 		{
-			"1.0 keep-alive", MethodGet, crlf("HTTP/1.0 200 OK", "Connection: Keep-Alive", "Content-Length: 1"),
+			"1.0 keep-alive", message.MethodGet, crlf("HTTP/1.0 200 OK", "Connection: Keep-Alive", "Content-Length: 1"),
 			parts{200, "OK", true, Framing{Length, 1}, ""},
 		},
-		{"to HEAD", MethodHead, crlf("HTTP/1.1 200 OK", "Content-Length: 5"), parts{200, "OK", true, Framing{}, ""}},
-		{"to HEAD, chunked", MethodHead, crlf("HTTP/1.1 200 OK", "Transfer-Encoding: chunked"), parts{200, "OK", true, Framing{}, ""}},
-		{"204", MethodGet, crlf("HTTP/1.1 204 No Content"), parts{204, "No Content", true, Framing{}, ""}},
-		{"204 with length 0", MethodGet, crlf("HTTP/1.1 204 No", "Content-Length: 0"), parts{204, "No", true, Framing{}, ""}},
-		{"304 with length", MethodGet, crlf("HTTP/1.1 304 Not", "Content-Length: 5"), parts{304, "Not", true, Framing{}, ""}},
-		{"100", MethodGet, crlf("HTTP/1.1 100 Continue"), parts{100, "Continue", true, Framing{}, ""}},
-		{"101", MethodGet, crlf("HTTP/1.1 101 S", "Connection: upgrade", "Upgrade: websocket"), parts{101, "S", true, Framing{}, "websocket"}},
-		{"101 without connection", MethodGet, crlf("HTTP/1.1 101 S", "Upgrade: websocket"), parts{101, "S", true, Framing{}, ""}},
+		{"to HEAD", message.MethodHead, crlf("HTTP/1.1 200 OK", "Content-Length: 5"), parts{200, "OK", true, Framing{}, ""}},
+		{"to HEAD, chunked", message.MethodHead, crlf("HTTP/1.1 200 OK", "Transfer-Encoding: chunked"), parts{200, "OK", true, Framing{}, ""}},
+		{"204", message.MethodGet, crlf("HTTP/1.1 204 No Content"), parts{204, "No Content", true, Framing{}, ""}},
+		{"204 with length 0", message.MethodGet, crlf("HTTP/1.1 204 No", "Content-Length: 0"), parts{204, "No", true, Framing{}, ""}},
+		{"304 with length", message.MethodGet, crlf("HTTP/1.1 304 Not", "Content-Length: 5"), parts{304, "Not", true, Framing{}, ""}},
+		{"100", message.MethodGet, crlf("HTTP/1.1 100 Continue"), parts{100, "Continue", true, Framing{}, ""}},
+		{"101", message.MethodGet, crlf("HTTP/1.1 101 S", "Connection: upgrade", "Upgrade: websocket"), parts{101, "S", true, Framing{}, "websocket"}},
+		{"200 to CONNECT", message.MethodConnect, crlf("HTTP/1.1 200 OK", "Transfer-Encoding: chunked"), parts{200, "OK", true, Framing{}, ""}},
+		{"200 to CONNECT with length", message.MethodConnect, crlf("HTTP/1.1 200 OK", "Content-Length: 5"), parts{200, "OK", true, Framing{}, ""}},
+		{"403 to CONNECT", message.MethodConnect, crlf("HTTP/1.1 403 No", "Content-Length: 5"), parts{403, "No", true, Framing{Length, 5}, ""}},
+		{"101 without connection", message.MethodGet, crlf("HTTP/1.1 101 S", "Upgrade: websocket"), parts{101, "S", true, Framing{}, ""}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r := new(Response)
-			r.Reset()
-			n, err := r.Parse([]byte(tt.in), Limits{})
+			r, h := new(Response), new(message.Head)
+			n, err := r.Parse([]byte(tt.in), h, Limits{})
 			if err != nil || n != len(tt.in) {
 				t.Fatalf("Parse = %d, %v", n, err)
 			}
-			got := parts{r.Status, string(r.Reason()), r.KeepAlive(), r.Framing(tt.m), string(r.Upgrading())}
+			got := parts{h.Status, string(h.Bytes(h.Reason)), r.KeepAlive(), r.Framing(tt.m), string(h.Bytes(h.Protocol))}
 			if d := cmp.Diff(tt.want, got); d != "" {
 				t.Errorf("(-want +got):\n%s", d)
 			}
@@ -97,69 +102,104 @@ func TestResponseRefused(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r := new(Response)
-			r.Reset()
-			if n, err := r.Parse([]byte(tt.in), Limits{}); !errors.Is(err, tt.want) {
+			r, h := new(Response), new(message.Head)
+			if n, err := r.Parse([]byte(tt.in), h, Limits{}); !errors.Is(err, tt.want) {
 				t.Errorf("Parse = %d, %v; want %v", n, err, tt.want)
 			}
 		})
 	}
 }
 
-func TestResponseAppendHead(t *testing.T) {
+func TestAppendResponse(t *testing.T) {
+	const get = message.MethodGet
 	tests := []struct {
 		name string
-		m    Method
+		m    message.Method
 		in   string
-		w    ResponseRewrite
+		e    *message.Edit
+		f    ResponseForm // its framing, when it is the zero value, is the response's own
 		want string
 	}{
 		{
-			"plain", MethodGet, crlf("HTTP/1.1 200 OK", "A: b", "Content-Length: 05"),
-			ResponseRewrite{},
+			"plain", get, crlf("HTTP/1.1 200 OK", "A: b", "Content-Length: 05"),
+			nil,
+			ResponseForm{},
 			crlf("HTTP/1.1 200 OK", "A: b", "Content-Length: 5"),
 		},
 		{
-			"hop by hop", MethodGet, crlf("HTTP/1.0 200", "Connection: x, keep-alive", "X: y", "Keep-Alive: 1", "Server: s", "Content-Length: 0"),
-			ResponseRewrite{Drop: Names(Server), Extra: []byte("server: m\r\n"), Close: true},
-			crlf("HTTP/1.1 200 ", "server: m", "Connection: close", "Content-Length: 0"),
+			"hop by hop", get, crlf("HTTP/1.0 299", "Connection: x, keep-alive", "X: y", "Keep-Alive: 1", "Server: s", "TE: trailers", "Content-Length: 0"),
+			&message.Edit{Drop: message.Names(message.Server), Set: []message.Set{{Known: message.Server, Value: []byte("m")}}},
+			ResponseForm{Close: true},
+			crlf("HTTP/1.1 299 ", "server: m", "Connection: close", "Content-Length: 0"),
 		},
 		{
-			"chunked", MethodGet, crlf("HTTP/1.1 200 OK", "Trailer: a", "Transfer-Encoding: chunked"),
-			ResponseRewrite{},
+			"chunked", get, crlf("HTTP/1.1 200 OK", "Trailer: a", "Transfer-Encoding: chunked"),
+			nil,
+			ResponseForm{},
 			crlf("HTTP/1.1 200 OK", "Trailer: a", "Transfer-Encoding: chunked"),
 		},
 		{
-			"out of its chunks", MethodGet, crlf("HTTP/1.1 200 OK", "Trailer: a", "Transfer-Encoding: chunked"),
-			ResponseRewrite{Unwrap: true, Close: true},
+			"out of its chunks", get, crlf("HTTP/1.1 200 OK", "Trailer: a", "Transfer-Encoding: chunked"),
+			nil,
+			ResponseForm{HTTP10: true, KeepAlive: true},
 			crlf("HTTP/1.1 200 OK", "Connection: close"),
 		},
-		{"into chunks", MethodGet, crlf("HTTP/1.0 200 OK"), ResponseRewrite{Chunk: true}, crlf("HTTP/1.1 200 OK", "Transfer-Encoding: chunked")},
-		{"no chunks for HEAD", MethodHead, crlf("HTTP/1.0 200 OK"), ResponseRewrite{Chunk: true}, crlf("HTTP/1.1 200 OK")},
 		{
-			"length for HEAD", MethodHead, crlf("HTTP/1.1 200 OK", "Content-Length: 5"),
-			ResponseRewrite{KeepAlive: true},
+			"into chunks", get, crlf("HTTP/1.0 200 OK"), nil,
+			ResponseForm{Framing: Framing{Kind: Chunked}},
+			crlf("HTTP/1.1 200 OK", "Transfer-Encoding: chunked"),
+		},
+		{"until close", get, crlf("HTTP/1.1 200 OK"), nil, ResponseForm{KeepAlive: true}, crlf("HTTP/1.1 200 OK", "Connection: close")},
+		{"no chunks for HEAD", message.MethodHead, crlf("HTTP/1.0 200 OK"), nil, ResponseForm{Framing: Framing{Kind: Chunked}}, crlf("HTTP/1.1 200 OK")},
+		{
+			"length for HEAD", message.MethodHead, crlf("HTTP/1.1 200 OK", "Content-Length: 5"),
+			nil,
+			ResponseForm{KeepAlive: true},
 			crlf("HTTP/1.1 200 OK", "Connection: keep-alive", "Content-Length: 5"),
 		},
-		{"204", MethodGet, crlf("HTTP/1.1 204 No", "Content-Length: 0"), ResponseRewrite{}, crlf("HTTP/1.1 204 No")},
-		{"304", MethodGet, crlf("HTTP/1.1 304 No", "Content-Length: 5"), ResponseRewrite{}, crlf("HTTP/1.1 304 No", "Content-Length: 5")},
-		{"103", MethodGet, crlf("HTTP/1.1 103 Hints", "Link: a"), ResponseRewrite{Close: true}, crlf("HTTP/1.1 103 Hints", "Link: a")},
+		{"204", get, crlf("HTTP/1.1 204 No", "Content-Length: 0"), nil, ResponseForm{}, crlf("HTTP/1.1 204 No")},
+		{"304", get, crlf("HTTP/1.1 304 No", "Content-Length: 5"), nil, ResponseForm{}, crlf("HTTP/1.1 304 No", "Content-Length: 5")},
+		{"103", get, crlf("HTTP/1.1 103 Hints", "Link: a"), nil, ResponseForm{Close: true}, crlf("HTTP/1.1 103 Hints", "Link: a")},
 		{
-			"101", MethodGet, crlf("HTTP/1.1 101 S", "Connection: upgrade", "Upgrade: websocket", "A: b"),
-			ResponseRewrite{},
+			"101", get, crlf("HTTP/1.1 101 S", "Connection: upgrade", "Upgrade: websocket", "A: b"),
+			nil,
+			ResponseForm{Close: true},
 			crlf("HTTP/1.1 101 S", "A: b", "Connection: Upgrade", "Upgrade: websocket"),
+		},
+		{"usual reason", get, crlf("HTTP/1.1 404 ", "Content-Length: 0"), nil, ResponseForm{}, crlf("HTTP/1.1 404 Not Found", "Content-Length: 0")},
+		{
+			"200 to CONNECT", message.MethodConnect, crlf("HTTP/1.1 200 OK", "Content-Length: 5", "Trailer: a", "A: b"),
+			nil,
+			ResponseForm{Close: true},
+			crlf("HTTP/1.1 200 OK", "A: b"),
+		},
+		{
+			"502 to CONNECT", message.MethodConnect, crlf("HTTP/1.1 502 No", "Content-Length: 5"),
+			nil,
+			ResponseForm{Close: true},
+			crlf("HTTP/1.1 502 No", "Connection: close", "Content-Length: 5"),
 		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r := new(Response)
-			r.Reset()
-			if _, err := r.Parse([]byte(tt.in), Limits{}); err != nil {
+			r, h := new(Response), new(message.Head)
+			if _, err := r.Parse([]byte(tt.in), h, Limits{}); err != nil {
 				t.Fatal(err)
 			}
-			if d := cmp.Diff(tt.want, string(r.AppendHead(nil, tt.m, &tt.w))); d != "" {
+			if tt.f.Framing == (Framing{}) {
+				tt.f.Framing = r.Framing(tt.m)
+			}
+			if d := cmp.Diff(tt.want, string(AppendResponse(nil, h, tt.m, tt.e, tt.f))); d != "" {
 				t.Errorf("(-want +got):\n%s", d)
 			}
 		})
+	}
+}
+
+func TestPhrases(t *testing.T) {
+	for status := range 700 {
+		if got, want := phrase(status), http.StatusText(status); got != want {
+			t.Errorf("%d: %q, want %q", status, got, want)
+		}
 	}
 }

@@ -1,165 +1,242 @@
 package http1
 
-import "strconv"
+import (
+	"strconv"
 
-// Rewrite says how a request head is changed on its way. The zero value changes only what every proxy must.
-type Rewrite struct {
-	Path    []byte  // replaces path and query, e.g. normalised; nil: as received
-	Host    []byte  // replaces the authority; nil: as received
-	Drop    NameSet // fields not to pass on, because Extra sets them
-	Extra   []byte  // complete field lines, each with its CRLF
-	Upgrade bool    // pass the client's wish to change the protocol on
-	// Continue passes Expect: 100-continue on; else the proxy has answered it.
-	Continue bool
-}
+	"github.com/hostmesh/hostmesh/proxy/message"
+)
 
-// AppendHead appends the head to send upstream, in HTTP/1.1: the fields as they were written but those of this hop, with Host
-// from the request's authority and the framing of the body said anew.
-func (r *Request) AppendHead(dst []byte, w *Rewrite) []byte {
-	dst = append(dst, r.MethodName...)
-	dst = append(dst, ' ')
-	switch {
-	case w.Path != nil:
-		dst = append(dst, w.Path...)
-	default:
-		dst = r.appendPath(dst)
+// AppendRequest appends a head with what e, which may be nil, changes in it, for the next hop and in HTTP/1.1: its fields but
+// those of one hop, what e sets, and the framing of the body said anew. h may have come in any version of HTTP.
+//
+// A request that wants another protocol (h.Protocol) says so and has no body; what came as CONNECT with a protocol (RFC 8441) is
+// written as GET. Expect is passed on unless e drops it.
+func AppendRequest(dst []byte, h *message.Head, e *message.Edit, f Framing) []byte {
+	if e == nil {
+		e = &message.Edit{}
 	}
-	host := w.Host
-	if host == nil {
-		host = r.Authority
+	upgrade := h.Protocol.End > h.Protocol.Start
+	connect := h.Method == message.MethodConnect
+	if upgrade && connect {
+		dst, connect = append(dst, "GET "...), false
+	} else {
+		dst = append(append(dst, h.Bytes(h.MethodText)...), ' ')
+	}
+	authority := e.Authority
+	if authority == nil {
+		authority = h.Bytes(h.Authority)
+	}
+	switch {
+	case connect:
+		dst = append(dst, authority...)
+	case e.Target != nil:
+		dst = append(dst, e.Target...)
+	default:
+		dst = appendTarget(dst, h)
 	}
 	dst = append(dst, " HTTP/1.1\r\nHost: "...)
-	dst = append(dst, host...)
+	dst = append(dst, authority...)
 	dst = append(dst, "\r\n"...)
 
-	drop := w.Drop | Names(Host, ContentLength)
-	if !w.Continue || r.http10 {
-		drop |= Names(Expect)
+	drop := requestDrop
+	if f.Kind == Chunked {
+		drop = chunkedRequestDrop
 	}
-	if !r.chunked {
-		drop |= Names(Trailer)
-	}
-	dst = r.appendFields(dst, drop)
-	dst = append(dst, w.Extra...)
-	dst = r.appendOptions(dst, w.Upgrade && r.upgrade)
+	dst = appendFields(dst, h, e, drop)
 	switch {
-	case r.chunked:
-		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
-	case r.length >= 0:
-		dst = appendLength(dst, r.length)
+	case upgrade:
+		dst = appendUpgrade(dst, h)
+	case connect:
+	default:
+		if acceptsTrailers(h) {
+			dst = append(dst, "Connection: TE\r\nTE: trailers\r\n"...)
+		}
+		switch {
+		case f.Kind == Chunked:
+			dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
+		case f.Kind == Length:
+			dst = appendLength(dst, f.Length)
+		case h.ContentLength == 0:
+			dst = appendLength(dst, 0)
+		}
 	}
 	return append(dst, "\r\n"...)
 }
 
-// appendPath writes path and query in origin form, or "*".
-func (r *Request) appendPath(dst []byte) []byte {
-	if !r.absolute {
-		return append(dst, r.Target...)
+// What a writer says itself, or does not pass on.
+var (
+	written             = hopByHop.Or(message.Names(message.ContentLength))
+	chunkedRequestDrop  = written.Or(message.Names(message.Host))
+	requestDrop         = chunkedRequestDrop.Or(message.Names(message.Trailer))
+	chunkedResponseDrop = written
+	responseDrop        = written.Or(message.Names(message.Trailer))
+)
+
+// appendTarget writes path and query in origin form, or "*".
+func appendTarget(dst []byte, h *message.Head) []byte {
+	if !h.HasQuery {
+		return append(dst, h.Bytes(h.Path)...)
 	}
-	if r.Method == MethodOptions && !r.HasQuery && &r.Path[0] != &r.Target[len(r.Target)-len(r.Path)] {
-		return append(dst, '*') // RFC 9112 section 3.2.4: an absolute form without a path
+	if h.Query.Start == h.Path.End+1 {
+		return append(dst, h.Text[h.Path.Start:h.Query.End]...)
 	}
-	dst = append(dst, r.Path...)
-	if r.HasQuery {
-		dst = append(dst, '?')
-		dst = append(dst, r.Query...)
-	}
-	return dst
+	dst = append(append(dst, h.Bytes(h.Path)...), '?')
+	return append(dst, h.Bytes(h.Query)...)
 }
 
-// appendOptions writes what this hop says about the connection to the next: an upgrade, and that trailers are welcome.
-func (r *Request) appendOptions(dst []byte, upgrade bool) []byte {
-	if upgrade {
-		dst = append(dst, "Connection: Upgrade\r\nUpgrade: "...)
-		dst = append(dst, r.Known(Upgrade)...)
-		return append(dst, "\r\n"...)
-	}
-	if r.acceptsTrailers() {
-		dst = append(dst, "Connection: TE\r\nTE: trailers\r\n"...)
-	}
-	return dst
-}
-
-func (r *Request) acceptsTrailers() bool {
-	if r.first[TE] == 0 || r.http10 {
+// acceptsTrailers reports whether the sender of a request welcomes trailers.
+func acceptsTrailers(h *message.Head) bool {
+	i := h.First(message.TE)
+	if i < 0 {
 		return false
 	}
-	for _, f := range r.fields {
-		if f.Name == TE && equalFold(r.buf[f.value:f.valueEnd], "trailers") {
+	for fields := h.Fields(); i < len(fields); i++ {
+		if f := &fields[i]; f.Known == message.TE && !f.Hop && message.EqualFold(h.Bytes(f.Value), "trailers") {
 			return true
 		}
 	}
 	return false
 }
 
-// ResponseRewrite says how a response head is changed on its way.
-type ResponseRewrite struct {
-	Drop  NameSet // fields not to pass on, because Extra sets them
-	Extra []byte  // complete field lines, each with its CRLF
-	// Close says Connection: close, KeepAlive says Connection: keep-alive (to HTTP/1.0 clients).
+// ResponseForm is how a response is written for the one who asked.
+type ResponseForm struct {
+	Framing Framing // of the body as it will be sent
+	// Close says Connection: close, KeepAlive says Connection: keep-alive (to HTTP/1.0 clients). A body that ends with the
+	// connection always says close.
 	Close, KeepAlive bool
-	// Unwrap leaves Transfer-Encoding out: the body is taken out of its chunks for an HTTP/1.0 client and ends with the
-	// connection, so Close must be set.
-	Unwrap bool
-	// Chunk says that the proxy puts the body, which only the end of the connection delimits, into chunks.
-	Chunk bool
+	HTTP10           bool // the client knows no chunks: a body in chunks becomes one that ends with the connection
 }
 
-// AppendHead appends the head to send to the client that made a request of method m.
-func (r *Response) AppendHead(dst []byte, m Method, w *ResponseRewrite) []byte {
-	dst = append(dst, "HTTP/1.1 "...)
-	dst = append(dst, r.buf[r.line.start+len("HTTP/1.1 "):r.line.end]...)
-	if r.line.end-r.line.start == len("HTTP/1.1 200") {
-		dst = append(dst, ' ')
+// AppendResponse appends a head with what e, which may be nil, changes in it, for the client that made a request of method m, in
+// HTTP/1.1: its fields but those of one hop, what e sets, and the framing of the body said anew. h may have come in any version
+// of HTTP; without a reason the status has its usual one.
+func AppendResponse(dst []byte, h *message.Head, m message.Method, e *message.Edit, f ResponseForm) []byte {
+	if e == nil {
+		e = &message.Edit{}
 	}
-	dst = append(dst, "\r\n"...)
-
-	drop := w.Drop | Names(ContentLength)
-	chunked := r.chunked && r.Status >= 200 && r.Status != 204 && !w.Unwrap
-	if !chunked {
-		drop |= Names(Trailer)
-	}
-	dst = r.appendFields(dst, drop)
-	dst = append(dst, w.Extra...)
+	dst = appendStatus(dst, h)
+	kind := f.Framing.Kind
+	none := bodiless(m, h.Status)
 	switch {
-	case r.Status == 101:
-		dst = append(dst, "Connection: Upgrade\r\nUpgrade: "...)
-		dst = append(dst, r.Known(Upgrade)...)
-		dst = append(dst, "\r\n"...)
-	case r.Status < 200:
-	case w.Close:
+	case none:
+		kind = NoBody
+	case kind == Chunked && f.HTTP10:
+		kind = UntilClose
+	}
+	drop := responseDrop
+	if kind == Chunked {
+		drop = chunkedResponseDrop
+	}
+	dst = appendFields(dst, h, e, drop)
+	switch {
+	case h.Status == 101:
+		return append(appendUpgrade(dst, h), "\r\n"...)
+	case h.Status < 200 || opens(m, h.Status):
+		return append(dst, "\r\n"...)
+	case f.Close || kind == UntilClose:
 		dst = append(dst, "Connection: close\r\n"...)
-	case w.KeepAlive:
+	case f.KeepAlive:
 		dst = append(dst, "Connection: keep-alive\r\n"...)
 	}
 	switch {
-	case chunked || w.Chunk && !r.bodiless(m):
+	case h.Status == 204:
+	case none: // to HEAD, or 304: what a body would have been
+		if h.ContentLength >= 0 {
+			dst = appendLength(dst, h.ContentLength)
+		}
+	case kind == Chunked:
 		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
-	case r.length >= 0 && r.Status >= 200 && r.Status != 204:
-		dst = appendLength(dst, r.length)
+	case kind == Length:
+		dst = appendLength(dst, f.Framing.Length)
+	case kind == NoBody:
+		dst = appendLength(dst, 0)
 	}
 	return append(dst, "\r\n"...)
 }
 
-// appendFields copies the fields that are passed on, adjacent ones at once.
-func (h *head) appendFields(dst []byte, drop NameSet) []byte {
-	from, to := uint32(0), uint32(0)
-	for i := range h.fields {
-		f := &h.fields[i]
-		if f.Hop || f.Name != Other && drop.Has(f.Name) {
-			continue
-		}
-		if f.line != to {
-			dst = append(dst, h.buf[from:to]...)
-			from = f.line
-		}
-		to = f.next
+func appendStatus(dst []byte, h *message.Head) []byte {
+	n := h.Status
+	dst = append(dst, "HTTP/1.1 "...)
+	dst = append(dst, '0'+byte(n/100), '0'+byte(n/10%10), '0'+byte(n%10), ' ')
+	if h.Reason.End > h.Reason.Start {
+		dst = append(dst, h.Bytes(h.Reason)...)
+	} else {
+		dst = append(dst, phrase(n)...)
 	}
-	return append(dst, h.buf[from:to]...)
+	return append(dst, "\r\n"...)
+}
+
+func appendUpgrade(dst []byte, h *message.Head) []byte {
+	dst = append(dst, "Connection: Upgrade\r\nUpgrade: "...)
+	dst = append(dst, h.Bytes(h.Protocol)...)
+	return append(dst, "\r\n"...)
 }
 
 func appendLength(dst []byte, n int64) []byte {
 	dst = append(dst, "Content-Length: "...)
 	dst = strconv.AppendInt(dst, n, 10)
 	return append(dst, "\r\n"...)
+}
+
+// appendFields writes the fields that are passed on, then those that e sets. Adjacent lines are copied at once.
+func appendFields(dst []byte, h *message.Head, e *message.Edit, drop message.NameSet) []byte {
+	drop = drop.Or(e.Drop)
+	fields := h.Fields()
+	lines, end := h.Lines()
+	from, to := uint32(0), uint32(0)
+	for i := range fields[:lines] {
+		f := &fields[i]
+		if f.Hop || f.Known != message.Other && drop.Has(f.Known) {
+			continue
+		}
+		if f.Name.Start != to {
+			dst = append(dst, h.Text[from:to]...)
+			from = f.Name.Start
+		}
+		to = end
+		if i+1 < lines {
+			to = fields[i+1].Name.Start
+		}
+	}
+	dst = append(dst, h.Text[from:to]...)
+	if lines < len(fields) {
+		dst = appendOthers(dst, h, lines, drop)
+	}
+	for i := range e.Set {
+		s := &e.Set[i]
+		if len(s.Name) > 0 {
+			dst = append(dst, s.Name...)
+		} else {
+			dst = append(dst, s.Known.String()...)
+		}
+		dst = append(dst, ": "...)
+		dst = append(dst, s.Value...)
+		dst = append(dst, "\r\n"...)
+	}
+	return dst
+}
+
+// appendOthers writes fields, from field i on, that do not stand in the head's text as lines. HTTP/2 lets a sender split its
+// cookies; here they are one field again (RFC 9113 section 8.2.3).
+func appendOthers(dst []byte, h *message.Head, i int, drop message.NameSet) []byte {
+	fields := h.Fields()
+	cookies := false
+	for ; i < len(fields); i++ {
+		f := &fields[i]
+		if f.Hop || f.Known != message.Other && drop.Has(f.Known) || cookies && f.Known == message.Cookie {
+			continue
+		}
+		dst = append(append(dst, h.Bytes(f.Name)...), ": "...)
+		dst = append(dst, h.Bytes(f.Value)...)
+		if f.Known == message.Cookie {
+			cookies = true
+			for j := i + 1; j < len(fields); j++ {
+				if f := &fields[j]; f.Known == message.Cookie && !f.Hop {
+					dst = append(append(dst, "; "...), h.Bytes(f.Value)...)
+				}
+			}
+		}
+		dst = append(dst, "\r\n"...)
+	}
+	return dst
 }

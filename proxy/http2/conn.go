@@ -68,6 +68,7 @@ type Conn struct {
 	data  content
 
 	noise, resets int
+	updates       int // window updates that are owed to what was sent
 	now           uint32
 	failed        ErrCode
 	feeding       bool
@@ -265,6 +266,15 @@ func (c *Conn) charge(n int) ErrCode {
 		return EnhanceYourCalm
 	}
 	return NoError
+}
+
+// chargeUpdate counts a window update: those that follow from what was sent are no noise.
+func (c *Conn) chargeUpdate() ErrCode {
+	if c.updates > 0 {
+		c.updates--
+		return NoError
+	}
+	return c.charge(1)
 }
 
 // chargeReset counts a stream that was begun for nothing.

@@ -167,9 +167,12 @@ func (s *section) finishAuthority() bool {
 	return message.ValidAuthority(host, false)
 }
 
-// appendHead encodes a head with what e changes in it.
+// appendHead encodes a head with what e changes in it. A change of protocol, which in HTTP/1 is GET with Upgrade and 101, is here
+// CONNECT with :protocol and 200 (RFC 8441).
 func (c *encoder) appendHead(dst []byte, h *message.Head, e *message.Edit) []byte {
-	if h.Status != 0 {
+	if h.Status == 101 {
+		dst = c.appendStatus(dst, 200)
+	} else if h.Status != 0 {
 		dst = c.appendStatus(dst, h.Status)
 	} else {
 		dst = c.appendStart(dst, h, e)
@@ -199,16 +202,23 @@ func (c *encoder) appendStatus(dst []byte, status int) []byte {
 }
 
 func (c *encoder) appendStart(dst []byte, h *message.Head, e *message.Edit) []byte {
-	switch h.Method {
-	case message.MethodGet:
+	protocol := h.Bytes(h.Protocol)
+	switch {
+	case len(protocol) > 0:
+		dst = c.field(dst, pseudoMethod, nil, []byte("CONNECT"), false)
+	case h.Method == message.MethodGet:
 		dst = indexed(dst, 2)
-	case message.MethodPost:
+	case h.Method == message.MethodPost:
 		dst = indexed(dst, 3)
 	default:
 		dst = c.field(dst, pseudoMethod, nil, h.Bytes(h.MethodText), false)
 	}
-	if h.Scheme.End > h.Scheme.Start {
-		if len(h.Bytes(h.Scheme)) == len("https") {
+	if h.Path.End > h.Path.Start { // else CONNECT
+		scheme := h.Bytes(h.Scheme)
+		if e != nil && e.Scheme != nil {
+			scheme = e.Scheme
+		}
+		if len(scheme) == len("https") {
 			dst = indexed(dst, 7)
 		} else {
 			dst = indexed(dst, 6)
@@ -222,8 +232,8 @@ func (c *encoder) appendStart(dst []byte, h *message.Head, e *message.Edit) []by
 		dst = c.field(dst, pseudoAuthority, nil, authority, false)
 	}
 	dst = c.appendPath(dst, h, e)
-	if h.Protocol.End > h.Protocol.Start {
-		dst = appendLiteral(dst, 0, 4, message.Other, []byte(":protocol"), h.Bytes(h.Protocol))
+	if len(protocol) > 0 {
+		dst = appendLiteral(dst, 0, 4, message.Other, []byte(":protocol"), protocol)
 	}
 	return dst
 }
@@ -254,11 +264,27 @@ var connectionNames = message.Names(message.Connection, message.ProxyConnection,
 	message.HTTP2Settings, message.Host)
 
 func (c *encoder) appendFields(dst []byte, h *message.Head, e *message.Edit) []byte {
-	for i := range h.Len() {
-		f := h.Field(i)
-		value := h.Bytes(f.Value)
-		if f.Hop || connectionNames.Has(f.Known) || e != nil && e.Drop.Has(f.Known) || f.Known == message.TE && !message.EqualFold(value, "trailers") {
+	drop := connectionNames
+	if e != nil {
+		drop = drop.Or(e.Drop)
+	}
+	fields := h.Fields()
+	for i := range fields {
+		f := &fields[i]
+		if f.Hop || drop.Has(f.Known) {
 			continue
+		}
+		value := h.Bytes(f.Value)
+		switch f.Known {
+		case message.TE:
+			if !message.EqualFold(value, "trailers") {
+				continue
+			}
+			value = []byte("trailers")
+		case message.ContentLength:
+			for len(value) > 1 && value[0] == '0' {
+				value = value[1:] // a reader might take it for octal
+			}
 		}
 		dst = c.field(dst, f.Known, h.Bytes(f.Name), value, f.Sensitive)
 	}

@@ -34,7 +34,7 @@ func (c *Conn) AppendHeaders(dst []byte, s *Stream, h *message.Head, e *message.
 	}
 	if c.client && s.id == 0 {
 		s.id, s.window, s.room, s.remaining = c.nextID, c.streamWindow(), c.peer.window, -1
-		s.head = h.Method == message.MethodHead
+		s.head = h.Method == message.MethodHead && h.Protocol == message.Span{} // with a protocol it is CONNECT
 		c.nextID += 2
 		c.table.add(s)
 	}
@@ -85,7 +85,7 @@ func (c *Conn) DataHeader(s *Stream, n int, end bool) (header [frameHeaderSize]b
 	take = max(take, 0) // a window may be below zero
 	s.room -= take
 	c.room -= take
-	c.noise = max(0, c.noise-2) // what pays for the window updates it brings
+	c.updates += updatesPerFrame
 	f := frame{take, frameData, 0, s.id}
 	if end && take == n {
 		f.flags = flagEndStream

@@ -5,7 +5,8 @@ type buffers struct {
 	free [len(bufferSizes)][][]byte
 }
 
-var bufferSizes = [...]int{1 << 10, 4 << 10, 16 << 10, 72 << 10}
+// The third holds a record of TLS.
+var bufferSizes = [...]int{1 << 10, 4 << 10, 18 << 10, 72 << 10}
 
 // keptBytes of each size stay in the pool; more than that goes back to the garbage collector after a burst.
 const keptBytes = 512 << 10

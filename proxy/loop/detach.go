@@ -24,9 +24,8 @@ func (s *Socket) Peek(p []byte) (int, error) {
 // Detach takes an open socket off the loop and gives up its descriptor, which stays open, for another socket to be opened
 // with. That one is told again of all that is true of the descriptor.
 func (s *Socket) Detach() (fd int) {
-	s.open, s.queued = false, false
-	s.loop.slots[s.fd].socket = nil
+	fd = s.gaveUp()
 	var e unix.EpollEvent // ignored, but old kernels want one
-	_, _, _ = syscall.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(s.loop.epfd), unix.EPOLL_CTL_DEL, uintptr(s.fd), uintptr(unsafe.Pointer(&e)), 0, 0)
-	return s.fd
+	_, _, _ = syscall.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(s.loop.epfd), unix.EPOLL_CTL_DEL, uintptr(fd), uintptr(unsafe.Pointer(&e)), 0, 0)
+	return fd
 }

@@ -71,6 +71,9 @@ type Loop struct {
 	buffers buffers
 	shared  []byte
 
+	flushers   []Flusher
+	handshakes *Handshakes
+
 	wakeup Socket
 	mu     sync.Mutex
 	tasks  []func() // guarded by mu
@@ -135,8 +138,10 @@ func (l *Loop) Run(ctx context.Context) error {
 		}
 		l.timers.run()
 		l.takeTurns()
+		l.flush()
 		if ctx.Err() != nil {
 			l.runTasks()
+			l.flush()
 			return nil
 		}
 	}
@@ -155,7 +160,7 @@ func (l *Loop) pollOnce(uintptr) bool {
 		if errno == 0 {
 			l.count = int(n)
 		}
-		return errno != 0 || n > 0 || len(l.again) > 0
+		return errno != 0 || n > 0 || len(l.again) > 0 || len(l.flushers) > 0
 	}
 }
 

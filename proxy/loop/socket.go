@@ -10,6 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// interest is what sockets are registered for, once.
+const interest = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
+
 // Socket is a non-blocking descriptor on a loop. The zero Socket is closed. It is embedded in what uses it and may be
 // opened again after it was closed.
 type Socket struct {
@@ -18,6 +21,7 @@ type Socket struct {
 	fd      int
 	open    bool
 	queued  bool // for a turn
+	secured bool // its bytes are those of TLS
 }
 
 // Open puts fd, which must be non-blocking, on the loop and owns it from then on (also when it fails: then it is closed).
@@ -28,10 +32,10 @@ func (s *Socket) Open(l *Loop, fd int, h Handler) error {
 	}
 	at := &l.slots[fd]
 	at.gen++
-	e := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET, Fd: int32(fd), Pad: int32(at.gen)}
+	e := unix.EpollEvent{Events: interest, Fd: int32(fd), Pad: int32(at.gen)}
 	_, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(l.epfd), unix.EPOLL_CTL_ADD, uintptr(fd), uintptr(unsafe.Pointer(&e)), 0, 0)
 	if errno != 0 {
-		_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0)
+		closeFD(fd)
 		return fmt.Errorf("register descriptor: %w", errno)
 	}
 	at.socket = s
@@ -61,10 +65,18 @@ func (s *Socket) Close() {
 	if !s.open {
 		return
 	}
-	s.open, s.queued = false, false
-	s.loop.slots[s.fd].socket = nil
-	_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE, uintptr(s.fd), 0, 0)
+	closeFD(s.gaveUp())
 }
+
+// gaveUp takes the descriptor from the socket, which is closed then and cannot reach whoever is given its number next.
+func (s *Socket) gaveUp() (fd int) {
+	fd = s.fd
+	s.loop.slots[fd].socket = nil
+	s.open, s.queued, s.fd = false, false, -1
+	return fd
+}
+
+func closeFD(fd int) { _, _, _ = syscall.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
 
 // ResetOnClose has Close reset the connection, so that the peer does not take it for an orderly end.
 func (s *Socket) ResetOnClose() {
@@ -91,10 +103,18 @@ func (s *Socket) Read(p []byte) (int, error) {
 
 // Write sends what of p the kernel takes. The error is nil when that was all, syscall.EAGAIN when it was less, or
 // another syscall.Errno.
-func (s *Socket) Write(p []byte) (int, error) {
+func (s *Socket) Write(p []byte) (int, error) { return s.send(p, false) }
+
+// send is Write; more says that other bytes follow at once, and the kernel should wait for them before it sends a part of a
+// packet.
+func (s *Socket) send(p []byte, more bool) (int, error) {
+	flags := uintptr(unix.MSG_NOSIGNAL)
+	if more {
+		flags |= unix.MSG_MORE
+	}
 	sent := 0
 	for sent < len(p) {
-		n, _, errno := syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(s.fd), uintptr(unsafe.Pointer(&p[sent])), uintptr(len(p)-sent), unix.MSG_NOSIGNAL, 0, 0)
+		n, _, errno := syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(s.fd), uintptr(unsafe.Pointer(&p[sent])), uintptr(len(p)-sent), flags, 0, 0)
 		if errno == syscall.EINTR {
 			continue
 		}
@@ -165,6 +185,17 @@ func (s *Socket) LocalAddr() netip.AddrPort {
 	var sa unix.RawSockaddrAny
 	size := uint32(unix.SizeofSockaddrAny)
 	_, _, errno := syscall.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(s.fd), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size)))
+	if errno != 0 {
+		return netip.AddrPort{}
+	}
+	return addrPort(&sa)
+}
+
+// RemoteAddr is the address the socket is connected to.
+func (s *Socket) RemoteAddr() netip.AddrPort {
+	var sa unix.RawSockaddrAny
+	size := uint32(unix.SizeofSockaddrAny)
+	_, _, errno := syscall.RawSyscall(unix.SYS_GETPEERNAME, uintptr(s.fd), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size)))
 	if errno != 0 {
 		return netip.AddrPort{}
 	}

@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"syscall"
@@ -10,8 +11,11 @@ import (
 
 const pipeBytes = 256 << 10
 
-// Splice moves bytes from one socket to another through a pipe, without copying them into the process. The zero Splice
-// is closed.
+// errSecured is returned for a connection whose bytes are not those of its socket.
+var errSecured = errors.New("splice: the connection is TLS")
+
+// Splice moves bytes from one socket to another through a pipe, without copying them into the process. Both must be plain
+// (see Conn.Plain). The zero Splice is closed.
 type Splice struct {
 	fds  [2]int
 	open bool
@@ -46,6 +50,9 @@ func (s *Splice) Close() {
 
 // Fill takes bytes from src; the pipe must be empty. Errors are those of Socket.Read.
 func (s *Splice) Fill(src *Socket) (int, error) {
+	if src.secured {
+		return 0, errSecured
+	}
 	n, err := splice(src.fd, s.fds[1], pipeBytes)
 	if err != nil {
 		return 0, err
@@ -59,6 +66,9 @@ func (s *Splice) Fill(src *Socket) (int, error) {
 
 // Drain gives what it holds to dst. The error is nil when that was all.
 func (s *Splice) Drain(dst *Socket) error {
+	if dst.secured {
+		return errSecured
+	}
 	for s.held > 0 {
 		n, err := splice(s.fds[0], dst.fd, s.held)
 		if err != nil {

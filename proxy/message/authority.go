@@ -28,7 +28,7 @@ func ValidAuthority(b []byte, needPort bool) bool {
 func validRegName(b []byte) bool {
 	for i := 0; i < len(b); i++ {
 		if b[i] == '%' {
-			if i+2 >= len(b) || unhex(b[i+1]) < 0 || unhex(b[i+2]) < 0 {
+			if i+2 >= len(b) || Unhex(b[i+1]) < 0 || Unhex(b[i+2]) < 0 {
 				return false
 			}
 			i += 2
@@ -64,7 +64,7 @@ func validIPv6(b []byte) bool {
 	}
 	for i < len(b) {
 		start := i
-		for i < len(b) && unhex(b[i]) >= 0 {
+		for i < len(b) && Unhex(b[i]) >= 0 {
 			i++
 		}
 		if i < len(b) && b[i] == '.' {
@@ -121,7 +121,8 @@ func validIPv4(b []byte) bool {
 	return false
 }
 
-func unhex(c byte) int {
+// Unhex is the value of a hexadecimal digit, -1 if it is none.
+func Unhex(c byte) int {
 	switch {
 	case c >= '0' && c <= '9':
 		return int(c - '0')

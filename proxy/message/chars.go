@@ -3,6 +3,7 @@ package message
 import (
 	"bytes"
 	"encoding/binary"
+	"math/bits"
 )
 
 // Classes of bytes.
@@ -11,6 +12,7 @@ const (
 	isLower              // tchar but upper case
 	isTarget             // may stand in a path or query (printable ASCII but space and '#')
 	isHost               // may stand in a registered name (RFC 3986 unreserved and sub-delims, but no comma)
+	isUnderscore
 )
 
 var classes = makeClasses()
@@ -32,6 +34,7 @@ func makeClasses() (t [256]byte) {
 			t[c] |= isHost
 		}
 	}
+	t['_'] |= isUnderscore
 	return t
 }
 
@@ -44,6 +47,9 @@ func all(b []byte, class byte) bool {
 	return len(b) > 0
 }
 
+// TokenByte reports whether c may stand in a token.
+func TokenByte(c byte) bool { return classes[c]&isToken != 0 }
+
 // ValidToken reports whether b is a token.
 func ValidToken(b []byte) bool { return all(b, isToken) }
 
@@ -53,34 +59,57 @@ func ValidLowerName(b []byte) bool { return all(b, isLower) }
 // ValidTarget reports whether b may be path and query: no control character, no space, no '#'.
 func ValidTarget(b []byte) bool { return all(b, isTarget) }
 
-// ValidValue reports whether b is a field value: no control character but HTAB (RFC 9110 section 5.5), no space or HTAB at its
-// ends. Eight bytes at a time: of all loops over a head this one sees the most bytes.
+// ValidValue reports whether b is a field value: as [ValidText], and no space or HTAB at its ends.
 func ValidValue(b []byte) bool {
 	if len(b) > 0 && (b[0] == ' ' || b[0] == '\t' || b[len(b)-1] == ' ' || b[len(b)-1] == '\t') {
 		return false
 	}
+	return ValidText(b)
+}
+
+// ValidText reports whether b holds no control character but HTAB (RFC 9110 section 5.5).
+func ValidText(b []byte) bool { return TextLen(b) == len(b) }
+
+// TextLen is how many bytes at the start of b are no control characters but HTAB. Eight bytes at a time: of all loops over a
+// head this one sees the most bytes.
+func TextLen(b []byte) int {
 	const (
 		low  = 0x0101010101010101
 		high = 0x8080808080808080
 	)
-	for len(b) >= 8 {
-		w := binary.LittleEndian.Uint64(b)
+	i := 0
+	for i+8 <= len(b) {
+		w := binary.LittleEndian.Uint64(b[i:])
 		del := w ^ 0x7f*low
-		if ((w-0x20*low)&^w|(del-low)&^del)&high != 0 && !validBytes(b[:8]) {
-			return false
+		found := ((w-0x20*low)&^w | (del-low)&^del) & high
+		if found == 0 {
+			i += 8
+			continue
 		}
-		b = b[8:]
+		i += bits.TrailingZeros64(found) / 8 // the lowest one is right, those above it need not be
+		if b[i] != '\t' {
+			return i
+		}
+		i++
 	}
-	return validBytes(b)
+	for i < len(b) && (b[i] >= ' ' && b[i] != 0x7f || b[i] == '\t') {
+		i++
+	}
+	return i
 }
 
-func validBytes(b []byte) bool {
-	for _, c := range b {
-		if c < ' ' && c != '\t' || c == 0x7f {
-			return false
+// TokenLen is how many bytes at the start of b may stand in a token, and whether an underscore is among them.
+func TokenLen(b []byte) (n int, underscore bool) {
+	seen := uint8(0)
+	for n < len(b) {
+		class := classes[b[n]]
+		if class&isToken == 0 {
+			break
 		}
+		seen |= class
+		n++
 	}
-	return true
+	return n, seen&isUnderscore != 0
 }
 
 func lower(c byte) byte {
@@ -101,6 +130,11 @@ func EqualFold(b []byte, name string) bool {
 		}
 	}
 	return true
+}
+
+// HasPrefixFold reports whether b begins with prefix, which is lower case, without regard to ASCII case.
+func HasPrefixFold(b []byte, prefix string) bool {
+	return len(b) >= len(prefix) && EqualFold(b[:len(prefix)], prefix)
 }
 
 // EqualFoldBytes compares without regard to ASCII case.

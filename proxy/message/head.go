@@ -4,6 +4,8 @@
 // It is pure and holds no policy. A [Head] is reused: once its arrays have grown it allocates nothing.
 package message
 
+import "bytes"
+
 // Span is a piece of a head's text.
 type Span struct{ Start, End uint32 }
 
@@ -26,12 +28,17 @@ type Head struct {
 	// Text is what the spans point into. A parser appends to it; nothing in it moves until Reset.
 	Text []byte
 
-	// The start line: method, scheme, authority, path, query and protocol as they came. A part that is not there is empty.
-	MethodText, Scheme, Authority, Path, Query, Protocol Span
-	HasQuery                                             bool // a '?' with nothing behind it is a query too
+	// The start line: method, scheme, authority, path and query of a request, the reason of a response, as they came. Protocol is
+	// what the connection or the stream is to become, or in a response becomes: of Upgrade or of :protocol. A part that is not
+	// there is empty.
+	MethodText, Scheme, Authority, Path, Query, Protocol, Reason Span
+	HasQuery                                                     bool // a '?' with nothing behind it is a query too
 
 	fields []Field
 	first  [NumNames]uint16 // index + 1 of the first field of that name
+
+	lines    int    // so many fields stand in Text as lines of HTTP/1, one behind the other
+	linesEnd uint32 // behind the last of them
 }
 
 // Fields are the fields of a trailer section: a head without a start line.
@@ -39,7 +46,12 @@ type Fields = Head
 
 // Reset empties the head and keeps its memory.
 func (h *Head) Reset() {
-	*h = Head{Text: h.Text[:0], fields: h.fields[:0], ContentLength: -1}
+	h.Method, h.Status, h.ContentLength = 0, 0, -1
+	h.Text, h.fields = h.Text[:0], h.fields[:0]
+	h.MethodText, h.Scheme, h.Authority, h.Path, h.Query, h.Protocol, h.Reason = Span{}, Span{}, Span{}, Span{}, Span{}, Span{}, Span{}
+	h.HasQuery = false
+	h.first = [NumNames]uint16{}
+	h.lines, h.linesEnd = 0, 0
 }
 
 // Bytes returns the text of a span. It is valid until Reset.
@@ -52,11 +64,35 @@ func (h *Head) Put(text string) Span {
 	return Span{start, uint32(len(h.Text))}
 }
 
+// Copy makes h a copy of another head that depends on nothing of it.
+func (h *Head) Copy(from *Head) {
+	text, fields := append(h.Text[:0], from.Text...), append(h.fields[:0], from.fields...)
+	*h = *from
+	h.Text, h.fields = text, fields
+}
+
 // Add appends a field whose text is in the head already.
 func (h *Head) Add(f Field) {
 	h.fields = append(h.fields, f)
 	if f.Known != Other && h.first[f.Known] == 0 {
 		h.first[f.Known] = uint16(len(h.fields))
+	}
+}
+
+// Slot returns room for one field more. [Head.Keep] adds it once it is filled; until then it is not one of the head's.
+func (h *Head) Slot() *Field {
+	n := len(h.fields)
+	if n == cap(h.fields) {
+		h.fields = append(h.fields, Field{})[:n]
+	}
+	return &h.fields[:n+1][n]
+}
+
+// Keep adds the field in the slot, which must be filled as a whole.
+func (h *Head) Keep() {
+	h.fields = h.fields[:len(h.fields)+1]
+	if n := h.fields[len(h.fields)-1].Known; n != Other && h.first[n] == 0 {
+		h.first[n] = uint16(len(h.fields))
 	}
 }
 
@@ -69,19 +105,33 @@ func (h *Head) AddField(name, value string) {
 // SetPath sets path and query from a target in origin or asterisk form.
 func (h *Head) SetPath(target Span) {
 	h.Path, h.Query, h.HasQuery = target, Span{}, false
-	for i := target.Start; i < target.End; i++ {
-		if h.Text[i] == '?' {
-			h.Path.End, h.Query, h.HasQuery = i, Span{i + 1, target.End}, true
-			return
-		}
+	if i := bytes.IndexByte(h.Bytes(target), '?'); i >= 0 {
+		at := target.Start + uint32(i)
+		h.Path.End, h.Query, h.HasQuery = at, Span{at + 1, target.End}, true
 	}
 }
+
+// Interim reports whether a response is followed by another one to the same request (1xx but 101).
+func (h *Head) Interim() bool { return h.Status < 200 && h.Status != 101 }
+
+// SetLines says that the fields so far stand in Text as lines of HTTP/1, one behind the other, each from the start of its name;
+// the last one ends at end. A writer of HTTP/1 copies such lines as they are.
+func (h *Head) SetLines(end uint32) { h.lines, h.linesEnd = len(h.fields), end }
+
+// Lines returns how many fields stand in Text as lines of HTTP/1, and where the last of them ends.
+func (h *Head) Lines() (n int, end uint32) { return h.lines, h.linesEnd }
 
 // Len is the number of fields.
 func (h *Head) Len() int { return len(h.fields) }
 
 // Field returns field i.
 func (h *Head) Field(i int) Field { return h.fields[i] }
+
+// Fields returns all fields. They belong to the head; of a field only Hop may be changed.
+func (h *Head) Fields() []Field { return h.fields }
+
+// First returns which field is the first one of a known name, -1 without one.
+func (h *Head) First(n Name) int { return int(h.first[n]) - 1 }
 
 // Known returns the value of the first field of a known name, nil without one.
 func (h *Head) Known(n Name) []byte {
@@ -116,18 +166,43 @@ func (h *Head) Count(n Name) int {
 	return count
 }
 
+// Hide sets Hop for the fields of a name.
+func (h *Head) Hide(name []byte) {
+	known := Lookup(name)
+	for i := range h.fields {
+		if f := &h.fields[i]; !f.Hop && f.Known == known && EqualFoldBytes(h.Bytes(f.Name), name) {
+			f.Hop = true
+		}
+	}
+}
+
+// Underscored is the number of fields whose names have an underscore and that would be passed on. If drop is set they are not.
+func (h *Head) Underscored(drop bool) int {
+	count := 0
+	for i := range h.fields {
+		f := &h.fields[i]
+		if bytes.IndexByte(h.Bytes(f.Name), '_') < 0 {
+			continue
+		}
+		count++
+		f.Hop = f.Hop || drop
+	}
+	return count
+}
+
 // Edit is what an encoder changes while it writes a head. The head itself never changes, so it can be written again for
 // another try.
 type Edit struct {
 	Target    []byte // path and query; nil leaves them
+	Scheme    []byte // nil leaves it; HTTP/1 does not say it
 	Authority []byte // nil leaves it
 	Drop      NameSet
 	Set       []Set // written behind the fields of the head
 }
 
-// Set is one field to write. Name is in lower case.
+// Set is one field to write. Name is in lower case; it may be left out when Known tells it.
 type Set struct {
-	Known Name // of Name; Other if it has none
+	Known Name
 	Name  []byte
 	Value []byte
 }

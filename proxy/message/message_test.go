@@ -1,6 +1,7 @@
 package message
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -13,6 +14,15 @@ func TestLookupFindsEveryNameInAnyCase(t *testing.T) {
 			}
 			for _, other := range []string{text + "x", text[1:], "_" + text[1:]} {
 				if got := Lookup([]byte(other)); got != Other && !strings.EqualFold(got.String(), other) {
+					t.Errorf("Lookup(%q) = %v", other, got)
+				}
+			}
+		}
+		for i := range n.String() {
+			other := []byte(n.String())
+			for c := range 256 {
+				other[i] = byte(c)
+				if got := Lookup(other); got != Other && !EqualFold(other, got.String()) || got != n && EqualFold(other, n.String()) {
 					t.Errorf("Lookup(%q) = %v", other, got)
 				}
 			}
@@ -55,8 +65,97 @@ func TestHeadIsReused(t *testing.T) {
 	if strings.Join(got, ";") != "a=1;b=2" {
 		t.Errorf("Next saw %q", got)
 	}
-	if h.Reset(); h.Len() != 0 || h.Known(Cookie) != nil || h.ContentLength != -1 || h.HasQuery {
+	h.SetLines(uint32(len(h.Text)))
+	h.Method, h.Status, h.ContentLength = MethodGet, 200, 5
+	all := h.Put("part")
+	h.MethodText, h.Scheme, h.Authority, h.Protocol, h.Reason = all, all, all, all, all
+	h.Reset()
+	fresh := &Head{Text: h.Text, fields: h.fields, ContentLength: -1}
+	if !reflect.DeepEqual(h, fresh) {
+		t.Errorf("Reset left %+v", h)
+	}
+	if h.Len() != 0 || h.Known(Cookie) != nil || h.ContentLength != -1 || h.HasQuery {
 		t.Error("Reset left something")
+	}
+}
+
+func TestHeadIsCopied(t *testing.T) {
+	from, h := new(Head), new(Head)
+	from.Reset()
+	from.MethodText = from.Put("GET")
+	from.AddField("Cookie", "a=1")
+	from.SetLines(7)
+	h.AddField("x", "y")
+	h.Copy(from)
+	text := string(h.Text)
+	clear(from.Text)
+	from.Reset()
+	from.AddField("other", "1")
+	if n, end := h.Lines(); string(h.Text) != text || h.Len() != 1 || string(h.Known(Cookie)) != "a=1" || string(h.Bytes(h.MethodText)) != "GET" || n != 1 || end != 7 {
+		t.Errorf("the copy is %+v", h)
+	}
+	if n := testing.AllocsPerRun(10, func() { h.Copy(from) }); n != 0 || h.First(Cookie) != -1 || h.Len() != 1 {
+		t.Errorf("%v allocations; %+v", n, h)
+	}
+}
+
+func TestHideAndUnderscored(t *testing.T) {
+	h := new(Head)
+	h.Reset()
+	for _, name := range []string{"X-A", "x_a", "Accept", "x-a", "accept", "X_B", "y"} {
+		h.AddField(name, "1")
+	}
+	hidden := func() (s string) {
+		for _, f := range h.Fields() {
+			if f.Hop {
+				s += string(h.Bytes(f.Name)) + " "
+			}
+		}
+		return s
+	}
+	if h.Hide([]byte("x-A")); hidden() != "X-A x-a " {
+		t.Errorf("hidden: %q", hidden())
+	}
+	if h.Hide([]byte("ACCEPT")); hidden() != "X-A Accept x-a accept " {
+		t.Errorf("hidden: %q", hidden())
+	}
+	if n := h.Underscored(false); n != 2 || hidden() != "X-A Accept x-a accept " {
+		t.Errorf("%d have an underscore, hidden: %q", n, hidden())
+	}
+	if n := h.Underscored(true); n != 2 || hidden() != "X-A x_a Accept x-a accept X_B " {
+		t.Errorf("%d have an underscore, hidden: %q", n, hidden())
+	}
+}
+
+func TestTextLen(t *testing.T) {
+	for _, before := range []string{"", "a", "seven..", "eight...", "a\tb\tc\td\te", "\t\t\t\t\t\t\t\t\t", strings.Repeat("\xff", 20)} {
+		for _, after := range []string{"", "x", "more than eight bytes"} {
+			for c := range 256 {
+				b := []byte(before + string([]byte{byte(c)}) + after)
+				want := len(b)
+				if c < ' ' && c != '\t' || c == 0x7f {
+					want = len(before)
+				}
+				if got := TextLen(b); got != want {
+					t.Errorf("TextLen(%q) = %d, want %d", b, got, want)
+				}
+			}
+		}
+	}
+}
+
+func TestTokenLen(t *testing.T) {
+	for c := range 256 {
+		want := 2
+		if ValidToken([]byte{byte(c)}) {
+			want = 4
+		}
+		if n, underscore := TokenLen([]byte{'a', '-', byte(c), 'b'}); n != want || underscore != (c == '_') {
+			t.Errorf("byte %#x: %d, %v", c, n, underscore)
+		}
+	}
+	if n, _ := TokenLen(nil); n != 0 {
+		t.Error("nothing is a token")
 	}
 }
 

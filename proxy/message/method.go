@@ -41,3 +41,21 @@ func ParseMethod(b []byte) Method {
 	}
 	return MethodOther
 }
+
+// Idempotent reports whether a request that may have been processed can be sent again (RFC 9110 section 9.2.2).
+func (m Method) Idempotent() bool {
+	switch m {
+	case MethodGet, MethodHead, MethodPut, MethodDelete, MethodOptions, MethodTrace:
+		return true
+	}
+	return false
+}
+
+// Safe reports whether a request only reads (RFC 9110 section 9.2.1).
+func (m Method) Safe() bool {
+	switch m {
+	case MethodGet, MethodHead, MethodOptions, MethodTrace:
+		return true
+	}
+	return false
+}

@@ -1,6 +1,9 @@
 package message
 
-import "bytes"
+import (
+	"bytes"
+	"encoding/binary"
+)
 
 // Name is a field name that the proxy knows; to compare it is to compare a byte.
 type Name uint8
@@ -165,44 +168,81 @@ func Names(names ...Name) (s NameSet) {
 	return s
 }
 
+// Or returns the names that are in one of two sets.
+func (s NameSet) Or(t NameSet) NameSet { return NameSet{s[0] | t[0], s[1] | t[1]} }
+
 // Has reports whether n is in the set.
 func (s NameSet) Has(n Name) bool { return s[n>>6&1]>>(n&63)&1 != 0 }
 
 const (
 	longestName = 30
-	nameSlots   = 256
+	ones        = 0x0101010101010101
 )
 
-// slots finds known names by a hash of length, first, last and a middle byte; a slot that is taken moves a name to the next one.
-var slots = makeSlots()
+// slot is a place of the table that finds known names: by their first and last bytes in lower case, and their length. These tell
+// all names up to 16 bytes.
+type slot struct {
+	first, last uint64
+	length      uint8
+	name        Name
+}
 
-func makeSlots() (t [nameSlots]Name) {
+var slots, spellings = makeSlots()
+
+// makeSlots puts every name into the slot of its hash, or into the next one that is free.
+func makeSlots() (t [256]slot, spellings [NumNames][]byte) {
 	for n := Accept; n < NumNames; n++ {
-		i := slot([]byte(nameTexts[n]))
-		for t[i] != Other {
-			i = (i + 1) % nameSlots
+		text := []byte(nameTexts[n])
+		first, last := ends(text)
+		i := hash(first, last, len(text))
+		for t[i].name != Other {
+			i++
 		}
-		t[i] = n
+		t[i], spellings[n] = slot{first, last, uint8(len(text)), n}, text
 	}
-	return t
+	return t, spellings
 }
 
-func slot(b []byte) int {
+// ends are the first and the last bytes of a name.
+func ends(b []byte) (first, last uint64) {
 	n := len(b)
-	return (n*17 + int(b[0]|0x20)*3 + int(b[n-1]|0x20)*41 + int(b[n/2]|0x20)*7) % nameSlots
+	switch {
+	case n >= 8:
+		return binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[n-8:])
+	case n >= 4:
+		const blank = 0x20202020 << 32
+		return blank | uint64(binary.LittleEndian.Uint32(b)), blank | uint64(binary.LittleEndian.Uint32(b[n-4:]))
+	}
+	const blank = 0x20 * ones &^ 0xffff
+	return blank | uint64(b[0]) | 0x2000, blank | uint64(b[n/2]) | uint64(b[n-1])<<8
 }
 
-// Lookup finds a known name without regard to case.
+func hash(first, last uint64, n int) uint8 {
+	return uint8((first*0x9e3779b97f4a7c15 + (last^uint64(n))*0xbf58476d1ce4e5b9) >> 56)
+}
+
+// Lookup finds a known name without regard to case. Known names have letters, digits and '-', which in lower case all have the
+// bit 0x20; what has neither that bit nor the next one is a control character.
 func Lookup(b []byte) Name {
-	if len(b) == 0 || len(b) > longestName {
+	n := len(b)
+	if n == 0 || n > longestName {
 		return Other
 	}
-	for i := slot(b); slots[i] != Other; i = (i + 1) % nameSlots {
-		if n := slots[i]; EqualFold(b, nameTexts[n]) {
-			return n
+	first, last := ends(b)
+	if (first>>5|first>>6)&(last>>5|last>>6)&ones != ones {
+		return Other
+	}
+	first, last = first|0x20*ones, last|0x20*ones
+	for i := hash(first, last, n); ; i++ {
+		s := &slots[i]
+		switch {
+		case s.name == Other:
+			return Other
+		case s.first != first || s.last != last || int(s.length) != n:
+		case n <= 16 || EqualFoldBytes(b, spellings[s.name]):
+			return s.name
 		}
 	}
-	return Other
 }
 
 // imitated are the names whose imitations are dangerous: the proxy sets them or depends on them.
@@ -223,5 +263,5 @@ func Disguised(name []byte) bool {
 		}
 	}
 	f := folded[:n]
-	return len(name) <= longestName && imitated.Has(Lookup(f)) || n > 12 && EqualFold(f[:12], "x-forwarded-") || n > 8 && EqualFold(f[:8], "x-envoy-")
+	return len(name) <= longestName && imitated.Has(Lookup(f)) || HasPrefixFold(f, "x-forwarded-") || HasPrefixFold(f, "x-envoy-")
 }

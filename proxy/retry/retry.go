@@ -17,6 +17,7 @@ const (
 	NoConnect                // no connection could be made
 	Ended                    // the upstream closed or reset the connection
 	TimedOut                 // the try took too long
+	Refused                  // the upstream refused the stream: it has not processed the request
 )
 
 // Outcome is how a try ended.
@@ -63,8 +64,11 @@ func conditions(p *config.Retry, o Outcome) config.RetryOn {
 	var on config.RetryOn
 	if o.Failure != None {
 		on = config.RetryReset | config.Retry5xx | config.RetryGatewayError
-		if o.Failure == NoConnect {
+		switch o.Failure {
+		case NoConnect:
 			on |= config.RetryConnectFailure
+		case Refused:
+			on |= config.RetryRefusedStream
 		}
 		if o.Unsent && o.Failure != TimedOut {
 			on |= config.RetryResetBeforeRequest

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/http1"
+	"github.com/hostmesh/hostmesh/proxy/message"
 	"github.com/hostmesh/hostmesh/proxy/router"
 )
 
@@ -260,15 +261,15 @@ func TestMatchAllocatesNothing(t *testing.T) {
 		})
 	}
 	table := router.New(&config.RouteTable{VirtualHosts: hosts})
-	head := new(http1.Request)
+	parser, head := new(http1.Request), new(message.Head)
 	r := &router.Request{Method: []byte("GET"), Host: []byte("Q.S7.default.mesh.internal")}
 	raw := []byte("GET /a/%62/../c%2fd//e HTTP/1.1\r\nHost: x\r\nX-V: 2\r\n\r\n")
 	match := func() {
-		head.Reset()
-		if _, err := head.Parse(raw, http1.Limits{}); err != nil {
+		parser.Reset()
+		if _, err := parser.Parse(raw, head, http1.Limits{}); err != nil {
 			t.Fatal(err)
 		}
-		r.Path, r.Headers = head.Path, head
+		r.Path, r.Headers = head.Bytes(head.Path), head
 		if m, err := table.Match(r); err != nil || m.Route == nil || string(m.Path) != "/a/c%2fd//e" {
 			t.Fatalf("Match = %+v, %v", m, err)
 		}

@@ -8,6 +8,7 @@ package upstream
 import (
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 
 	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/loop"
@@ -38,6 +39,8 @@ type Cluster struct {
 	waiting waiters
 	gone    bool
 
+	arena *Arena // of the loop
+
 	shared *Shared // what the process knows; nil: nobody asks how requests end
 	slot   int     // this loop's number there
 }
@@ -49,6 +52,7 @@ type Host struct {
 
 	cluster *Cluster
 	idle    *Conn // the one used last: it is the warmest, and the others may time out
+	muxes   []*muxConn
 	gone    bool  // no longer in the configuration
 	asked   bool  // it was picked since the last cleaning; of hosts that are made on demand
 	active  int   // requests, by this loop
@@ -131,6 +135,9 @@ func (h *Host) leave() {
 	h.part()
 	for h.idle != nil {
 		h.idle.end()
+	}
+	for _, m := range slices.Clone(h.muxes) {
+		m.drain()
 	}
 }
 

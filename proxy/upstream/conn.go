@@ -15,21 +15,27 @@ var (
 	ErrWait = errors.New("all connections are in use")
 )
 
-// User is a request, or a stream of bytes, that uses a connection. It is called on the loop.
+// User is a stream of bytes that uses a connection as it is. It is called on the loop.
 type User interface {
+	waiting
 	// Connected is called once for a connection that Acquire began to open: err is nil when it is there, and otherwise
 	// why it is not (a syscall.Errno, ETIMEDOUT after the connect timeout); the connection is then gone.
 	Connected(err error)
 	// UpstreamReady is called with the events of the connection.
 	UpstreamReady(loop.Event)
-	// Free is called for a user that Acquire put in the queue: to call Acquire again.
+}
+
+// waiting is who may be in the queue for connections.
+type waiting interface {
+	// Free is called for who was put in the queue: to ask again.
 	Free()
 }
 
-// Waiter is a place in the queue for connections, embedded in each user.
+// Waiter is a place in the queue for connections, or at one that is being opened, embedded in each user.
 type Waiter struct {
 	next, prev *Waiter
-	user       User
+	user       waiting
+	conn       *Conn // that is being opened for a Receiver
 }
 
 type waiters struct {
@@ -41,12 +47,14 @@ func (w *waiters) init() { w.head.next, w.head.prev = &w.head, &w.head }
 
 // Conn is a connection to a host.
 type Conn struct {
-	loop.Socket
+	loop.Conn
 	Host *Host
 	// Requests is how many requests were sent on it.
 	Requests int
 
-	user       User
+	user       User // of the bytes; nil: they are a call's, or mux's
+	call       call
+	mux        *muxConn
 	next, prev *Conn // in the host's idle stack; next was used earlier
 	idle       bool
 	connecting bool
@@ -68,40 +76,34 @@ const (
 // Acquire takes a connection to h for user: an idle one (reused is true), or one that begins to open, and user will be
 // told by Connected. The error is ErrWait, ErrOverflow, or that of the system call that opens sockets.
 func (c *Cluster) Acquire(h *Host, user User, w *Waiter, want Want) (conn *Conn, reused bool, err error) {
+	if conn, reused, err = c.acquire(h, w, user, want); conn != nil {
+		conn.user = user
+	}
+	return conn, reused, err
+}
+
+func (c *Cluster) acquire(h *Host, w *Waiter, user waiting, want Want) (conn *Conn, reused bool, err error) {
 	for conn := h.idleFor(user); conn != nil && want != Fresh; conn = h.idleFor(user) {
 		conn.leavePool()
 		if want == Verified && !conn.Quiet() {
 			conn.Discard()
 			continue
 		}
-		conn.user = user
 		h.busy(1)
 		return conn, true, nil
 	}
-	if !c.take(limitPending) {
-		c.Stats.Count[RequestPendingOverflow]++
-		return nil, false, ErrOverflow
-	}
-	for !c.take(limitConns) {
-		if c.evict(h) {
-			continue
-		}
-		c.Stats.Count[ConnOverflow]++
-		c.Stats.Count[RequestPendingTotal]++
-		c.enqueue(w, user)
-		return nil, false, ErrWait
-	}
-	return c.open(h, user)
+	conn, err = c.connect(h, w, user)
+	return conn, false, err
 }
 
-func (c *Cluster) open(h *Host, user User) (*Conn, bool, error) {
-	conn := &Conn{Host: h, user: user, connecting: true, opened: c.loop.Now(), told: c.tells(user)}
+func (c *Cluster) open(h *Host, user waiting) (*Conn, error) {
+	conn := &Conn{Host: h, connecting: true, opened: c.loop.Now(), told: c.tells(user)}
 	if err := conn.Dial(c.loop, h.Endpoint.Addr, conn); err != nil {
 		c.Stats.Count[ConnConnectFail]++
 		h.Stats.ConnectFail++
 		c.give(limitPending)
 		c.give(limitConns)
-		return nil, false, err
+		return nil, err
 	}
 	c.opening++
 	h.conns++
@@ -113,21 +115,30 @@ func (c *Cluster) open(h *Host, user User) (*Conn, bool, error) {
 	c.Stats.Count[RequestPendingTotal]++
 	h.Stats.ConnTotal++
 	c.loop.Start(&conn.timer, c.cfg.ConnectTimeout, conn)
-	return conn, false, nil
+	return conn, nil
 }
 
 // evict makes room for a connection to h by closing an idle one of another host.
 func (c *Cluster) evict(h *Host) bool {
 	for _, other := range c.hosts {
-		if (other != h || c.cfg.ProxyHeader != nil) && other.idle != nil { // those of h are another client's
+		if other == h && c.cfg.ProxyHeader == nil { // with it those of h are another client's
+			continue
+		}
+		if other.idle != nil {
 			other.idle.end() // its place is taken already: nobody of the queue is asked
 			return true
+		}
+		for _, m := range other.muxes {
+			if m.ready && m.Active() == 0 {
+				m.Abort()
+				return true
+			}
 		}
 	}
 	return false
 }
 
-func (c *Cluster) enqueue(w *Waiter, user User) {
+func (c *Cluster) enqueue(w *Waiter, user waiting) {
 	head := &c.waiting.head
 	w.user, w.prev, w.next = user, head.prev, head
 	head.prev.next = w
@@ -159,7 +170,7 @@ func (c *Cluster) serveWaiting() {
 
 // room reports whether a connection can be had, or never can.
 func (c *Cluster) room() bool {
-	return c.idle > 0 || c.gone || !c.full(limitConns)
+	return c.idle > 0 || c.gone || !c.full(limitConns) || c.slots()
 }
 
 // Release gives a connection back whose request is done and which can serve another one.
@@ -200,7 +211,11 @@ func (conn *Conn) leavePool() {
 
 // Discard closes a connection, whatever it is doing. Its user is not told.
 func (conn *Conn) Discard() {
-	if conn.IsOpen() {
+	switch {
+	case !conn.IsOpen():
+	case conn.mux != nil && conn.mux.ready:
+		conn.mux.Abort()
+	default:
 		conn.end()
 		conn.Host.cluster.serveWaiting()
 	}
@@ -213,7 +228,7 @@ func (conn *Conn) end() {
 	switch {
 	case conn.idle:
 		conn.leavePool()
-	default:
+	case conn.mux == nil:
 		h.busy(-1)
 	}
 	if conn.connecting {
@@ -223,6 +238,7 @@ func (conn *Conn) end() {
 	}
 	conn.timer.Stop()
 	conn.user = nil
+	conn.endCall()
 	conn.Close()
 	c.closed(h)
 }
@@ -242,8 +258,12 @@ func (conn *Conn) Ready(e loop.Event) {
 		if e&(loop.Hup|loop.Err) != 0 || e&loop.In != 0 && !conn.Quiet() {
 			conn.Discard()
 		}
+	case conn.mux != nil:
+		conn.mux.Ready(e)
 	case conn.user != nil:
 		conn.user.UpstreamReady(e)
+	case conn.call.recv != nil:
+		conn.callReady(e)
 	}
 }
 
@@ -257,7 +277,7 @@ func (conn *Conn) connected(e loop.Event) {
 			return
 		}
 	}
-	if conn.told != nil && !conn.tell() {
+	if conn.told != nil && !conn.announce() {
 		conn.fail(syscall.EPIPE)
 		return
 	}
@@ -266,10 +286,26 @@ func (conn *Conn) connected(e loop.Event) {
 	c.opening--
 	c.give(limitPending)
 	conn.timer.Stop()
-	conn.user.Connected(nil)
+	conn.tell(nil)
 	// What came along with the first event would not be told again.
-	if rest := e &^ loop.Out; rest != 0 && conn.user != nil {
-		conn.user.UpstreamReady(rest)
+	if rest := e &^ loop.Out; rest != 0 && conn.IsOpen() {
+		conn.Ready(rest)
+	}
+}
+
+// tell tells who waits for the connection that it is there, or why not: then it is gone.
+func (conn *Conn) tell(err error) {
+	switch {
+	case conn.mux != nil:
+		conn.mux.connected(err)
+	case conn.user != nil:
+		conn.user.Connected(err)
+	case conn.call.recv == nil:
+	case err != nil:
+		conn.call.recv.Connected(nil, err)
+	default:
+		conn.call.waiter.conn, conn.call.waiter = nil, nil
+		conn.call.recv.Connected(conn, nil)
 	}
 }
 
@@ -278,6 +314,10 @@ func (conn *Conn) Expired(*loop.Timer) {
 	c := conn.Host.cluster
 	if !conn.connecting {
 		conn.countEnd()
+		if conn.mux != nil {
+			conn.mux.End()
+			return
+		}
 		conn.Discard()
 		return
 	}
@@ -286,9 +326,9 @@ func (conn *Conn) Expired(*loop.Timer) {
 }
 
 func (conn *Conn) fail(errno syscall.Errno) {
-	c, user := conn.Host.cluster, conn.user
+	c, failed := conn.Host.cluster, *conn // as it was, to tell who waits
 	c.Stats.Count[ConnConnectFail]++
 	conn.Host.Stats.ConnectFail++
 	conn.Discard()
-	user.Connected(errno)
+	failed.tell(errno)
 }

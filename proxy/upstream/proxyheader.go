@@ -6,7 +6,7 @@ import (
 	"github.com/hostmesh/hostmesh/proxy/preamble"
 )
 
-// Ended is a User on behalf of a client. Ends are those of the client's connection; a cluster with a ProxyHeader tells them to
+// Ended is a User, or a Receiver, on behalf of a client. Ends are those of the client's connection; a cluster with a ProxyHeader tells them to
 // the host.
 type Ended interface {
 	Ends() (client, proxy netip.AddrPort)
@@ -15,7 +15,7 @@ type Ended interface {
 // told is what a connection's PROXY header says. Requests of another client's connection must not come over it.
 type told struct{ client, proxy netip.AddrPort }
 
-func endsOf(user User) told {
+func endsOf(user waiting) told {
 	var t told
 	if e, ok := user.(Ended); ok {
 		t.client, t.proxy = e.Ends()
@@ -24,7 +24,7 @@ func endsOf(user User) told {
 }
 
 // tells is what a connection for the user is to begin with, nil for nothing.
-func (c *Cluster) tells(user User) *told {
+func (c *Cluster) tells(user waiting) *told {
 	if c.cfg.ProxyHeader == nil {
 		return nil
 	}
@@ -33,21 +33,26 @@ func (c *Cluster) tells(user User) *told {
 }
 
 // idleFor returns the idle connection that was used last and may be used for the user; nil without.
-func (h *Host) idleFor(user User) *Conn {
+func (h *Host) idleFor(user waiting) *Conn {
 	if h.idle == nil || h.idle.told == nil && h.cluster.cfg.ProxyHeader == nil {
 		return h.idle
 	}
 	want := h.cluster.tells(user)
 	for conn := h.idle; conn != nil; conn = conn.next {
-		if conn.told == want || conn.told != nil && want != nil && *conn.told == *want {
+		if conn.tellsOf(want) {
 			return conn
 		}
 	}
 	return nil
 }
 
-// tell sends the PROXY header on a connection that was just made. The kernel takes it whole, or the connection is no good.
-func (conn *Conn) tell() bool {
+// tellsOf reports whether the connection may be used for that client; want is nil where none is told.
+func (conn *Conn) tellsOf(want *told) bool {
+	return conn.told == want || conn.told != nil && want != nil && *conn.told == *want
+}
+
+// announce sends the PROXY header on a connection that was just made. The kernel takes it whole, or the connection is no good.
+func (conn *Conn) announce() bool {
 	rules := conn.Host.cluster.cfg.ProxyHeader
 	if rules == nil { // it was asked for when the connection began to open
 		return false

@@ -1,0 +1,109 @@
+package proxy
+
+import (
+	"net/netip"
+
+	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/message"
+)
+
+// downstream is what the HTTP connections of clients have in common, whatever version they speak.
+type downstream struct {
+	loop.Conn
+	w      *worker
+	a      *acceptor
+	served *served // the listener as the present request found it
+	peer   netip.AddrPort
+	via    *proxied // nil: peer is who is connected
+	id     uint64
+	owner  connection
+
+	next, prev *downstream // all of the acceptor
+	life       loop.Timer  // how long the connection may take requests
+	requests   uint32
+	over       bool // its life is: it ends with its present requests
+}
+
+// connection is a client's connection as its acceptor sees it.
+type connection interface {
+	loop.Handler
+	loop.Expirer
+	// begin starts to serve.
+	begin()
+	// drain has the connection end with its present requests, and soon if there are none.
+	drain()
+	// shutdown ends it at once.
+	shutdown()
+}
+
+// responder is the client's side of an exchange.
+type responder interface {
+	// inform sends an informational response.
+	inform(h *message.Head)
+	// respond sends the head of the response, with what e changes in it. end: it has no content.
+	respond(h *message.Head, e *message.Edit, end bool)
+	// content and trailers send the rest. Nothing should be sent while congested; if that is true, the exchange's writable is
+	// called when it no longer is.
+	content(p loop.Piece, end bool)
+	trailers(t *message.Fields)
+	congested() bool
+	// pull asks for more of the request.
+	pull()
+	// finish ends the exchange: its response is sent, or will be. reject: what else the client sends cannot be understood, or is
+	// not wanted.
+	finish(reject bool)
+	// abort ends an exchange within its response: the client sees it cut off.
+	abort()
+	// option is what respond said about the connection, nil for nothing.
+	option() []byte
+	// protocol is the version of HTTP as access logs tell it.
+	protocol() string
+}
+
+// http is where the connection's requests are counted.
+func (d *downstream) http() *httpStats { return d.a.http }
+
+// refresh takes the listener as it is now, for a new request.
+func (d *downstream) refresh() {
+	if s := d.a.served; s.http() != nil {
+		d.served = s
+	}
+}
+
+// draining reports whether the connection is to end with its present requests.
+func (d *downstream) draining() bool {
+	return d.over || d.w.draining || d.a.gone || d.a.served.http() == nil
+}
+
+// lastRequest reports whether the connection is to end with the request that it begins now.
+func (d *downstream) lastRequest() bool {
+	most := d.served.http().MaxConnectionRequests
+	if d.requests++; most == 0 || d.requests < most {
+		return false
+	}
+	d.http().count[httpCxMaxRequests]++
+	return true
+}
+
+// open begins the connection on its socket.
+func (d *downstream) open(fd int) error {
+	if err := d.Open(d.w.loop, fd, d.owner); err != nil {
+		return err
+	}
+	if most := d.served.http().MaxConnectionDuration; most > 0 {
+		d.w.loop.Start(&d.life, most, (*lifeTimer)(d))
+	}
+	d.owner.begin()
+	return nil
+}
+
+// lifeTimer is a connection whose life may be over.
+type lifeTimer downstream
+
+// Expired has the connection end with its present request, or soon when there is none.
+func (t *lifeTimer) Expired(*loop.Timer) {
+	d := (*downstream)(t)
+	d.http().count[httpCxMaxDuration]++
+	d.over = true
+	d.owner.drain()
+}

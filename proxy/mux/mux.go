@@ -1,0 +1,358 @@
+// Package mux is HTTP/2 on a loop: it moves the bytes of a connection whose protocol package http2 knows, and gives each of its
+// streams to a [Receiver].
+//
+// What the streams of a connection write during a turn of the loop is sent at once at its end. A stream keeps what the peer's
+// windows do not allow yet; who writes to it must stop while [Stream.Congested]. Everything belongs to the loop's goroutine.
+package mux
+
+import (
+	"errors"
+	"syscall"
+
+	"github.com/hostmesh/hostmesh/proxy/http2"
+	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/message"
+)
+
+const (
+	turnBytes = 256 << 10 // read from one connection before the others have their turn
+	// flushBytes are sent without waiting for the end of the turn.
+	flushBytes = 48 << 10
+)
+
+// Receiver is told what comes on a stream. What it is given is valid during the call. It may close the stream in any call, and
+// has to in Reset.
+type Receiver interface {
+	// Head tells the response, informational or final. Requests are told to [Owner.Opened].
+	Head(h *message.Head, end bool)
+	// Content tells content. If more is false the peer is held back until Pull.
+	Content(p loop.Piece, end bool) (more bool)
+	Trailers(t *message.Fields)
+	// Reset tells that nothing more comes and nothing can be sent: the peer cut the stream off, or (remote is false) what it
+	// sent was malformed, or the connection is lost.
+	Reset(code http2.ErrCode, remote bool)
+	// Writable tells that a stream that was congested is so no more.
+	Writable()
+}
+
+// Owner is told what concerns a connection as a whole.
+type Owner interface {
+	// Opened tells a new request on a server's connection. The owner gives the stream its receiver by [Stream.Use] or closes it.
+	Opened(s *Stream, h *message.Head, end bool)
+	Event(e http2.Event)
+	// Idle tells that the last stream was closed.
+	Idle()
+	// Ended tells that the connection is over and its socket closed, after every stream was told. err says why; io.EOF is an
+	// orderly end.
+	Ended(err error)
+}
+
+// Arena is memory that the connections of one loop share.
+type Arena struct {
+	http2.Arena
+	free []*Stream
+}
+
+// Counts is what a connection counts its bytes in.
+type Counts struct{ Received, Sent *uint64 }
+
+// Conn is one end of an HTTP/2 connection.
+type Conn struct {
+	http2.Conn
+	arena  *Arena
+	loop   *loop.Loop
+	socket *loop.Conn
+	owner  Owner
+	counts Counts
+
+	out []byte // to be sent from at
+	at  int
+	in  []byte // received and not used yet: a part of a frame
+
+	waiting  *Stream // congested ones, to be told when out is gone
+	dirty    bool    // Flush will be called
+	stuck    bool    // the kernel takes no more
+	readable bool
+	hup      bool
+	closed   bool
+	failed   error // the connection ends, when out is sent if that may still be
+}
+
+// Serve begins a server's connection on an open socket, whose events have to be given to Ready. early is what was read from it.
+func (c *Conn) Serve(l *loop.Loop, socket *loop.Conn, limits http2.Limits, a *Arena, owner Owner, counts Counts, early []byte) {
+	c.begin(l, socket, a, owner, counts)
+	c.InitServer(limits, &a.Arena)
+	if len(early) > 0 {
+		c.in = append(l.Buffer(len(early)), early...)
+	}
+	c.readable = true
+	c.mark()
+	socket.Again()
+}
+
+// Dial begins a client's connection on an open socket, as Serve does.
+func (c *Conn) Dial(l *loop.Loop, socket *loop.Conn, limits http2.Limits, a *Arena, owner Owner, counts Counts) {
+	c.begin(l, socket, a, owner, counts)
+	c.InitClient(limits, &a.Arena)
+	c.mark()
+}
+
+func (c *Conn) begin(l *loop.Loop, socket *loop.Conn, a *Arena, owner Owner, counts Counts) {
+	*c = Conn{arena: a, loop: l, socket: socket, owner: owner, counts: counts}
+}
+
+// Ready takes the socket's events.
+func (c *Conn) Ready(e loop.Event) {
+	if c.closed {
+		return
+	}
+	if e&loop.Err != 0 {
+		errno := c.socket.Failure()
+		if errno == 0 {
+			errno = syscall.ECONNRESET
+		}
+		c.end(errno)
+		return
+	}
+	c.hup = c.hup || e&loop.Hup != 0
+	c.readable = c.readable || e&(loop.In|loop.Hup) != 0
+	if e&loop.Out != 0 && c.stuck {
+		c.stuck = false
+		c.Flush()
+	}
+	c.read()
+}
+
+// read feeds the protocol with what is there.
+func (c *Conn) read() {
+	shared := c.loop.Shared()[loop.Headroom:]
+	for moved := 0; (c.readable || moved == 0 && len(c.in) > 0) && !c.closed && c.failed == nil; {
+		if moved >= turnBytes {
+			c.socket.Again()
+			break
+		}
+		n := copy(shared, c.in)
+		m, err := c.socket.Read(shared[n:])
+		switch {
+		case err == nil:
+			c.readable = n+m == len(shared) || c.hup
+			*c.counts.Received += uint64(m)
+		case errors.Is(err, syscall.EAGAIN):
+			c.readable = false
+		default:
+			c.end(err)
+			return
+		}
+		if m == 0 && moved > 0 {
+			break
+		}
+		c.loop.Release(c.in)
+		c.in = nil
+		moved += max(m, 1)
+		c.feed(shared[:n+m])
+	}
+	if !c.closed && c.Pending() {
+		c.mark()
+	}
+}
+
+func (c *Conn) feed(data []byte) {
+	c.Tick(uint32(c.loop.Now()/1e9) + 1)
+	used, err := c.Feed(data, (*handler)(c))
+	switch {
+	case c.closed:
+		return
+	case err != nil:
+		c.failed = err
+		c.Flush()
+		return
+	}
+	if used < len(data) {
+		c.in = append(c.loop.Buffer(len(data)-used), data[used:]...)
+	}
+}
+
+// mark has what is to be sent sent at the end of the turn.
+func (c *Conn) mark() {
+	if !c.dirty && !c.closed {
+		c.dirty = true
+		c.loop.AtEnd(c)
+	}
+}
+
+// Flush sends what is to be sent.
+func (c *Conn) Flush() {
+	c.dirty = false
+	if c.closed || c.stuck {
+		return
+	}
+	if c.failed == nil || errors.As(c.failed, new(http2.ErrCode)) {
+		if err := c.push(); err != nil {
+			c.end(err)
+			return
+		}
+	}
+	switch {
+	case c.failed != nil && !c.stuck:
+		c.end(c.failed)
+	case !c.stuck:
+		c.wake()
+	}
+}
+
+// push writes what the kernel takes.
+func (c *Conn) push() error {
+	if c.Pending() {
+		c.control()
+	}
+	if c.at < len(c.out) {
+		n, err := c.socket.Write(c.out[c.at:])
+		c.at += n
+		*c.counts.Sent += uint64(n)
+		if err != nil {
+			if !errors.Is(err, syscall.EAGAIN) {
+				return err
+			}
+			c.stuck = true
+			if c.at > len(c.out)/2 {
+				c.out, c.at = c.out[:copy(c.out, c.out[c.at:])], 0
+			}
+			return nil
+		}
+	}
+	c.loop.Release(c.out)
+	c.out, c.at = nil, 0
+	return nil
+}
+
+// wake tells those who waited for the output to be gone.
+func (c *Conn) wake() {
+	for c.waiting != nil && !c.stuck && !c.closed {
+		s := c.waiting
+		c.waiting = s.after
+		s.after, s.waits = nil, false
+		if !s.pending() {
+			s.recv.Writable()
+		}
+	}
+}
+
+// control moves the frames of the connection itself to the output. They go before what is written from now on.
+func (c *Conn) control() {
+	c.out = c.AppendControl(c.room(1 << 10))
+}
+
+// room returns the output with room for n more bytes, which is not enough for all: append may grow it.
+func (c *Conn) room(n int) []byte {
+	if c.out == nil {
+		c.out = c.loop.Buffer(max(n, 4<<10))
+	}
+	return c.loop.Grow(c.out, n)
+}
+
+// wrote is called when something was written to out.
+func (c *Conn) wrote() {
+	if len(c.out)-c.at >= flushBytes && !c.stuck {
+		if err := c.push(); err != nil && c.failed == nil {
+			c.failed = err // nobody on the stack is to be told now
+		}
+	}
+	c.mark()
+}
+
+// Open begins a stream of a client; nil when the peer takes no more now.
+func (c *Conn) Open(r Receiver) *Stream {
+	if c.closed || c.failed != nil {
+		return nil
+	}
+	h := c.Conn.Open()
+	if h == nil {
+		return nil
+	}
+	return c.stream(h, r)
+}
+
+// Closed reports whether the connection is over.
+func (c *Conn) Closed() bool { return c.closed || c.failed != nil }
+
+// Lost reports whether the connection is gone, which is why a stream is reset.
+func (c *Conn) Lost() bool { return c.closed }
+
+// Drain tells the peer to begin no more streams; last also names the last one that is taken.
+func (c *Conn) Drain(last bool) {
+	if !c.closed {
+		c.Shutdown(last)
+		c.mark()
+	}
+}
+
+// End closes the connection when all is sent: streams that are open are reset.
+func (c *Conn) End() {
+	if c.closed || c.failed != nil {
+		return
+	}
+	c.failed = http2.NoError
+	c.mark()
+}
+
+// Abort closes the connection at once.
+func (c *Conn) Abort() { c.end(syscall.ECONNABORTED) }
+
+func (c *Conn) end(err error) {
+	if c.closed {
+		return
+	}
+	c.closed = true
+	c.Close(http2.InternalError, (*handler)(c))
+	c.loop.Release(c.out)
+	c.loop.Release(c.in)
+	c.out, c.in, c.waiting = nil, nil, nil
+	c.socket.Close()
+	c.owner.Ended(err)
+}
+
+// handler is a connection as the protocol tells it of things.
+type handler Conn
+
+func (h *handler) Headers(s *http2.Stream, head *message.Head, end bool) {
+	if s.User != nil {
+		s.User.(*Stream).recv.Head(head, end)
+		return
+	}
+	c := (*Conn)(h)
+	c.owner.Opened(c.stream(s, nil), head, end)
+}
+
+func (h *handler) Data(s *http2.Stream, p []byte, end bool) {
+	st, ok := s.User.(*Stream)
+	if !ok {
+		return
+	}
+	if more := st.recv.Content(loop.Sealed(p), end); st.s != s { // closed
+		return
+	} else if !more {
+		st.held += len(p)
+		return
+	}
+	h.Consumed(s, len(p))
+}
+
+func (h *handler) Trailers(s *http2.Stream, f *message.Fields) {
+	if st, ok := s.User.(*Stream); ok {
+		st.recv.Trailers(f)
+	}
+}
+
+func (h *handler) Reset(s *http2.Stream, code http2.ErrCode, remote bool) {
+	if st, ok := s.User.(*Stream); ok {
+		st.recv.Reset(code, remote)
+	}
+}
+
+func (h *handler) Writable(s *http2.Stream) {
+	if st, ok := s.User.(*Stream); ok {
+		st.resume()
+	}
+}
+
+func (h *handler) Event(e http2.Event) { h.owner.Event(e) }

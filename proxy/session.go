@@ -1,0 +1,235 @@
+package proxy
+
+import (
+	"time"
+
+	"github.com/hostmesh/hostmesh/proxy/http2"
+	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/message"
+	"github.com/hostmesh/hostmesh/proxy/mux"
+)
+
+// goAwayTime is how long a client that drains may still begin requests which were under way when it was told not to.
+const goAwayTime = time.Second
+
+// session is a downstream HTTP/2 connection. Each of its streams is an exchange.
+type session struct {
+	downstream
+	mux    mux.Conn
+	timer  loop.Timer // idle, or draining
+	leaves bool       // the client was told to begin no more requests
+	last   bool       // and those it begins are refused
+}
+
+// lane is the client's side of an exchange on a session.
+type lane struct {
+	s *session
+	m *mux.Stream
+	x *exchange
+
+	timer loop.Timer // for the client to take the end of a response whose exchange is over
+}
+
+// begin implements connection.
+func (s *session) begin() {
+	http := s.served.http()
+	s.mux.Serve(s.w.loop, &s.Conn, http2.Limits{
+		HeaderBytes: headLimit(http.MaxRequestHeadBytes), Fields: http.MaxRequestHeaders, Streams: int(http.HTTP2.MaxStreams),
+		Window: int(http.HTTP2.StreamWindow), ConnWindow: int(http.HTTP2.ConnWindow), ExtendedConnect: http.HTTP2.ExtendedConnect || len(http.Upgrades) > 0,
+	}, &s.w.arena.Arena, s, mux.Counts{Received: &s.a.stats.count[listenerRxBytes], Sent: &s.a.stats.count[listenerTxBytes]}, nil)
+	s.w.loop.Start(&s.timer, http.IdleTimeout, s)
+}
+
+// Ready takes the socket's events.
+func (s *session) Ready(e loop.Event) { s.mux.Ready(e) }
+
+// Opened implements mux.Owner.
+func (s *session) Opened(m *mux.Stream, h *message.Head, end bool) {
+	w := s.w
+	if s.mux.Active() == 1 {
+		s.refresh()
+	}
+	s.timer.Stop()
+	l := w.newLane()
+	l.s, l.m = s, m
+	m.Use(l)
+	x := w.newExchange(&s.downstream, l)
+	l.x = x
+	x.req.Copy(h)
+	x.whole = end
+	if end && h.ContentLength < 0 && (h.Method == message.MethodPost || h.Method == message.MethodPut || h.Method == message.MethodPatch) {
+		x.req.ContentLength = 0 // some hosts of HTTP/1 want to be told (RFC 9110 section 8.6)
+	}
+	if s.lastRequest() {
+		s.drain()
+	}
+	x.serve(nil)
+}
+
+// Event implements mux.Owner.
+func (s *session) Event(http2.Event) {}
+
+// Idle implements mux.Owner.
+func (s *session) Idle() {
+	switch {
+	case s.last:
+		s.mux.End()
+	case s.draining() || s.leaves:
+		s.drain()
+	default:
+		s.w.loop.Start(&s.timer, s.served.http().IdleTimeout, s)
+	}
+}
+
+// Ended implements mux.Owner.
+func (s *session) Ended(err error) {
+	if code, ok := err.(http2.ErrCode); ok && code != http2.NoError { //nolint:errorlint // it is the protocol's own
+		s.http().count[httpCxProtocolError]++
+	}
+	s.timer.Stop()
+	s.life.Stop()
+	s.a.forget(&s.downstream)
+}
+
+// drain implements connection: it tells the client, gives it time to hear of it, and then refuses what it still begins.
+func (s *session) drain() {
+	if s.leaves {
+		return
+	}
+	s.leaves = true
+	s.mux.Drain(false)
+	s.w.loop.Start(&s.timer, min(goAwayTime, max(s.w.drainIdle, time.Millisecond)), s)
+}
+
+// shutdown implements connection.
+func (s *session) shutdown() { s.mux.Abort() }
+
+// Expired handles the connection's own timeouts.
+func (s *session) Expired(*loop.Timer) {
+	switch {
+	case s.last: // nobody reads what is left to say
+		s.mux.Abort()
+	case s.leaves:
+		s.last = true
+		s.mux.Drain(true)
+		if s.mux.Active() == 0 {
+			s.mux.End()
+			s.w.loop.Start(&s.timer, flushTime, s)
+		}
+	default:
+		s.http().count[httpCxIdleTimeout]++
+		s.leaves = true
+		s.last = true
+		s.mux.Drain(true)
+		s.mux.End()
+		s.w.loop.Start(&s.timer, flushTime, s)
+	}
+}
+
+func (w *worker) newLane() *lane {
+	if n := len(w.lanes); n > 0 {
+		l := w.lanes[n-1]
+		w.lanes = w.lanes[:n-1]
+		return l
+	}
+	return new(lane)
+}
+
+// close gives the stream back, which resets it if it is not over.
+func (l *lane) close() {
+	w, m := l.s.w, l.m
+	l.timer.Stop()
+	*l = lane{s: l.s}
+	if m != nil {
+		m.Close()
+		if len(w.lanes) < 1024 {
+			w.lanes = append(w.lanes, l)
+		}
+	}
+}
+
+// Head implements mux.Receiver, as the methods below: a server gets requests by Opened only.
+func (l *lane) Head(*message.Head, bool) {}
+
+// Content takes content of the request.
+func (l *lane) Content(p loop.Piece, end bool) (more bool) {
+	x := l.x
+	x.requestContent(p, end)
+	return l.x == x && !x.full()
+}
+
+// Trailers ends the request.
+func (l *lane) Trailers(t *message.Fields) { l.x.requestTrailers(t) }
+
+// Reset tells that the client went away.
+func (l *lane) Reset(_ http2.ErrCode, remote bool) {
+	x := l.x
+	if !remote {
+		l.s.http().count[httpRqTxReset]++
+		x.flags |= flagProtocol
+	}
+	x.clientGone()
+	l.s.w.freeExchange(x)
+	l.close()
+}
+
+// Writable tells that the stream is congested no more.
+func (l *lane) Writable() {
+	l.x.touch()
+	l.x.writable()
+}
+
+// protocol implements responder, as the methods below.
+func (l *lane) protocol() string { return http2Protocol }
+
+func (l *lane) option() []byte { return nil }
+
+func (l *lane) inform(h *message.Head) { l.m.SendHead(h, nil, false) }
+
+func (l *lane) respond(h *message.Head, e *message.Edit, end bool) { l.m.SendHead(h, e, end) }
+
+func (l *lane) content(p loop.Piece, end bool) { l.m.Send(p.Bytes(), end) }
+
+func (l *lane) trailers(t *message.Fields) { l.m.SendTrailers(t, nil) }
+
+func (l *lane) congested() bool { return l.m.Congested() }
+
+func (l *lane) pull() { l.m.Pull() }
+
+// finish gives the stream back when what was sent is on its way: what the windows do not allow yet waits for its turn.
+func (l *lane) finish(bool) {
+	l.x = nil
+	if l.m.Congested() {
+		l.m.Use((*farewell)(l))
+		l.s.w.loop.Start(&l.timer, l.s.served.http().StreamIdleTimeout, (*farewell)(l))
+		return
+	}
+	l.close()
+}
+
+func (l *lane) abort() {
+	l.x = nil
+	l.m.Cancel(http2.InternalError)
+	l.close()
+}
+
+// farewell is a lane whose exchange is over while the end of its response still waits.
+type farewell lane
+
+// Head implements mux.Receiver, as the methods below.
+func (f *farewell) Head(*message.Head, bool) {}
+
+// Content drops what the client still sends.
+func (f *farewell) Content(loop.Piece, bool) (more bool) { return true }
+
+// Trailers drops the end of the request.
+func (f *farewell) Trailers(*message.Fields) {}
+
+// Reset gives up.
+func (f *farewell) Reset(http2.ErrCode, bool) { (*lane)(f).close() }
+
+// Expired gives up.
+func (f *farewell) Expired(*loop.Timer) { (*lane)(f).close() }
+
+// Writable gives the stream back.
+func (f *farewell) Writable() { (*lane)(f).close() }

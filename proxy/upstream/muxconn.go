@@ -1,0 +1,349 @@
+package upstream
+
+import (
+	"slices"
+
+	"github.com/hostmesh/hostmesh/proxy/config"
+	"github.com/hostmesh/hostmesh/proxy/http2"
+	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/message"
+	"github.com/hostmesh/hostmesh/proxy/mux"
+)
+
+// defaultStreams is how many requests a connection carries at once if neither the cluster nor the host says fewer.
+const defaultStreams = 1024
+
+// muxConn is an HTTP/2 connection to a host, with the requests on it.
+type muxConn struct {
+	mux.Conn
+	conn     *Conn
+	opening  []*muxCall // wait for the connection
+	tunnels  []*muxCall // wait for the host to say whether it takes them
+	ready    bool
+	settled  bool // the host's settings came
+	draining bool // no new requests
+}
+
+// muxCall is a request on a muxConn.
+type muxCall struct {
+	m    *muxConn
+	s    *mux.Stream // nil: not open yet, or no more
+	recv Receiver
+	w    *Waiter // of one that waits
+
+	head *message.Head // of a tunnel that waits
+	edit *message.Edit
+	seen bool
+	sent bool
+}
+
+// openMux gets a stream for r: on a connection with a free one, on one that is being opened, or on a new one.
+func (c *Cluster) openMux(h *Host, r Receiver, w *Waiter) (Stream, error) {
+	want := c.tells(r)
+	for _, m := range h.muxes {
+		if !m.conn.tellsOf(want) {
+			continue
+		}
+		if k := m.open(r); k != nil {
+			return k, nil
+		}
+	}
+	for _, m := range h.muxes {
+		if m.conn.tellsOf(want) && !m.ready && len(m.opening) < int(c.streams()) {
+			m.expect(r, w)
+			return nil, nil
+		}
+	}
+	conn, err := c.connect(h, w, r)
+	if err != nil {
+		return nil, err
+	}
+	h.busy(-1) // requests count, not the connection
+	conn.mux = &muxConn{conn: conn}
+	h.muxes = append(h.muxes, conn.mux)
+	conn.mux.expect(r, w)
+	return nil, nil
+}
+
+func (c *Cluster) streams() uint32 {
+	if n := c.cfg.HTTP2.MaxStreams; n > 0 {
+		return n
+	}
+	return defaultStreams
+}
+
+// expect has r wait for the connection.
+func (m *muxConn) expect(r Receiver, w *Waiter) {
+	m.opening = append(m.opening, &muxCall{m: m, recv: r, w: w})
+	w.conn = m.conn
+}
+
+// forget takes out a receiver that waits for the connection. One that nobody waits for any more is used by others later.
+func (m *muxConn) forget(w *Waiter) {
+	m.opening = slices.DeleteFunc(m.opening, func(k *muxCall) bool { return k.w == w })
+}
+
+// open begins a stream; nil when there is none to be had.
+func (m *muxConn) open(r Receiver) *muxCall {
+	if !m.ready || m.draining || m.Slots() == 0 {
+		return nil
+	}
+	if m.conn.worn() {
+		m.drain()
+		return nil
+	}
+	k := m.conn.Host.cluster.memory().call()
+	*k = muxCall{m: m, recv: r}
+	if k.s = m.Conn.Open(k); k.s == nil {
+		return nil
+	}
+	m.conn.timer.Stop()
+	m.conn.Requests++
+	m.conn.Host.busy(1)
+	return k
+}
+
+// connected is told that the connection is there, or why not.
+func (m *muxConn) connected(err error) {
+	opening := m.opening
+	m.opening = nil
+	if err == nil {
+		m.begin()
+	} else {
+		m.leave()
+	}
+	for _, k := range opening {
+		if k.w.conn == nil { // it gave up while others were told
+			continue
+		}
+		k.w.conn = nil
+		if err != nil {
+			k.recv.Connected(nil, err)
+			continue
+		}
+		if s := m.open(k.recv); s != nil {
+			k.recv.Connected(s, nil)
+		} else {
+			k.recv.Free()
+		}
+	}
+	if err == nil && m.Active() == 0 {
+		m.Idle()
+	}
+}
+
+func (m *muxConn) begin() {
+	conn, c := m.conn, m.conn.Host.cluster
+	m.ready = true
+	o := c.cfg.HTTP2
+	m.Dial(c.loop, &conn.Conn, http2.Limits{
+		Streams: int(c.streams()), Window: int(o.StreamWindow), ConnWindow: int(o.ConnWindow),
+	}, &c.memory().Arena, m, mux.Counts{Received: &c.Stats.Count[ConnRxBytes], Sent: &c.Stats.Count[ConnTxBytes]})
+}
+
+// leave takes the connection out of its host's.
+func (m *muxConn) leave() {
+	h := m.conn.Host
+	h.muxes = slices.DeleteFunc(h.muxes, func(other *muxConn) bool { return other == m })
+}
+
+// drain lets the connection end with its present requests.
+func (m *muxConn) drain() {
+	m.draining = true
+	if m.ready && m.Active() == 0 {
+		m.End()
+	}
+}
+
+// Opened implements mux.Owner: a host opens no streams.
+func (m *muxConn) Opened(s *mux.Stream, _ *message.Head, _ bool) { s.Close() }
+
+// Event implements mux.Owner.
+func (m *muxConn) Event(e http2.Event) {
+	switch e {
+	case http2.EventGoAway:
+		m.draining = true
+	case http2.EventSettings:
+		m.settled = true
+		waiting := m.tunnels
+		m.tunnels = nil
+		for _, k := range waiting {
+			if k.s != nil {
+				k.tunnel()
+			}
+		}
+	}
+}
+
+// Idle implements mux.Owner.
+func (m *muxConn) Idle() {
+	c := m.conn.Host.cluster
+	if m.draining || m.conn.Host.gone || c.gone {
+		m.End()
+		return
+	}
+	m.conn.waitIdle()
+}
+
+// Ended implements mux.Owner.
+func (m *muxConn) Ended(error) {
+	conn := m.conn
+	c := conn.Host.cluster
+	m.leave()
+	m.draining = true
+	conn.timer.Stop()
+	c.closed(conn.Host)
+	c.serveWaiting()
+}
+
+// call returns an unused call.
+func (a *Arena) call() *muxCall {
+	if n := len(a.calls); n > 0 {
+		k := a.calls[n-1]
+		a.calls = a.calls[:n-1]
+		return k
+	}
+	return new(muxCall)
+}
+
+// close gives the stream back; one that is not over is reset.
+func (k *muxCall) close() {
+	if k.s == nil {
+		return
+	}
+	h := k.m.conn.Host
+	s := k.s
+	a := h.cluster.memory()
+	*k = muxCall{m: k.m}
+	h.busy(-1)
+	s.Close()
+	if len(a.calls) < 1024 {
+		a.calls = append(a.calls, k)
+	}
+	if h.cluster.waiting.count > 0 {
+		h.cluster.serveWaiting()
+	}
+}
+
+// Connection implements Stream, as the methods below.
+func (k *muxCall) Connection() *Conn { return k.m.conn }
+
+// Protocol is the version of HTTP.
+func (k *muxCall) Protocol() string { return "HTTP/2" }
+
+// Sent reports whether the head was written.
+func (k *muxCall) Sent() bool { return k.sent }
+
+// Send begins the request. A tunnel waits until the host has said that it takes one.
+func (k *muxCall) Send(h *message.Head, e *message.Edit, content []byte, whole bool) {
+	if h.Protocol.End > h.Protocol.Start {
+		k.head, k.edit = h, e
+		if k.m.settled {
+			k.tunnel()
+		} else {
+			k.m.tunnels = append(k.m.tunnels, k)
+		}
+		return
+	}
+	k.sent = true
+	tunnel := h.Method == message.MethodConnect
+	k.s.SendHead(h, e, whole && len(content) == 0 && !tunnel)
+	if len(content) > 0 {
+		k.s.Send(content, whole && !tunnel)
+	}
+}
+
+func (k *muxCall) tunnel() {
+	if !k.m.ExtendedConnect() {
+		k.cut(Cut{Kind: CutRefused, Silent: true, Unsent: true})
+		return
+	}
+	k.sent = true
+	k.s.SendHead(k.head, k.edit, false)
+}
+
+// SendContent sends content.
+func (k *muxCall) SendContent(p loop.Piece, whole bool) { k.s.Send(p.Bytes(), whole) }
+
+// SendTrailers ends the request.
+func (k *muxCall) SendTrailers(t *message.Fields) { k.s.SendTrailers(t, nil) }
+
+// Congested reports whether what was sent waits.
+func (k *muxCall) Congested() bool { return k.s.Congested() }
+
+// Pull lets the response go on.
+func (k *muxCall) Pull() { k.s.Pull() }
+
+// Done gives the stream back.
+func (k *muxCall) Done() { k.close() }
+
+// Drop resets the stream.
+func (k *muxCall) Drop() { k.close() }
+
+// Head implements mux.Receiver, as the methods below.
+func (k *muxCall) Head(h *message.Head, end bool) {
+	k.seen = true
+	k.recv.Head(h, end)
+}
+
+// Content tells content.
+func (k *muxCall) Content(p loop.Piece, end bool) (more bool) { return k.recv.Content(p, end) }
+
+// Trailers ends the response.
+func (k *muxCall) Trailers(t *message.Fields) { k.recv.Trailers(t) }
+
+// Writable tells that the stream is congested no more.
+func (k *muxCall) Writable() { k.recv.Writable() }
+
+// Reset ends the call.
+func (k *muxCall) Reset(code http2.ErrCode, remote bool) {
+	c := Cut{Kind: CutReset, Silent: !k.seen, Unsent: !k.sent}
+	switch {
+	case k.m.Lost():
+		c.Kind = CutClosed
+	case !remote:
+		c.Kind = CutMalformed
+	case code == http2.RefusedStream:
+		c.Kind, c.Unsent = CutRefused, true
+	}
+	k.cut(c)
+}
+
+func (k *muxCall) cut(c Cut) {
+	r := k.recv
+	k.close()
+	r.Cut(c)
+}
+
+// connect begins a connection to h, or puts user into the queue.
+func (c *Cluster) connect(h *Host, w *Waiter, user waiting) (*Conn, error) {
+	if !c.take(limitPending) {
+		c.Stats.Count[RequestPendingOverflow]++
+		return nil, ErrOverflow
+	}
+	for !c.take(limitConns) {
+		if c.evict(h) {
+			continue
+		}
+		c.Stats.Count[ConnOverflow]++
+		c.Stats.Count[RequestPendingTotal]++
+		c.enqueue(w, user)
+		return nil, ErrWait
+	}
+	return c.open(h, user)
+}
+
+// slots reports whether a connection to any host has a free stream.
+func (c *Cluster) slots() bool {
+	if c.cfg.Protocol == config.ProtocolHTTP1 {
+		return false
+	}
+	for _, h := range c.hosts {
+		for _, m := range h.muxes {
+			if m.ready && !m.draining && m.Slots() > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
