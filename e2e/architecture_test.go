@@ -66,10 +66,10 @@ var mayImport = map[string][]string{
 	"proxy/overload":         {"proxy/config"},
 	"proxy/resolve":          {"proxy/config", "internal/watch", "internal/dnsask"},
 	"proxy/mux":              {"proxy/loop", "proxy/http2", "proxy/message"},
-	"proxy/upstream":         {"proxy/config", "proxy/loop", "proxy/http1", "proxy/http2", "proxy/message", "proxy/mux", "proxy/upstream/balance"},
+	"proxy/upstream":         {"proxy/config", "proxy/loop", "proxy/http1", "proxy/http2", "proxy/message", "proxy/mux", "proxy/preamble", "proxy/upstream/balance"},
 	"proxy/upstream/balance": {"proxy/config"},
 	"proxy/xds":              {"proxy/config", "proxy/accesslog", "proxy/chain", "proxy/health", "internal/watch", "internal/seal"},
-	"proxy/health":           {"proxy/config"},
+	"proxy/health":           {"proxy/config", "proxy/preamble"},
 	"proxy/certificate":      {"proxy/config"},
 	"proxy":                  {"proxy/…", "host", "dnsserver", "internal/…"},
 

@@ -7,7 +7,7 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/hostmesh
 
 # gcc is what the race detector links with.
 declare -A package=([gcc]=build-essential [dig]=bind9-dnsutils [haproxy]=haproxy [nginx]=nginx-light [shellcheck]=shellcheck [yamllint]=yamllint
-  [curl]=curl [pgrep]=procps [pip3]=python3-pip [named]=bind9 [ip]=iproute2 [unshare]=util-linux
+  [curl]=curl [pgrep]=procps [pip3]=python3-pip [named]=bind9 [ip]=iproute2 [unshare]=util-linux [nft]=nftables
   [slowhttptest]=slowhttptest
   # ZooKeeper and a Curator client of Debian's; javac is what java runs a source file with.
   [java]=default-jre-headless [javac]=default-jdk-headless [/usr/share/java/zookeeper.jar]=libzookeeper-java

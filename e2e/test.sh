@@ -28,6 +28,10 @@ if ! command -v slowhttptest >/dev/null; then
   left_out+=(SlowHTTPTest)
   reason+=("those with slowhttptest: it is not installed, and installing it needs root")
 fi
+if [ ! -x /usr/sbin/nft ]; then
+  left_out+=(Nft)
+  reason+=("those with nftables: it is not installed, and installing it needs root")
+fi
 # These are left out where they are started, whatever the test is called: package testbed reads the list.
 servers=()
 if [ ! -e /usr/share/java/zookeeper.jar ] || ! command -v java >/dev/null; then

@@ -47,6 +47,15 @@ type arrival struct {
 	protocol config.Protocol // that the client speaks if a chain speaks HTTP; Auto: it is not known yet
 }
 
+// newArrival is a connection of which nothing is known but what the kernel tells.
+func (a *acceptor) newArrival(fd int, peer netip.AddrPort) *arrival {
+	in := &arrival{fd: fd, peer: peer, protocol: config.ProtocolAuto}
+	if a.reception.cfg.OriginalDst {
+		in.via = original(fd, peer)
+	}
+	return in
+}
+
 // open makes c the arrived connection.
 func (in *arrival) open(c *loop.Conn, l *loop.Loop, h loop.Handler) error {
 	if in.conn != nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hostmesh/hostmesh/proxy/config"
+	"github.com/hostmesh/hostmesh/proxy/health"
 	"github.com/hostmesh/hostmesh/proxy/upstream"
 	"github.com/hostmesh/hostmesh/proxy/upstream/balance"
 )
@@ -171,14 +172,27 @@ func (a *admin) clusters(w http.ResponseWriter, r *http.Request) {
 	for _, name := range slices.Sorted(maps.Keys(cfg.Clusters)) {
 		c := cfg.Clusters[name]
 		if asJSON {
-			statuses = append(statuses, clusterJSON(c, a.p.fleet.hosts(c), counts.clusters[name]))
+			statuses = append(statuses, clusterJSON(c, a.hosts(c, counts.clusters[name]), counts.clusters[name]))
 		} else {
-			writeCluster(w, c, a.p.fleet.hosts(c), counts.clusters[name])
+			writeCluster(w, c, a.hosts(c, counts.clusters[name]), counts.clusters[name])
 		}
 	}
 	if asJSON {
 		writeJSON(w, map[string]any{"cluster_statuses": statuses})
 	}
+}
+
+// hosts are those of a cluster; counts may be nil.
+func (a *admin) hosts(c *config.Cluster, counts *clusterCounts) []fleetHost {
+	hosts := a.p.fleet.hosts(c)
+	if c.OriginalDst == nil || counts == nil {
+		return hosts
+	}
+	for _, addr := range slices.SortedFunc(maps.Keys(counts.hosts), netip.AddrPort.Compare) {
+		e := &config.Endpoint{Addr: addr, Weight: 1}
+		hosts = append(hosts, fleetHost{Host: health.Host{Endpoint: e}, rate: -1, localRate: -1})
+	}
+	return hosts
 }
 
 func clusterJSON(c *config.Cluster, hosts []fleetHost, counts *clusterCounts) jsonCluster {

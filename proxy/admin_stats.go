@@ -94,6 +94,9 @@ func (n *counts) add(other *counts) {
 				m.conns += h.conns
 			}
 		}
+		if c.plan.Config().OriginalDst != nil { // each loop has made its own
+			mine.gauges.Members, mine.gauges.HealthyMembers = len(mine.hosts), len(mine.hosts)
+		}
 	}
 	merge(n.http, other.http, (*httpStats).add)
 	merge(n.tcp, other.tcp, (*tcpStats).add)

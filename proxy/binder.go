@@ -96,6 +96,9 @@ func (b *binder) run(ctx, loops context.Context) {
 
 // take takes up a configuration, with what is known of the hosts at this time.
 func (b *binder) take(ctx context.Context, cfg *config.Config) {
+	if cfg != b.given { // what overlay makes of it refers to nothing else; clusters are checked before the loops have them
+		b.p.certs.Take(cfg, b.config)
+	}
 	next, shared, held := b.p.fleet.overlay(cfg, b.config)
 	b.given = cfg
 	if next != b.config {
@@ -108,7 +111,6 @@ func (b *binder) take(ctx context.Context, cfg *config.Config) {
 
 // update gives one configuration to the loops.
 func (b *binder) update(ctx context.Context, cfg *config.Config, shared map[string]*upstream.Shared) {
-	b.p.certs.Take(cfg)
 	changed := changedClusters(b.config, cfg)
 	wanted := b.wanted(cfg)
 	b.config = cfg

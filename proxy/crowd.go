@@ -127,7 +127,7 @@ func (a *acceptor) look(fd int, peer netip.AddrPort) {
 	if a.reception.looks() {
 		a.acceptPreface(fd, peer)
 	} else {
-		a.admit(&arrival{fd: fd, peer: peer, protocol: config.ProtocolAuto})
+		a.admit(a.newArrival(fd, peer))
 	}
 }
 

@@ -164,11 +164,16 @@ func (x *exchange) serve(broken error) {
 	if m.Route.Hash != nil {
 		x.key = x.hashKey(&m)
 	}
-	x.cluster = w.cluster(router.Pick(m.Route.Clusters, w.rand.Uint64()))
+	to := router.Choose(m.Route.Clusters, w.rand.Uint64())
+	x.key.Labels = to.Labels
+	x.cluster = w.cluster(to.Name)
 	if x.cluster == nil {
 		d.http().count[httpNoCluster]++
 		x.reply(503, "", flagNoCluster)
 		return
+	}
+	if d := x.cluster.Config().OriginalDst; d != nil {
+		x.key.Destination = x.destination(d)
 	}
 	if !x.cluster.BeginRequest() {
 		x.reply(503, textOverflow, flagOverflow)

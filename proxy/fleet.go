@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	crand "crypto/rand"
+	"crypto/tls"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
@@ -10,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hostmesh/hostmesh/proxy/certificate"
 	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/health"
 	"github.com/hostmesh/hostmesh/proxy/upstream"
@@ -40,10 +42,24 @@ type member struct {
 	warm         bool            // every host was checked once
 }
 
-func newFleet(loops int) *fleet {
+func newFleet(loops int, certs *certificate.Store) *fleet {
 	f := &fleet{loops: loops, changed: make(chan struct{}, 1), wake: make(chan struct{}, 1), members: map[string]*member{}}
 	f.checker = health.New(f.checked)
+	f.checker.TLS = func(c *config.Cluster, e *config.Endpoint) (*tls.Config, any) {
+		return certs.ClientVersion(c, e, checkUse(c.HealthCheck))
+	}
 	return f
+}
+
+// checkUse is what a check uses its connection for: where the cluster names no protocols, ALPN asks for what the check speaks.
+func checkUse(c *config.HealthCheck) certificate.Use {
+	switch {
+	case c.GRPC != nil, c.HTTP != nil && c.HTTP.HTTP2:
+		return certificate.ForHTTP2
+	case c.HTTP != nil:
+		return certificate.ForHTTP1
+	}
+	return certificate.ForBytes
 }
 
 func signal(c chan struct{}) {

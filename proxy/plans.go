@@ -41,7 +41,7 @@ func (w *worker) planned(cfg *config.Cluster) *upstream.Cluster {
 func planSamples(p *balance.Plan) []sample {
 	var out []sample
 	for _, g := range p.Gauges() {
-		out = append(out, sample{name: g.Name, value: g.Value, gauge: true})
+		out = append(out, sample{name: g.Name, value: g.Value, gauge: !g.Counter})
 	}
 	return out
 }

@@ -39,7 +39,7 @@ type preface struct {
 
 func (a *acceptor) acceptPreface(fd int, peer netip.AddrPort) {
 	cfg := a.reception.cfg
-	p := &preface{a: a, filters: cfg.Filters, header: cfg.ProxyProtocol, arrival: arrival{peer: peer, protocol: config.ProtocolAuto}}
+	p := &preface{a: a, filters: cfg.Filters, header: cfg.ProxyProtocol, arrival: *a.newArrival(fd, peer)}
 	head := &a.prefaces
 	p.prev, p.next = head.prev, head
 	head.prev.next = p

@@ -138,7 +138,7 @@ func New(opts Options) (*Proxy, error) {
 	for _, w := range p.workers {
 		w.peers = p.workers
 	}
-	p.fleet = newFleet(opts.Loops)
+	p.fleet = newFleet(opts.Loops, p.certs)
 	p.binder.init(p)
 	p.binder.sockets.init(opts.Sockets, p.log)
 	p.legacy.init()

@@ -8,6 +8,7 @@ import (
 	"github.com/hostmesh/hostmesh/proxy/loop"
 	"github.com/hostmesh/hostmesh/proxy/router"
 	"github.com/hostmesh/hostmesh/proxy/upstream"
+	"github.com/hostmesh/hostmesh/proxy/upstream/balance"
 )
 
 // maxConnectAttempts is how many hosts a TCP connection is offered. Envoy's default is 1; nothing was sent, so another host
@@ -26,6 +27,7 @@ type stream struct {
 
 	next, prev *stream // all of the branch
 	cluster    *upstream.Cluster
+	key        balance.Key // what chooses the host
 	host       *upstream.Host
 	up         *upstream.Conn
 	waiter     upstream.Waiter
@@ -57,7 +59,9 @@ func (a *branch) acceptTCP(in *arrival) {
 		s.leave()
 		return
 	}
-	s.cluster = a.w.cluster(router.Pick(s.cfg.cfg.TCP.Clusters, a.w.rand.Uint64()))
+	to := router.Choose(s.cfg.cfg.TCP.Clusters, a.w.rand.Uint64())
+	s.key.Labels, s.key.Destination = to.Labels, in.via.destination()
+	s.cluster = a.w.cluster(to.Name)
 	if s.cluster == nil {
 		a.tcp.count[tcpNoRoute]++
 		s.fail(flagNoCluster)
@@ -67,7 +71,7 @@ func (a *branch) acceptTCP(in *arrival) {
 }
 
 func (s *stream) connect() {
-	h := s.cluster.Pick(s.tried[:s.attempts])
+	h := s.cluster.PickBy(s.key, s.tried[:s.attempts])
 	if h == nil {
 		s.fail(flagNoHealthy)
 		return
@@ -89,7 +93,7 @@ func (s *stream) connect() {
 }
 
 func (s *stream) retry() {
-	if s.attempts < maxConnectAttempts {
+	if s.attempts < maxConnectAttempts && s.cluster.Config().OriginalDst == nil { // there is no other host than that
 		s.connect()
 		return
 	}

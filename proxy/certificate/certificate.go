@@ -52,7 +52,7 @@ type Store struct {
 	pairs    map[config.Certificate]*pair      // guarded by mu
 	pools    map[trust]*pool                   // guarded by mu
 	servers  map[*config.DownstreamTLS]*server // guarded by mu
-	previous *config.Config                    // guarded by mu; it may still be in use
+	previous []*config.Config                  // guarded by mu; they may still be in use
 	stats    Stats                             // guarded by mu
 	changed  chan struct{}                     // one slot: other directories are to be watched
 }
@@ -73,9 +73,9 @@ func New(log *slog.Logger) *Store {
 	return s
 }
 
-// Take reads what a configuration refers to. It is called before anybody uses the configuration; what the one before refers to
-// stays, everything else is forgotten.
-func (s *Store) Take(cfg *config.Config) {
+// Take reads what configurations refer to. It is called before anybody uses them; what the ones before refer to stays,
+// everything else is forgotten.
+func (s *Store) Take(all ...*config.Config) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	servers, clients := map[*config.DownstreamTLS]*server{}, map[*config.UpstreamTLS]*client{}
@@ -89,10 +89,7 @@ func (s *Store) Take(cfg *config.Config) {
 			clients[t] = s.newClient(t)
 		}
 	}
-	for _, c := range []*config.Config{s.previous, cfg} {
-		if c == nil {
-			continue
-		}
+	for _, c := range append(s.previous, all...) {
 		for _, l := range c.Listeners {
 			for chain := range l.Each() {
 				if chain.TLS != nil {
@@ -107,7 +104,7 @@ func (s *Store) Take(cfg *config.Config) {
 			}
 		}
 	}
-	s.previous, s.servers = cfg, servers
+	s.previous, s.servers = all, servers
 	s.clients.Store(&clients)
 	s.sweep(servers, clients)
 	select {
@@ -136,9 +133,22 @@ func (s *Store) server(t *config.DownstreamTLS) *server {
 
 // Client returns the configuration for a connection to an endpoint, nil if that is plaintext. use is what the connection is for.
 func (s *Store) Client(c *config.Cluster, e *config.Endpoint, use Use) *tls.Config {
+	cfg, _ := s.ClientVersion(c, e, use)
+	return cfg
+}
+
+// Version tells configurations for connections apart: those that have the same do the same.
+type Version struct {
+	made *tls.Config // what is there now
+	name string
+	use  Use
+}
+
+// ClientVersion is Client for somebody who keeps a connection until it would be made in another way.
+func (s *Store) ClientVersion(c *config.Cluster, e *config.Endpoint, use Use) (*tls.Config, Version) {
 	t := c.EndpointTLS(e)
 	if t == nil {
-		return nil
+		return nil, Version{}
 	}
 	known := (*s.clients.Load())[t]
 	if known == nil { // nobody took the configuration
@@ -146,7 +156,9 @@ func (s *Store) Client(c *config.Cluster, e *config.Endpoint, use Use) *tls.Conf
 		known = s.newClient(t)
 		s.mu.Unlock()
 	}
-	return known.config(e, use)
+	made := known.current.Load()
+	cfg := known.config(made, e, use)
+	return cfg, Version{made: made, name: cfg.ServerName, use: use}
 }
 
 // Stats returns what was counted.

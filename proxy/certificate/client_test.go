@@ -154,3 +154,36 @@ func TestProtocols(t *testing.T) {
 		}
 	}
 }
+
+// TestVersionsTellConfigurationsApart: whoever keeps a connection learns by its version when it would be made in another way.
+func TestVersionsTellConfigurationsApart(t *testing.T) {
+	a := testbed.NewAuthority(t)
+	dir := t.TempDir()
+	ca := filepath.Join(dir, "ca.crt")
+	mustWrite(t, ca, a.PEM())
+	settings := &config.UpstreamTLS{ServerName: "x", HostServerName: true, TLS: config.TLS{MinVersion: config.TLS12, MaxVersion: config.TLS13, Verify: &config.Verification{CA: file(ca), MaxDepth: -1}}}
+	cluster, e := upstreamOf(settings)
+	s, _ := newStore(t, &config.Config{Clusters: map[string]*config.Cluster{"c": cluster}})
+	version := func(e *config.Endpoint, use certificate.Use) certificate.Version {
+		cfg, v := s.ClientVersion(cluster, e, use)
+		if cfg == nil {
+			t.Fatal("no configuration")
+		}
+		return v
+	}
+	first := version(e, certificate.ForHTTP1)
+	if again := version(e, certificate.ForHTTP1); again != first {
+		t.Error("it changed without a reason")
+	}
+	renamed := *e
+	renamed.Hostname = "db.test"
+	if version(&renamed, certificate.ForHTTP1) == first || version(e, certificate.ForHTTP2) == first {
+		t.Error("another name, or another use, is no other version")
+	}
+	mustWrite(t, ca, testbed.NewAuthority(t).PEM())
+	within(t, "another version", func() bool { return version(e, certificate.ForHTTP1) != first })
+	cluster.TLS = nil
+	if cfg, v := s.ClientVersion(cluster, e, certificate.ForHTTP1); cfg != nil || v != (certificate.Version{}) || v == first {
+		t.Errorf("plaintext: %v, %v", cfg, v)
+	}
+}

@@ -213,9 +213,9 @@ func (t *client) rebuild() {
 	t.current.Store(cfg)
 }
 
-// config makes the configuration for a connection.
-func (t *client) config(e *config.Endpoint, use Use) *tls.Config {
-	cfg := t.current.Load().Clone()
+// config makes the configuration for a connection of made, which is current.
+func (t *client) config(made *tls.Config, e *config.Endpoint, use Use) *tls.Config {
+	cfg := made.Clone()
 	cfg.ServerName = t.from.ServerName
 	if t.from.HostServerName && e.Hostname != "" {
 		cfg.ServerName = strings.ToLower(e.Hostname)

@@ -23,6 +23,7 @@ type Choice struct {
 	// Bias is how much requests count against a host where weights are not equal: a host's weight is divided by its requests
 	// and one, to the power of Bias. Not less than 0.
 	Bias float64
+	All  bool // all hosts are compared where all weights are equal
 }
 
 // SlowStart gives a host that is new, or has become healthy, its requests by and by. Its weight is multiplied by the part of

@@ -129,11 +129,11 @@ func leadsTo(http *HTTP, tcp *TCP, cluster string) bool {
 	return false
 }
 
-// Labels are names with values in one text, so that what has them can be compared.
-type Labels string
+// Marks are names with values in one text, so that what has them can be compared.
+type Marks string
 
-// NewLabels makes Labels; neither names nor values have a NUL.
-func NewLabels(values map[string]string) Labels {
+// NewMarks makes Marks; neither names nor values have a NUL.
+func NewMarks(values map[string]string) Marks {
 	var b strings.Builder
 	names := make([]string, 0, len(values))
 	for name := range values {
@@ -143,11 +143,11 @@ func NewLabels(values map[string]string) Labels {
 	for _, name := range names {
 		b.WriteString(name + "\x00" + values[name] + "\x00")
 	}
-	return Labels(b.String())
+	return Marks(b.String())
 }
 
 // All reports whether l has all names of other with the same values.
-func (l Labels) All(other Labels) bool {
+func (l Marks) All(other Marks) bool {
 	for len(other) > 0 {
 		want := other.first()
 		other = other[len(want):]
@@ -159,12 +159,12 @@ func (l Labels) All(other Labels) bool {
 }
 
 // first is the first name with its value.
-func (l Labels) first() Labels {
+func (l Marks) first() Marks {
 	name := strings.IndexByte(string(l), 0) + 1
 	return l[:name+strings.IndexByte(string(l[name:]), 0)+1]
 }
 
-func (l Labels) has(want Labels) bool {
+func (l Marks) has(want Marks) bool {
 	for len(l) > 0 {
 		one := l.first()
 		if one == want {

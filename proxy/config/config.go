@@ -34,7 +34,9 @@ type Listener struct {
 	Filters    Filters
 	// ProxyProtocol, if set, is what connections begin with.
 	ProxyProtocol *ProxyProtocol
-	Balance       Balance
+	// OriginalDst: where a connection was going before it was redirected here is asked of the kernel.
+	OriginalDst bool
+	Balance     Balance
 }
 
 // HTTP says how requests on a listener are read, changed and routed (Envoy's HttpConnectionManager). Durations of 0
@@ -120,6 +122,7 @@ type HeaderMatch struct {
 type WeightedCluster struct {
 	Name   string
 	Weight uint32
+	Labels Labels // of the hosts that are wanted, with Cluster.Subsets
 }
 
 // DirectResponse answers without an upstream.
@@ -136,6 +139,7 @@ type Cluster struct {
 	// PanicThreshold in percent: when fewer endpoints are healthy, health is ignored. 0: never.
 	PanicThreshold float64
 	Balancing
+	Subsets        *Subsets      // nil: one set of all hosts
 	IdleTimeout    time.Duration // of a pooled connection; 0: none
 	MaxConnections uint32        // circuit breakers; 0: no limit
 	MaxPending     uint32
@@ -153,6 +157,10 @@ type Cluster struct {
 	Assigned  bool
 	Endpoints []*Endpoint
 	DNS       *DNS // where the endpoints come from, if by name
+	// OriginalDst, if set, takes the place of Endpoints.
+	OriginalDst *OriginalDst
+	// ProxyHeader, if set, begins every connection to an endpoint.
+	ProxyHeader *ProxyHeader
 
 	HealthCheck *HealthCheck // nil: the proxy checks nothing itself
 	Outlier     *Outlier     // nil: no outlier is detected
@@ -183,8 +191,9 @@ type Endpoint struct {
 	Locality Locality
 	// LocalityWeight is the weight of the locality in its priority; 0: no requests where the cluster is LocalityWeighted.
 	LocalityWeight uint32
-	SocketMark     Labels // what the cluster's SocketMatches look at
+	SocketMark     Marks  // what the cluster's SocketMatches look at
 	HashKey        string // RingHash and Maglev know the endpoint by it; empty: by its address or hostname
+	Labels         Labels // what Cluster.Subsets goes by
 }
 
 // Locality is where an endpoint runs.

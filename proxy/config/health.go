@@ -2,7 +2,8 @@ package config
 
 import "time"
 
-// HealthCheck says how the proxy itself finds out which endpoints of a cluster work. Exactly one of HTTP and TCP is set.
+// HealthCheck says how the proxy itself finds out which endpoints of a cluster work. Exactly one of HTTP, TCP and GRPC is
+// set.
 type HealthCheck struct {
 	Timeout               time.Duration // of a check; more than 0
 	Interval              time.Duration // between checks of a healthy endpoint; more than 0
@@ -25,10 +26,12 @@ type HealthCheck struct {
 	ReuseConnection bool
 	HTTP            *HTTPCheck
 	TCP             *TCPCheck
+	GRPC            *GRPCCheck
 }
 
-// HTTPCheck is a request over HTTP/1.1.
+// HTTPCheck is a request over HTTP/1.1, or over HTTP/2.
 type HTTPCheck struct {
+	HTTP2     bool
 	Method    string // GET or HEAD
 	Host      string // empty: the cluster's name
 	Path      string
@@ -48,6 +51,13 @@ type StatusRange struct{ From, To int }
 type TCPCheck struct {
 	Send    []byte
 	Receive [][]byte
+}
+
+// GRPCCheck asks gRPC's health service (grpc.health.v1) about a service.
+type GRPCCheck struct {
+	Service   string        // empty: the server as a whole
+	Authority string        // empty: the cluster's name
+	Metadata  []CheckHeader // sent along
 }
 
 // Outlier says which endpoints are put out of use because of how requests to them end. Percentages are 0 to 100.

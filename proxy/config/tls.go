@@ -119,7 +119,7 @@ func (s Source) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 // SocketMatch has endpoints that are marked so spoken to in another way than the cluster's other ones.
 type SocketMatch struct {
 	Name string
-	Mark Labels       // all that it has, the endpoint has
+	Mark Marks        // all that it has, the endpoint has
 	TLS  *UpstreamTLS // nil: plaintext
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hostmesh/hostmesh/proxy/config"
+	"github.com/hostmesh/hostmesh/proxy/preamble"
 )
 
 // Bounds of what an endpoint may answer. A longer answer is a failure, or, of an HTTP body, ends the connection.
@@ -29,26 +31,89 @@ type link struct {
 	conn net.Conn
 	r    *bufio.Reader
 	left *io.LimitedReader
+	h2   *http.ClientConn // of HTTP/2; nil: not yet, or not at all
 }
 
-func (l *link) close() { _ = l.conn.Close() }
+func (l *link) close() {
+	if l.h2 != nil {
+		_ = l.h2.Close() // and its goroutine ends
+	}
+	_ = l.conn.Close()
+}
+
+// scheme is that of requests on the connection.
+func (l *link) scheme() string {
+	if _, secure := l.conn.(*tls.Conn); secure {
+		return "https"
+	}
+	return "http"
+}
+
+// Way is how checks of an endpoint connect. The zero Way is TCP.
+type Way struct {
+	// Header begins the connection; it speaks for the proxy itself.
+	Header *config.ProxyHeader
+	// TLS, if not nil, is spoken after it. For HTTP/2 and gRPC its NextProtos must have "h2".
+	TLS *tls.Config
+
+	version any // of TLS
+}
 
 // dial connects to an endpoint.
-func dial(ctx context.Context, at netip.AddrPort) (*link, error) {
+func dial(ctx context.Context, at netip.AddrPort, way Way) (*link, error) {
 	d := net.Dialer{KeepAlive: -1}
 	conn, err := d.DialContext(ctx, "tcp", at.String())
 	if err != nil {
+		return nil, err
+	}
+	if conn, err = way.begin(ctx, conn); err != nil {
 		return nil, err
 	}
 	left := &io.LimitedReader{R: conn}
 	return &link{conn: conn, left: left, r: bufio.NewReaderSize(left, 4<<10)}, nil
 }
 
+// begin does what comes before the protocol of a check. On error the connection is closed.
+func (w Way) begin(ctx context.Context, conn net.Conn) (net.Conn, error) {
+	deadline, _ := ctx.Deadline()
+	_ = conn.SetDeadline(deadline)
+	if h := w.Header; h != nil {
+		if _, err := conn.Write(ownHeader(conn, h)); err != nil {
+			_ = conn.Close()
+			return nil, err
+		}
+	}
+	if w.TLS == nil {
+		return conn, nil
+	}
+	secure := tls.Client(conn, w.TLS)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		_ = conn.Close()
+		return nil, handshakeError{err}
+	}
+	return secure, nil
+}
+
+// handshakeError is a failure of the endpoint, whatever it says.
+type handshakeError struct{ error }
+
+func (e handshakeError) Unwrap() error { return e.error }
+
+// ownHeader is a PROXY header for no client: as in Envoy, version 1 has the connection's own ends, version 2 none.
+func ownHeader(conn net.Conn, h *config.ProxyHeader) []byte {
+	if h.Version == 2 {
+		return preamble.Append(nil, preamble.Header{Version: 2})
+	}
+	from, _ := conn.LocalAddr().(*net.TCPAddr)
+	to, _ := conn.RemoteAddr().(*net.TCPAddr)
+	return preamble.Append(nil, preamble.Header{Version: 1, Source: from.AddrPort(), Destination: to.AddrPort()})
+}
+
 // Connect checks whether an endpoint accepts a connection, and closes it.
 func Connect(ctx context.Context, at netip.AddrPort, timeout time.Duration) Outcome {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	l, err := dial(ctx, at)
+	l, err := dial(ctx, at, Way{})
 	if err != nil {
 		return dialOutcome(err)
 	}
@@ -59,20 +124,32 @@ func Connect(ctx context.Context, at netip.AddrPort, timeout time.Duration) Outc
 // dialOutcome tells the endpoint's failures from this host's.
 func dialOutcome(err error) Outcome {
 	var late net.Error
+	var handshake handshakeError
 	switch {
 	case errors.Is(err, context.Canceled):
 		return Unknown
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &late) && late.Timeout():
 		return Late
+	case errors.As(err, &handshake), errors.Is(err, syscall.EPIPE):
+		return Refused
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EHOSTUNREACH):
 		return Refused
 	}
 	return Unknown // no descriptors, no network, …
 }
 
+// Once does one check of an endpoint, on a connection of its own.
+func Once(ctx context.Context, cluster string, c *config.HealthCheck, at netip.AddrPort) Outcome {
+	o, l := check(ctx, cluster, c, at, Way{}, nil)
+	if l != nil {
+		l.close()
+	}
+	return o
+}
+
 // check does one check of an endpoint. kept is the connection of the check before, or nil; the one returned may be used by
 // the next.
-func check(ctx context.Context, cluster string, c *config.HealthCheck, at netip.AddrPort, kept *link) (Outcome, *link) {
+func check(ctx context.Context, cluster string, c *config.HealthCheck, at netip.AddrPort, way Way, kept *link) (Outcome, *link) {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	if kept != nil {
@@ -82,7 +159,7 @@ func check(ctx context.Context, cluster string, c *config.HealthCheck, at netip.
 		}
 		// The endpoint had closed it in the meantime: that says nothing.
 	}
-	l, err := dial(ctx, at)
+	l, err := dial(ctx, at, way)
 	if err != nil {
 		return dialOutcome(err), nil
 	}
@@ -97,9 +174,14 @@ func exchange(ctx context.Context, cluster string, c *config.HealthCheck, l *lin
 	stop := context.AfterFunc(ctx, func() { _ = l.conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	var reusable bool
-	if c.HTTP != nil {
+	switch {
+	case c.GRPC != nil:
+		o, reusable, answered = requestGRPC(ctx, cluster, c.GRPC, l)
+	case c.HTTP != nil && c.HTTP.HTTP2:
+		o, reusable, answered = requestHTTP2(ctx, cluster, c.HTTP, l)
+	case c.HTTP != nil:
 		o, reusable, answered = requestHTTP(cluster, c.HTTP, l)
-	} else {
+	default:
 		o, answered = converse(c.TCP, l)
 		reusable = o == Passed && len(c.TCP.Receive) > 0 && l.r.Buffered() == 0
 	}
@@ -110,16 +192,15 @@ func exchange(ctx context.Context, cluster string, c *config.HealthCheck, l *lin
 		l.close()
 		return o, nil, answered
 	}
+	if stop() {
+		_ = l.conn.SetDeadline(time.Time{}) // HTTP/2 is read between checks too
+	}
 	return o, l, answered
 }
 
 // requestText is the request of a check.
 func requestText(cluster string, c *config.HTTPCheck) []byte {
-	host := c.Host
-	if host == "" {
-		host = cluster
-	}
-	b := []byte(c.Method + " " + c.Path + " HTTP/1.1\r\nhost: " + host + "\r\nuser-agent: Envoy/HC\r\n")
+	b := []byte(c.Method + " " + c.Path + " HTTP/1.1\r\nhost: " + authority(c.Host, cluster) + "\r\nuser-agent: Envoy/HC\r\n")
 	for _, h := range c.Headers {
 		b = append(b, h.Name+": "+h.Value+"\r\n"...)
 	}

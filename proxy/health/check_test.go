@@ -94,7 +94,7 @@ func TestHTTPCheck(t *testing.T) {
 			if c.change != nil {
 				c.change(hc.HTTP)
 			}
-			got, kept := check(context.Background(), "web", hc, answers(t, c.text), nil)
+			got, kept := check(context.Background(), "web", hc, answers(t, c.text), Way{}, nil)
 			if got != c.want || (kept != nil) != c.kept {
 				t.Errorf("outcome %d, kept %v; want %d, %v", got, kept != nil, c.want, c.kept)
 			}
@@ -142,7 +142,7 @@ func TestTCPCheck(t *testing.T) {
 					_, _ = io.WriteString(conn, c.answer)
 				}
 			})
-			if got, kept := check(context.Background(), "c", hc, at, nil); got != c.want || kept != nil {
+			if got, kept := check(context.Background(), "c", hc, at, Way{}, nil); got != c.want || kept != nil {
 				t.Errorf("outcome %d, kept %v; want %d", got, kept != nil, c.want)
 			}
 		})
@@ -161,10 +161,10 @@ func TestChecksThatEndOtherwise(t *testing.T) {
 	}()
 	hc := httpCheck()
 	hc.Timeout = 50 * time.Millisecond
-	if got, _ := check(context.Background(), "c", hc, silent, nil); got != Late {
+	if got, _ := check(context.Background(), "c", hc, silent, Way{}, nil); got != Late {
 		t.Errorf("silent: outcome %d, want %d", got, Late)
 	}
-	if got, _ := check(context.Background(), "c", hc, gone, nil); got != Refused {
+	if got, _ := check(context.Background(), "c", hc, gone, Way{}, nil); got != Refused {
 		t.Errorf("nobody there: outcome %d, want %d", got, Refused)
 	}
 	if got := Connect(context.Background(), gone, time.Second); got != Refused {
@@ -172,7 +172,7 @@ func TestChecksThatEndOtherwise(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if got, _ := check(ctx, "c", hc, silent, nil); got != Unknown {
+	if got, _ := check(ctx, "c", hc, silent, Way{}, nil); got != Unknown {
 		t.Errorf("given up: outcome %d, want %d", got, Unknown)
 	}
 }
@@ -204,7 +204,7 @@ func TestReuse(t *testing.T) {
 		var kept *link
 		for i := range 6 {
 			var o Outcome
-			if o, kept = check(context.Background(), "c", hc, at, kept); o != Passed {
+			if o, kept = check(context.Background(), "c", hc, at, Way{}, kept); o != Passed {
 				t.Errorf("check %d: outcome %d", i, o)
 			}
 		}

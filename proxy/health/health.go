@@ -8,6 +8,7 @@ package health
 import (
 	"container/heap"
 	"context"
+	"crypto/tls"
 	"net/netip"
 	"sync"
 	"time"
@@ -31,7 +32,12 @@ type Host struct {
 
 // Checker checks endpoints while Run runs. Its methods may be called from any goroutine.
 type Checker struct {
-	check  func(ctx context.Context, cluster string, c *config.HealthCheck, at netip.AddrPort, kept *link) (Outcome, *link)
+	// TLS, if set before Run, tells what the checks of an endpoint speak; nil is plaintext. It is called for every check.
+	// A connection is kept for the next check as long as version, which can be compared, stays the same. It must not
+	// block, nor call the Checker.
+	TLS func(c *config.Cluster, e *config.Endpoint) (cfg *tls.Config, version any)
+
+	check  func(ctx context.Context, cluster string, c *config.HealthCheck, at netip.AddrPort, way Way, kept *link) (Outcome, *link)
 	tell   func(cluster string, addr netip.AddrPort, passed, changed bool)
 	wakeUp chan struct{}
 
@@ -62,6 +68,7 @@ type host struct {
 	index    int                 // in the queue; -1: a check runs
 	cancel   context.CancelFunc  // of the running check
 	link     *link               // belongs to the running check, if one runs
+	way      Way                 // how it was made
 	how      *config.HealthCheck // of the last check
 }
 
@@ -249,16 +256,30 @@ func (c *Checker) startDue(ctx context.Context, checks *sync.WaitGroup) (wait ti
 		h := heap.Pop(&c.due).(*host)
 		c.running++
 		h.group.stats.Attempt++
+		way := c.way(h.group.cfg, h.endpoint)
+		if h.way.Header != way.Header || h.way.version != way.version {
+			h.closeLink()
+		}
+		h.way = way
 		own, cancel := context.WithCancel(ctx)
 		h.cancel, h.how = cancel, h.group.cfg.HealthCheck
 		name, how, at, kept := h.group.name, h.how, h.endpoint.Addr, h.link
 		checks.Go(func() {
 			defer cancel()
-			o, link := c.check(own, name, how, at, kept)
+			o, link := c.check(own, name, how, at, way, kept)
 			c.ended(ctx, h, o, link)
 		})
 	}
 	return 0, false
+}
+
+// way is how the checks of an endpoint connect.
+func (c *Checker) way(cfg *config.Cluster, e *config.Endpoint) Way {
+	w := Way{Header: cfg.ProxyHeader}
+	if c.TLS != nil {
+		w.TLS, w.version = c.TLS(cfg, e)
+	}
+	return w
 }
 
 // ended takes the end of a check.

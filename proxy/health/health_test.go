@@ -42,7 +42,7 @@ type fake struct {
 	takes    time.Duration
 }
 
-func (f *fake) check(ctx context.Context, _ string, _ *config.HealthCheck, at netip.AddrPort, _ *link) (Outcome, *link) {
+func (f *fake) check(ctx context.Context, _ string, _ *config.HealthCheck, at netip.AddrPort, _ Way, _ *link) (Outcome, *link) {
 	f.mu.Lock()
 	f.count[at]++
 	f.running++
@@ -65,6 +65,12 @@ func (f *fake) set(at netip.AddrPort, o Outcome) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.outcomes[at] = o
+}
+
+func (f *fake) slow(d time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.takes = d
 }
 
 func (f *fake) counted(at netip.AddrPort) int {
@@ -169,6 +175,7 @@ func TestUpdateKeepsState(t *testing.T) {
 				after(0)
 				next := checked(first.HealthCheck, 1, 3)
 				next.DropRemoved = first.DropRemoved
+				f.slow(100 * time.Microsecond) // or the first check of the new one might have ended already
 				checker.Set(next, used)
 				got := flagsOf(checker)
 				if got[addr(1)] != 0 || got[addr(3)] != Failed|Pending {

@@ -1,4 +1,4 @@
-// Package preamble reads how a connection begins: the PROXY protocol's header, with which a
+// Package preamble reads how a connection begins, and writes one of the ways: the PROXY protocol's header, with which a
 // proxy in front tells whose connection it passes on.
 //
 // It is pure: bytes in, a verdict out. Nothing is kept between calls, so that what comes in pieces is read by asking again

@@ -158,25 +158,30 @@ func matchPath(r *config.Route, want string, path []byte) bool {
 	return equalFold(path[:len(want)], want)
 }
 
-// Pick chooses by weight among clusters, of which there is at least one, with a number that is uniformly random.
+// Pick names one of clusters, by weight, of which there is at least one, with a number that is uniformly random.
 func Pick(clusters []config.WeightedCluster, random uint64) string {
+	return Choose(clusters, random).Name
+}
+
+// Choose is Pick for all that is said of the cluster.
+func Choose(clusters []config.WeightedCluster, random uint64) *config.WeightedCluster {
 	if len(clusters) == 1 {
-		return clusters[0].Name
+		return &clusters[0]
 	}
 	var total uint64
 	for i := range clusters {
 		total += uint64(clusters[i].Weight)
 	}
 	if total == 0 {
-		return clusters[0].Name
+		return &clusters[0]
 	}
 	random %= total
 	for i := range clusters {
-		if w := uint64(clusters[i].Weight); random < w {
-			return clusters[i].Name
-		} else {
-			random -= w
+		w := uint64(clusters[i].Weight)
+		if random < w {
+			return &clusters[i]
 		}
+		random -= w
 	}
-	return clusters[len(clusters)-1].Name
+	return &clusters[len(clusters)-1]
 }

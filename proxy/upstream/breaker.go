@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"net/netip"
 	"sync"
 	"sync/atomic"
 
@@ -39,7 +40,8 @@ type tally struct {
 	waiting atomic.Int64 // users in the queues of all loops, for a connection that another loop may have
 
 	mu    sync.Mutex
-	loops []*Cluster // guarded by mu
+	loops []*Cluster               // guarded by mu
+	loads map[netip.AddrPort]*load // guarded by mu
 }
 
 // breaker is a loop's part in the limits of a cluster.
@@ -62,6 +64,7 @@ type breaker struct {
 func (c *Cluster) Join(all *Breakers) {
 	c.breaker.common = all
 	c.setLimits()
+	c.shareLoads()
 }
 
 // setLimits takes the limits of the configuration. What is in use moves to where it is counted from now on.

@@ -28,6 +28,11 @@ type Cluster struct {
 	byAddr map[netip.AddrPort]*Host
 	picker balance.Picker
 
+	subsets map[config.Labels]*subset  // by name, those that were used
+	choices map[config.Labels][]choice // by what a request wants, since the last update
+
+	cleaning loop.Timer // of hosts that were made on demand
+
 	breaker breaker // counts connections (open or opening), requests, retries
 	idle    int     // of the connections, in the hosts' pools
 	opening int
@@ -51,8 +56,10 @@ type Host struct {
 	muxes   []*muxConn
 	gone    bool // no longer in the configuration
 	manner  manner
-	epoch   int // counts the changes of manner; connections of another epoch are not used again
-	active  int // requests
+	epoch   int   // counts the changes of manner; connections of another epoch are not used again
+	asked   bool  // it was picked since the last cleaning; of hosts that are made on demand
+	active  int   // requests, by this loop
+	load    *load // requests, by all loops; nil: nobody asks
 	conns   int
 	state   *HostState // what the process knows; nil: nobody asks
 
@@ -113,11 +120,13 @@ func (c *Cluster) UpdatePlanned(plan *balance.Plan) {
 		c.byAddr[e.Addr] = h
 		c.hosts = append(c.hosts, h)
 	}
+	c.keepDestinations(old)
 	for addr, h := range old {
 		if c.byAddr[addr] == nil {
 			h.leave()
 		}
 	}
+	c.shareLoads()
 	c.usePlan(plan)
 	c.serveWaiting()
 }
@@ -144,6 +153,7 @@ func (h *Host) speak(m manner) {
 
 func (h *Host) leave() {
 	h.gone = true
+	h.part()
 	h.dropIdle()
 }
 

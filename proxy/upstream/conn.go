@@ -60,6 +60,7 @@ type Conn struct {
 	connecting bool
 	use        Use
 	epoch      int        // of the host when it began to open
+	told       *told      // what the host was told of the client; nil: nothing
 	opened     int64      // when it began to open
 	timer      loop.Timer // connecting, or idle
 }
@@ -84,22 +85,21 @@ func (c *Cluster) Acquire(h *Host, user User, w *Waiter, want Want) (conn *Conn,
 }
 
 func (c *Cluster) acquire(h *Host, w *Waiter, user waiting, want Want, use Use) (conn *Conn, reused bool, err error) {
-	for h.idle != nil && want != Fresh {
-		conn := h.idle
+	for conn := h.idleFor(user); conn != nil && want != Fresh; conn = h.idleFor(user) {
 		conn.leavePool()
 		if want == Verified && !conn.Quiet() {
 			conn.Discard()
 			continue
 		}
-		h.active++
+		h.busy(1)
 		return conn, true, nil
 	}
 	conn, err = c.connect(h, w, user, use)
 	return conn, false, err
 }
 
-func (c *Cluster) open(h *Host, use Use) (*Conn, error) {
-	conn := &Conn{Host: h, use: use, epoch: h.epoch, connecting: true, opened: c.loop.Now()}
+func (c *Cluster) open(h *Host, user waiting, use Use) (*Conn, error) {
+	conn := &Conn{Host: h, use: use, epoch: h.epoch, connecting: true, opened: c.loop.Now(), told: c.tells(user)}
 	if err := conn.Dial(c.loop, h.Endpoint.Addr, conn); err != nil {
 		c.Stats.Count[ConnConnectFail]++
 		h.Stats.ConnectFail++
@@ -109,7 +109,7 @@ func (c *Cluster) open(h *Host, use Use) (*Conn, error) {
 	}
 	c.opening++
 	h.conns++
-	h.active++
+	h.busy(1)
 	c.Stats.Count[ConnTotal]++
 	if c.shared != nil {
 		c.shared.markUsed()
@@ -123,7 +123,7 @@ func (c *Cluster) open(h *Host, use Use) (*Conn, error) {
 // evict makes room for a connection to h by closing an idle one of another host.
 func (c *Cluster) evict(h *Host) bool {
 	for _, other := range c.hosts {
-		if other == h {
+		if other == h && c.cfg.ProxyHeader == nil { // with it those of h are another client's
 			continue
 		}
 		if other.idle != nil {
@@ -179,7 +179,7 @@ func (c *Cluster) room() bool {
 func (conn *Conn) Release() {
 	h := conn.Host
 	c := h.cluster
-	h.active--
+	h.busy(-1)
 	conn.user = nil
 	if h.gone || c.gone || conn.epoch != h.epoch || conn.worn() || c.passOn() {
 		conn.Close()
@@ -231,7 +231,7 @@ func (conn *Conn) end() {
 	case conn.idle:
 		conn.leavePool()
 	case conn.mux == nil:
-		h.active--
+		h.busy(-1)
 	}
 	if conn.connecting {
 		conn.connecting = false
@@ -278,6 +278,10 @@ func (conn *Conn) connected(e loop.Event) {
 			conn.fail(errno)
 			return
 		}
+	}
+	if conn.told != nil && !conn.announce() {
+		conn.fail(syscall.EPIPE)
+		return
 	}
 	if o := conn.Host.cluster.origination; o != nil {
 		if cfg := o(conn.Host.Endpoint, conn.use); cfg != nil {

@@ -46,8 +46,9 @@ func (c *Cluster) openMux(h *Host, r Receiver, w *Waiter) (Stream, error) {
 	if k := c.reuseMux(h, r); k != nil {
 		return k, nil
 	}
+	want := c.tells(r)
 	for _, m := range h.muxes {
-		if !m.ready && len(m.opening) < int(min(c.streams(), unsettledStreams)) {
+		if !m.ready && m.conn.tellsOf(want) && len(m.opening) < int(min(c.streams(), unsettledStreams)) {
 			m.expect(r, w)
 			return nil, nil
 		}
@@ -56,7 +57,7 @@ func (c *Cluster) openMux(h *Host, r Receiver, w *Waiter) (Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.active-- // requests count, not the connection
+	h.busy(-1) // requests count, not the connection
 	conn.mux = &muxConn{conn: conn}
 	h.muxes = append(h.muxes, conn.mux)
 	conn.mux.expect(r, w)
@@ -65,7 +66,14 @@ func (c *Cluster) openMux(h *Host, r Receiver, w *Waiter) (Stream, error) {
 
 // reuseMux gets a stream on a connection that is there; nil when there is none to be had.
 func (c *Cluster) reuseMux(h *Host, r Receiver) *muxCall {
+	if len(h.muxes) == 0 {
+		return nil
+	}
+	want := c.tells(r)
 	for _, m := range h.muxes {
+		if !m.conn.tellsOf(want) {
+			continue
+		}
 		if k := m.open(r); k != nil {
 			return k
 		}
@@ -76,7 +84,7 @@ func (c *Cluster) reuseMux(h *Host, r Receiver) *muxCall {
 // becomeMux makes an HTTP/2 connection of one whose host chose that when asked which it wants.
 func (conn *Conn) becomeMux() {
 	h := conn.Host
-	h.active--
+	h.busy(-1)
 	conn.mux = &muxConn{conn: conn}
 	h.muxes = append(h.muxes, conn.mux)
 	r, w := conn.call.recv, conn.call.waiter
@@ -118,7 +126,7 @@ func (m *muxConn) open(r Receiver) *muxCall {
 	}
 	m.conn.timer.Stop()
 	m.conn.Requests++
-	m.conn.Host.active++
+	m.conn.Host.busy(1)
 	return k
 }
 
@@ -235,7 +243,7 @@ func (k *muxCall) close() {
 	s := k.s
 	a := h.cluster.memory()
 	*k = muxCall{m: k.m}
-	h.active--
+	h.busy(-1)
 	s.Close()
 	if len(a.calls) < 1024 {
 		a.calls = append(a.calls, k)
@@ -350,7 +358,7 @@ func (c *Cluster) connect(h *Host, w *Waiter, user waiting, use Use) (*Conn, err
 		c.enqueue(w, user)
 		return nil, ErrWait
 	}
-	return c.open(h, use)
+	return c.open(h, user, use)
 }
 
 // slots reports whether a connection to any host has a free stream.

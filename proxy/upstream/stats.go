@@ -18,6 +18,11 @@ const (
 	ConnTxBytes
 	NoneHealthy
 	Panic
+	SubsetSelected
+	SubsetFallback
+	SubsetFallbackPanic
+	DestinationInvalid
+	DestinationOverflow
 	RequestTotal
 	RequestCompleted
 	RequestPendingTotal
@@ -54,6 +59,11 @@ var counterNames = [NumCounters]string{
 	ConnTxBytes:              "upstream_cx_tx_bytes_total",
 	NoneHealthy:              "upstream_cx_none_healthy",
 	Panic:                    "lb_healthy_panic",
+	SubsetSelected:           "lb_subsets_selected",
+	SubsetFallback:           "lb_subsets_fallback",
+	SubsetFallbackPanic:      "lb_subsets_fallback_panic",
+	DestinationInvalid:       "original_dst_host_invalid",
+	DestinationOverflow:      "original_dst_host_overflow",
 	RequestTotal:             "upstream_rq_total",
 	RequestCompleted:         "upstream_rq_completed",
 	RequestPendingTotal:      "upstream_rq_pending_total",

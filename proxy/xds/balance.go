@@ -6,7 +6,10 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/hostmesh/hostmesh/proxy/config"
 )
@@ -23,7 +26,7 @@ const (
 
 // addBalance goes after addCluster: it adds to what a Cluster may have.
 func (s schema) addBalance(add func(protoreflect.FullName, string)) {
-	for _, field := range []string{"round_robin_lb_config", "ring_hash_lb_config", "maglev_lb_config"} {
+	for _, field := range []string{"round_robin_lb_config", "ring_hash_lb_config", "maglev_lb_config", "original_dst_lb_config", "cleanup_interval", "load_balancing_policy"} {
 		s[clusterAPI][field] = true
 	}
 	s[clusterAPI+".CommonLbConfig"]["consistent_hashing_lb_config"] = true
@@ -33,15 +36,31 @@ func (s schema) addBalance(add func(protoreflect.FullName, string)) {
 	add(clusterAPI+".SlowStartConfig", "slow_start_window aggression min_weight_percent")
 	add(clusterAPI+".RingHashLbConfig", "minimum_ring_size maximum_ring_size hash_function")
 	add(clusterAPI+".MaglevLbConfig", "table_size")
+	add(clusterAPI+".OriginalDstLbConfig", "use_http_header http_header_name upstream_port_override")
 }
 
 // policy reads how hosts are chosen.
 func (r *reader) policy(at *path, m *clusterv3.Cluster, c *cluster) {
-	c.LocalityWeighted = m.GetCommonLbConfig().GetLocalityWeightedLbConfig() != nil
-	c.HashHostname = m.GetCommonLbConfig().GetConsistentHashingLbConfig().GetUseHostnameForHashing()
-	if c.HashHostname && m.GetType() != clusterv3.Cluster_STRICT_DNS { // as in Envoy: elsewhere a host need not have a name
-		r.wrong(at.field("common_lb_config").field("consistent_hashing_lb_config").field("use_hostname_for_hashing"), true, "false, or type STRICT_DNS")
+	common, p := m.GetCommonLbConfig(), at.field("common_lb_config")
+	if m.GetLoadBalancingPolicy() != nil { // it takes the place of lb_policy, and of all that goes with that
+		for _, wrong := range []struct {
+			field *path
+			set   bool
+		}{
+			{p.field("locality_weighted_lb_config"), common.GetLocalityWeightedLbConfig() != nil},
+			{p.field("consistent_hashing_lb_config"), common.GetConsistentHashingLbConfig() != nil},
+			{at.field("lb_subset_config"), m.GetLbSubsetConfig() != nil},
+		} {
+			if wrong.set {
+				r.wrong(wrong.field, "a value", "it unset with load_balancing_policy")
+			}
+		}
+		r.typedPolicies(at.field("load_balancing_policy"), m.GetLoadBalancingPolicy(), m, c)
+		return
 	}
+	c.LocalityWeighted = common.GetLocalityWeightedLbConfig() != nil
+	c.HashHostname = common.GetConsistentHashingLbConfig().GetUseHostnameForHashing()
+	r.hashHostname(p.field("consistent_hashing_lb_config").field("use_hostname_for_hashing"), m, c)
 	own := "" // the field that goes with the policy
 	switch m.GetLbPolicy() {
 	case clusterv3.Cluster_ROUND_ROBIN:
@@ -52,28 +71,78 @@ func (r *reader) policy(at *path, m *clusterv3.Cluster, c *cluster) {
 		own = "least_request_lb_config"
 		c.Policy = config.LeastRequest
 		c.SlowStart = r.slowStart(at.field(own).field("slow_start_config"), m.GetLeastRequestLbConfig().GetSlowStartConfig())
-		c.Choice = r.choice(at.field(own), m.GetLeastRequestLbConfig())
+		c.Choice = r.choice(at.field(own), m.GetLeastRequestLbConfig(), false)
 	case clusterv3.Cluster_RANDOM:
 		c.Policy = config.Random
 	case clusterv3.Cluster_RING_HASH:
 		own = "ring_hash_lb_config"
 		c.Policy = config.RingHash
 		c.Ring = r.ring(at.field(own), m.GetRingHashLbConfig())
+		switch m.GetRingHashLbConfig().GetHashFunction() {
+		case clusterv3.Cluster_RingHashLbConfig_XX_HASH:
+		case clusterv3.Cluster_RingHashLbConfig_MURMUR_HASH_2:
+			c.Ring.Murmur = true
+		default:
+			r.wrong(at.field(own).field("hash_function"), m.GetRingHashLbConfig().GetHashFunction(), "XX_HASH or MURMUR_HASH_2")
+		}
 	case clusterv3.Cluster_MAGLEV:
 		own = "maglev_lb_config"
 		c.Policy = config.Maglev
-		c.MaglevSize = r.maglev(at.field(own), m.GetMaglevLbConfig())
+		c.MaglevSize = r.maglev(at.field(own), m.GetMaglevLbConfig().GetTableSize())
+	case clusterv3.Cluster_CLUSTER_PROVIDED:
+		own = "original_dst_lb_config"
+		r.provided(at.field("lb_policy"), m)
 	default:
-		r.wrong(at.field("lb_policy"), m.GetLbPolicy(), "ROUND_ROBIN, LEAST_REQUEST, RANDOM, RING_HASH or MAGLEV")
+		r.wrong(at.field("lb_policy"), m.GetLbPolicy(), "ROUND_ROBIN, LEAST_REQUEST, RANDOM, RING_HASH, MAGLEV or CLUSTER_PROVIDED")
 		return
 	}
 	oneof := m.ProtoReflect().Descriptor().Oneofs().ByName("lb_config")
 	if fd := m.ProtoReflect().WhichOneof(oneof); fd != nil && string(fd.Name()) != own && r.schema[clusterAPI][string(fd.Name())] {
 		r.wrong(at.field(string(fd.Name())), "a value", "it unset with lb_policy "+m.GetLbPolicy().String())
 	}
+	if m.GetType() == clusterv3.Cluster_ORIGINAL_DST && m.GetLbPolicy() != clusterv3.Cluster_CLUSTER_PROVIDED {
+		r.wrong(at.field("lb_policy"), m.GetLbPolicy(), "CLUSTER_PROVIDED with type ORIGINAL_DST")
+	}
+	if m.GetLbSubsetConfig() != nil {
+		c.Subsets = r.subsets(at.field("lb_subset_config"), m.GetLbSubsetConfig())
+		if c.OriginalDst != nil || m.GetLbPolicy() == clusterv3.Cluster_CLUSTER_PROVIDED {
+			r.wrong(at.field("lb_subset_config"), "a value", "it unset with lb_policy CLUSTER_PROVIDED")
+		}
+	}
 }
 
-func (r *reader) slowStart(at *path, m *clusterv3.Cluster_SlowStartConfig) *config.SlowStart {
+// provided checks that a cluster brings its hosts.
+func (r *reader) provided(at *path, m *clusterv3.Cluster) {
+	if m.GetClusterType() != nil || m.GetType() != clusterv3.Cluster_ORIGINAL_DST {
+		r.wrong(at, "CLUSTER_PROVIDED", "another policy, or type ORIGINAL_DST")
+	}
+}
+
+// hashHostname refuses names where, as in Envoy, a host need not have one.
+func (r *reader) hashHostname(at *path, m *clusterv3.Cluster, c *cluster) {
+	if c.HashHostname && m.GetType() != clusterv3.Cluster_STRICT_DNS {
+		r.wrong(at, true, "false, or type STRICT_DNS")
+	}
+}
+
+// The messages of a policy's settings, in the fields of a Cluster and as extensions.
+type (
+	slowStartSettings interface {
+		GetSlowStartWindow() *durationpb.Duration
+		GetAggression() *corev3.RuntimeDouble
+		GetMinWeightPercent() *typev3.Percent
+	}
+	choiceSettings interface {
+		GetChoiceCount() *wrapperspb.UInt32Value
+		GetActiveRequestBias() *corev3.RuntimeDouble
+	}
+	ringSettings interface {
+		GetMinimumRingSize() *wrapperspb.UInt64Value
+		GetMaximumRingSize() *wrapperspb.UInt64Value
+	}
+)
+
+func (r *reader) slowStart(at *path, m slowStartSettings) *config.SlowStart {
 	window := r.duration(at.field("slow_start_window"), m.GetSlowStartWindow(), 0)
 	s := &config.SlowStart{
 		Window:     window,
@@ -86,7 +155,7 @@ func (r *reader) slowStart(at *path, m *clusterv3.Cluster_SlowStartConfig) *conf
 	if p := m.GetMinWeightPercent(); p != nil {
 		s.MinWeight = p.GetValue() / 100
 	}
-	if m == nil || window == 0 {
+	if window == 0 {
 		return nil
 	}
 	if window < time.Millisecond {
@@ -110,8 +179,8 @@ func (r *reader) number(at *path, m *corev3.RuntimeDouble, unset float64) float6
 }
 
 // choice returns nil for Envoy's defaults.
-func (r *reader) choice(at *path, m *clusterv3.Cluster_LeastRequestLbConfig) *config.Choice {
-	c := config.Choice{Hosts: 2, Bias: r.number(at.field("active_request_bias"), m.GetActiveRequestBias(), 1)}
+func (r *reader) choice(at *path, m choiceSettings, all bool) *config.Choice {
+	c := config.Choice{Hosts: 2, Bias: r.number(at.field("active_request_bias"), m.GetActiveRequestBias(), 1), All: all}
 	if n := m.GetChoiceCount(); n != nil {
 		c.Hosts = n.GetValue()
 	}
@@ -124,7 +193,8 @@ func (r *reader) choice(at *path, m *clusterv3.Cluster_LeastRequestLbConfig) *co
 	return &c
 }
 
-func (r *reader) ring(at *path, m *clusterv3.Cluster_RingHashLbConfig) *config.Ring {
+// ring reads all of a ring's settings but its hash function.
+func (r *reader) ring(at *path, m ringSettings) *config.Ring {
 	least, most := uint64(defaultRingMin), uint64(defaultRingMax)
 	if n := m.GetMinimumRingSize(); n != nil {
 		least = n.GetValue()
@@ -134,22 +204,13 @@ func (r *reader) ring(at *path, m *clusterv3.Cluster_RingHashLbConfig) *config.R
 	}
 	if least == 0 || least > most || most > defaultRingMax {
 		r.wrong(at.field("minimum_ring_size"), least, "at least 1 and at most maximum_ring_size, which is at most 8388608")
-		return nil
 	}
-	out := &config.Ring{Min: uint32(least), Max: uint32(most)}
-	switch m.GetHashFunction() {
-	case clusterv3.Cluster_RingHashLbConfig_XX_HASH:
-	case clusterv3.Cluster_RingHashLbConfig_MURMUR_HASH_2:
-		out.Murmur = true
-	default:
-		r.wrong(at.field("hash_function"), m.GetHashFunction(), "XX_HASH or MURMUR_HASH_2")
-	}
-	return out
+	return &config.Ring{Min: uint32(least), Max: uint32(most)}
 }
 
-func (r *reader) maglev(at *path, m *clusterv3.Cluster_MaglevLbConfig) uint32 {
+func (r *reader) maglev(at *path, n *wrapperspb.UInt64Value) uint32 {
 	size := uint64(defaultMaglev)
-	if n := m.GetTableSize(); n != nil {
+	if n != nil {
 		size = n.GetValue()
 	}
 	const most = 5_000_011 // of the API's rules

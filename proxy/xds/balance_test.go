@@ -88,8 +88,6 @@ func TestBalancingRefused(t *testing.T) {
 		{clusters, balanceEDS + "ring_hash_lb_config: {}", "ring_hash_lb_config: got a value, want it unset with lb_policy ROUND_ROBIN"},
 		{clusters, balanceEDS + "lb_policy: RANDOM\nleast_request_lb_config: {}", "least_request_lb_config: got a value, want it unset with lb_policy RANDOM"},
 		{clusters, balanceEDS + "common_lb_config: {consistent_hashing_lb_config: {use_hostname_for_hashing: true}}", "use_hostname_for_hashing: got true, want false, or type STRICT_DNS"},
-		{clusters, balanceEDS + "lb_subset_config: {}", "lb_subset_config: got a value"},
-		{clusters, balanceEDS + "load_balancing_policy: {}", "load_balancing_policy: got a value"},
 		{clusters, balanceEDS + "common_lb_config: {zone_aware_lb_config: {}}", "common_lb_config.zone_aware_lb_config: got a value"},
 		{clusters, balanceEDS + "common_lb_config: {consistent_hashing_lb_config: {hash_balance_factor: 150}}", "consistent_hashing_lb_config.hash_balance_factor: got 150"},
 		{clusters, least("choice_count: 257"), "least_request_lb_config.choice_count: got 257, want 2 to 256"},

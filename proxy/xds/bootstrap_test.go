@@ -137,7 +137,7 @@ func TestReadBootstrapTellsAllMistakes(t *testing.T) {
 			"clusters[0].load_assignment.endpoints[0].lb_endpoints[0].endpoint.address: got no socket_address",
 		}},
 		{"listener and cluster", strings.Replace(replace("stat_prefix: static", "stat_prefix: static\n          tracing: {}"), "- name: back", "- name: back\n    lb_policy: CLUSTER_PROVIDED", 1), []string{
-			"b:25: static_resources.listeners[0].filter_chains[0].filters[0].typed_config.tracing: got a value", "b:42: static_resources.clusters[1].lb_policy: got CLUSTER_PROVIDED, want ROUND_ROBIN, LEAST_REQUEST, RANDOM, RING_HASH or MAGLEV",
+			"b:25: static_resources.listeners[0].filter_chains[0].filters[0].typed_config.tracing: got a value", "b:42: static_resources.clusters[1].lb_policy: got CLUSTER_PROVIDED, want another policy, or type ORIGINAL_DST",
 		}},
 		{"eds without a server", "static_resources: {clusters: [{name: a, type: EDS, eds_cluster_config: {eds_config: {ads: {}}}}]}", []string{
 			"b:1: static_resources.clusters[0].type: got EDS, want STATIC: there is no dynamic_resources.ads_config",

@@ -83,8 +83,13 @@ func (r *reader) discovery(at *path, m *clusterv3.Cluster, c *cluster) {
 		if name := m.GetEdsClusterConfig().GetServiceName(); name != "" {
 			c.eds = intern(name)
 		}
+	case m.GetType() == clusterv3.Cluster_ORIGINAL_DST:
+		r.originalDst(at, m, c)
 	default:
-		r.wrong(at.field("type"), m.GetType(), "STATIC, EDS, STRICT_DNS or LOGICAL_DNS")
+		r.wrong(at.field("type"), m.GetType(), "STATIC, EDS, STRICT_DNS, LOGICAL_DNS or ORIGINAL_DST")
+	}
+	if m.GetCleanupInterval() != nil && c.OriginalDst == nil {
+		r.wrong(at.field("cleanup_interval"), m.GetCleanupInterval().AsDuration(), "it with type ORIGINAL_DST only")
 	}
 }
 

@@ -265,7 +265,7 @@ endpoints:
 		{Addr: at(1), Hostname: "h", Weight: 2, Locality: where, LocalityWeight: 3},
 		{Addr: at(2), Weight: 1, Locality: where, Health: config.Unhealthy, LocalityWeight: 3},
 		{Addr: at(3), Weight: 1, Health: config.Draining, LocalityWeight: 1},
-		{Addr: at(4), Weight: 1, Health: config.Degraded, HashKey: "k"},
+		{Addr: at(4), Weight: 1, Health: config.Degraded, HashKey: "k", Labels: `{"hash_key":"k"}`},
 		{Addr: at(5), Weight: 7, Health: config.Unhealthy, Priority: 1, LocalityWeight: 9},
 	}
 	a := got.(assignment)

@@ -71,8 +71,9 @@ func (r *reader) endpoint(at *path, m *endpointv3.LbEndpoint) *config.Endpoint {
 // endpointValues reads all of an endpoint but its address.
 func (r *reader) endpointValues(at *path, m *endpointv3.LbEndpoint, out *config.Endpoint) {
 	out.Hostname, out.Weight = m.GetEndpoint().GetHostname(), 1
-	out.HashKey = m.GetMetadata().GetFilterMetadata()["envoy.lb"].GetFields()["hash_key"].GetStringValue()
+	out.HashKey = m.GetMetadata().GetFilterMetadata()[lbMetadata].GetFields()["hash_key"].GetStringValue()
 	out.SocketMark = r.mark(at.field("metadata"), m.GetMetadata())
+	out.Labels = labels(m.GetMetadata())
 	if w := m.GetLoadBalancingWeight(); w != nil {
 		out.Weight = w.GetValue()
 	}

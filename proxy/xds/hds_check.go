@@ -1,11 +1,12 @@
 package xds
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -15,20 +16,22 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/health"
 )
 
 // Bounds of what a server may ask for.
 const (
+	mostChecksRead     = 10   // of a cluster
 	mostHealthChecks   = 1000 // endpoints; further ones are left out
-	mostAtATime        = 16   // connects
+	mostAtATime        = 16   // checks
 	leastCheckInterval = time.Second
 	mostCheckInterval  = time.Hour
 	leastCheckTimeout  = 100 * time.Millisecond
 	mostCheckTimeout   = 10 * time.Second
 )
 
-// healthChecks are the connects that one specifier asks for. An endpoint is reported once for each time it was checked.
+// healthChecks are the checks that one specifier asks for. An endpoint is reported once for each time it was checked.
 type healthChecks struct {
 	clusters []clusterChecks
 	every    time.Duration // between reports
@@ -38,9 +41,10 @@ type healthChecks struct {
 }
 
 type clusterChecks struct {
-	name           string
-	every, timeout time.Duration
-	endpoints      []checkedEndpoint
+	name      string
+	every     time.Duration
+	check     *config.HealthCheck
+	endpoints []checkedEndpoint
 }
 
 type checkedEndpoint struct {
@@ -57,17 +61,12 @@ func newHealthChecks(m *healthv3.HealthCheckSpecifier) (h *healthChecks, left []
 	h = &healthChecks{every: within(m.GetInterval(), leastCheckInterval, mostCheckInterval), results: make(map[checked]corev3.HealthStatus)}
 	n, over, odd := 0, 0, 0
 	for _, asked := range m.GetClusterHealthChecks() {
-		i := slices.IndexFunc(asked.GetHealthChecks(), isConnect)
-		if i < 0 {
-			left = append(left, fmt.Sprintf("cluster %s: got no check that only connects, want one of TCP without send and receive", clip(asked.GetClusterName())))
+		check, every, err := firstCheck(asked)
+		if err != nil {
+			left = append(left, fmt.Sprintf("cluster %s: %v", clip(asked.GetClusterName()), err))
 			continue
 		}
-		check := asked.GetHealthChecks()[i]
-		cluster := clusterChecks{
-			name:    asked.GetClusterName(),
-			every:   within(check.GetInterval(), leastCheckInterval, mostCheckInterval),
-			timeout: within(check.GetTimeout(), leastCheckTimeout, mostCheckTimeout),
-		}
+		cluster := clusterChecks{name: asked.GetClusterName(), every: every, check: check}
 		for _, locality := range asked.GetLocalityEndpoints() {
 			for _, e := range locality.GetEndpoints() {
 				at, ok := connectAddress(e)
@@ -98,6 +97,35 @@ func newHealthChecks(m *healthv3.HealthCheckSpecifier) (h *healthChecks, left []
 	return h, left
 }
 
+// firstCheck reads the first check that is done here: a connect, or one that a cluster may have. The error tells what is wrong
+// with the first there is.
+func firstCheck(asked *healthv3.ClusterHealthCheck) (check *config.HealthCheck, every time.Duration, err error) {
+	var reason error
+	for i, m := range asked.GetHealthChecks() {
+		if i == mostChecksRead {
+			break
+		}
+		own := &config.HealthCheck{TCP: &config.TCPCheck{}}
+		if !isConnect(m) {
+			r := &reader{rules: rules{schema: newSchema()}}
+			at := (*path)(nil).at("health_checks", i)
+			if r.check(at, m) {
+				own = r.healthCheck(at, m, asked.GetClusterName())
+			}
+			if err := r.err(); err != nil {
+				reason = cmp.Or(reason, err)
+				continue
+			}
+		}
+		own.Timeout, own.ReuseConnection = within(m.GetTimeout(), leastCheckTimeout, mostCheckTimeout), false
+		return own, within(m.GetInterval(), leastCheckInterval, mostCheckInterval), nil
+	}
+	if reason == nil {
+		reason = errors.New("health_checks: got none, want one")
+	}
+	return nil, 0, reason
+}
+
 // isConnect reports whether a check is one of TCP that sends and expects nothing.
 func isConnect(check *corev3.HealthCheck) bool {
 	tcp := check.GetTcpHealthCheck()
@@ -120,13 +148,13 @@ func within(d *durationpb.Duration, least, most time.Duration) time.Duration {
 
 // run checks again and again until ctx ends.
 func (h *healthChecks) run(ctx context.Context) {
-	connects := make(chan struct{}, mostAtATime)
+	running := make(chan struct{}, mostAtATime)
 	var clusters errgroup.Group
 	for i, cluster := range h.clusters {
 		clusters.Go(func() error {
 			for ctx.Err() == nil {
 				next := time.NewTimer(cluster.every)
-				h.round(ctx, i, connects)
+				h.round(ctx, i, running)
 				select {
 				case <-ctx.Done():
 				case <-next.C:
@@ -140,19 +168,19 @@ func (h *healthChecks) run(ctx context.Context) {
 }
 
 // round checks every endpoint of a cluster once, in an order of its own, so that not all proxies go the same way.
-func (h *healthChecks) round(ctx context.Context, cluster int, connects chan struct{}) {
+func (h *healthChecks) round(ctx context.Context, cluster int, running chan struct{}) {
 	var all sync.WaitGroup
 	defer all.Wait()
 	for _, i := range rand.Perm(len(h.clusters[cluster].endpoints)) {
 		select {
 		case <-ctx.Done():
 			return
-		case connects <- struct{}{}:
+		case running <- struct{}{}:
 		}
 		all.Go(func() {
-			defer func() { <-connects }()
+			defer func() { <-running }()
 			c := h.clusters[cluster]
-			if result := connect(ctx, c.endpoints[i].at, c.timeout); result != corev3.HealthStatus_UNKNOWN {
+			if result := statusOf(health.Once(ctx, c.name, c.check, c.endpoints[i].at)); result != corev3.HealthStatus_UNKNOWN {
 				h.mu.Lock()
 				h.results[checked{cluster, i}] = result
 				h.mu.Unlock()
@@ -161,14 +189,16 @@ func (h *healthChecks) round(ctx context.Context, cluster int, connects chan str
 	}
 }
 
-// connect connects and closes. It is unknown when the reason it cannot is this host's.
-func connect(ctx context.Context, at netip.AddrPort, timeout time.Duration) corev3.HealthStatus {
-	switch health.Connect(ctx, at, timeout) {
+// statusOf is the health that a check has found. It is unknown when the reason is this host's.
+func statusOf(o health.Outcome) corev3.HealthStatus {
+	switch o {
 	case health.Passed:
 		return corev3.HealthStatus_HEALTHY
+	case health.PassedDegraded:
+		return corev3.HealthStatus_DEGRADED
 	case health.Late:
 		return corev3.HealthStatus_TIMEOUT
-	case health.Refused:
+	case health.Refused, health.Rejected, health.Retriable:
 		return corev3.HealthStatus_UNHEALTHY
 	default:
 		return corev3.HealthStatus_UNKNOWN

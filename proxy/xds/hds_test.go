@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +15,8 @@ import (
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	healthv3 "github.com/envoyproxy/go-control-plane/envoy/service/health/v3"
 	"google.golang.org/grpc"
+	grpchealth "google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -186,8 +190,8 @@ func TestHealthChecksAreBounded(t *testing.T) {
 	m := specifierOf(t, "{timeout: 3600s, interval: 0.001s, unhealthy_threshold: 1, healthy_threshold: 1, tcp_health_check: {}}", append(addrs, "example.org:80", "10.0.0.1:70000", "10.0.0.1:0")...)
 	m.Interval = nil
 	h, left := newHealthChecks(m)
-	if n := len(h.clusters[0].endpoints); n != mostHealthChecks || h.every != time.Second || h.clusters[0].every != time.Second || h.clusters[0].timeout != mostCheckTimeout {
-		t.Errorf("%d endpoints, every %v, reported every %v, within %v", n, h.clusters[0].every, h.every, h.clusters[0].timeout)
+	if n := len(h.clusters[0].endpoints); n != mostHealthChecks || h.every != time.Second || h.clusters[0].every != time.Second || h.clusters[0].check.Timeout != mostCheckTimeout {
+		t.Errorf("%d endpoints, every %v, reported every %v, within %v", n, h.clusters[0].every, h.every, h.clusters[0].check.Timeout)
 	}
 	if text := strings.Join(left, "; "); text != "7 endpoints more than 1000; 3 endpoints without an IP address and a port" {
 		t.Errorf("left out: %s", text)
@@ -203,11 +207,63 @@ func TestConnectTellsItsOwnFaults(t *testing.T) {
 	for addr, want := range map[string]corev3.HealthStatus{
 		up: corev3.HealthStatus_HEALTHY, refusing(t): corev3.HealthStatus_UNHEALTHY, "255.255.255.255:80": corev3.HealthStatus_UNKNOWN,
 	} {
-		e := specifierOf(t, connectOnly, addr).GetClusterHealthChecks()[0].GetLocalityEndpoints()[0].GetEndpoints()[0]
-		at, ok := connectAddress(e)
-		if got := connect(t.Context(), at, 10*time.Second); !ok || got != want {
+		if got := found(t, connectOnly, addr); got != want {
 			t.Errorf("connect %s: %v, want %v", addr, got, want)
 		}
+	}
+}
+
+// found is the health of an endpoint after one round of a check.
+func found(t *testing.T, check, addr string) corev3.HealthStatus {
+	t.Helper()
+	h, left := newHealthChecks(specifierOf(t, check, addr))
+	if len(left) > 0 {
+		t.Fatalf("left out: %v", left)
+	}
+	h.round(t.Context(), 0, make(chan struct{}, 1))
+	return h.results[checked{0, 0}]
+}
+
+// TestHealthDiscoveryAsksOverEveryProtocol: what a server asks for is asked of the endpoint as a cluster's own checks would.
+func TestHealthDiscoveryAsksOverEveryProtocol(t *testing.T) {
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/degraded":
+			w.Header().Set("x-envoy-degraded", "true")
+		case r.URL.Path != "/ready" || r.Host != "doubted":
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	t.Cleanup(web.Close)
+	service := grpchealth.NewServer()
+	service.SetServingStatus("down", healthpb.HealthCheckResponse_NOT_SERVING)
+	g := grpc.NewServer()
+	healthpb.RegisterHealthServer(g, service)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = g.Serve(l) }()
+	t.Cleanup(g.Stop)
+	const head = "{timeout: 5s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, "
+	for _, c := range []struct {
+		check, addr string
+		want        corev3.HealthStatus
+	}{
+		{"http_health_check: {path: /ready}}", web.Listener.Addr().String(), corev3.HealthStatus_HEALTHY},
+		{"http_health_check: {path: /degraded}}", web.Listener.Addr().String(), corev3.HealthStatus_DEGRADED},
+		{"http_health_check: {path: /other}}", web.Listener.Addr().String(), corev3.HealthStatus_UNHEALTHY},
+		{"grpc_health_check: {}}", l.Addr().String(), corev3.HealthStatus_HEALTHY},
+		{"grpc_health_check: {service_name: down}}", l.Addr().String(), corev3.HealthStatus_UNHEALTHY},
+		{"tcp_health_check: {send: {text: 780d0a0d0a}, receive: [{text: '01'}]}}", web.Listener.Addr().String(), corev3.HealthStatus_UNHEALTHY},
+	} {
+		if got := found(t, head+c.check, c.addr); got != c.want {
+			t.Errorf("%s: %v, want %v", c.check, got, c.want)
+		}
+	}
+	_, left := newHealthChecks(specifierOf(t, head+"http_health_check: {path: /, service_name_matcher: {exact: a}}}", "127.0.0.1:80"))
+	if len(left) != 1 || !strings.Contains(left[0], "health_checks[0].http_health_check.service_name_matcher: got a value") {
+		t.Errorf("left out: %q", left)
 	}
 }
 
@@ -245,8 +301,8 @@ func FuzzHealthCheckSpecifier(f *testing.F) {
 					t.Errorf("%v is checked", e.at)
 				}
 			}
-			if cluster.every < leastCheckInterval || cluster.timeout > mostCheckTimeout {
-				t.Errorf("every %v, within %v", cluster.every, cluster.timeout)
+			if cluster.every < leastCheckInterval || cluster.check.Timeout > mostCheckTimeout {
+				t.Errorf("every %v, within %v", cluster.every, cluster.check.Timeout)
 			}
 		}
 		if n > mostHealthChecks || len(left) > 11 || h.every < leastCheckInterval {

@@ -2,6 +2,7 @@ package xds
 
 import (
 	"encoding/hex"
+	"net/url"
 	"strings"
 	"time"
 
@@ -38,7 +39,8 @@ func (s schema) addHealth(add func(protoreflect.FullName, string)) {
 	s[cluster+"Cluster.CommonLbConfig"]["ignore_new_hosts_until_first_hc"] = true
 	add(core+"HealthCheck", `timeout interval initial_jitter interval_jitter interval_jitter_percent unhealthy_threshold healthy_threshold
 		reuse_connection no_traffic_interval no_traffic_healthy_interval unhealthy_interval unhealthy_edge_interval healthy_edge_interval
-		http_health_check tcp_health_check`)
+		http_health_check tcp_health_check grpc_health_check`)
+	add(core+"HealthCheck.GrpcHealthCheck", "service_name authority initial_metadata")
 	add(core+"HealthCheck.HttpHealthCheck", "host path request_headers_to_add expected_statuses retriable_statuses codec_client_type method")
 	add(core+"HealthCheck.TcpHealthCheck", "send receive")
 	add(core+"HealthCheck.Payload", "text binary")
@@ -93,6 +95,8 @@ func (r *reader) healthCheck(at *path, m *corev3.HealthCheck, cluster string) *c
 	switch {
 	case m.GetHttpHealthCheck() != nil:
 		c.HTTP = r.httpCheck(at.field("http_health_check"), m.GetHttpHealthCheck(), cluster)
+	case m.GetGrpcHealthCheck() != nil:
+		c.GRPC = r.grpcCheck(at.field("grpc_health_check"), m.GetGrpcHealthCheck(), cluster)
 	case m.GetTcpHealthCheck() != nil:
 		c.TCP = r.tcpCheck(at.field("tcp_health_check"), m.GetTcpHealthCheck())
 	}
@@ -108,20 +112,21 @@ func (r *reader) httpCheck(at *path, m *corev3.HealthCheck_HttpHealthCheck, clus
 	default:
 		r.wrong(at.field("method"), m.GetMethod(), "GET or HEAD")
 	}
-	if m.GetCodecClientType() != typev3.CodecClientType_HTTP1 {
-		r.wrong(at.field("codec_client_type"), m.GetCodecClientType(), "HTTP1")
+	switch t := m.GetCodecClientType(); t {
+	case typev3.CodecClientType_HTTP1:
+	case typev3.CodecClientType_HTTP2:
+		c.HTTP2 = true
+	default:
+		r.wrong(at.field("codec_client_type"), t, "HTTP1 or HTTP2")
 	}
-	switch {
-	case c.Host != "" && !visible(c.Host):
-		r.wrong(at.field("host"), clip(c.Host), "visible characters")
-	case c.Host == "" && !visible(cluster):
-		r.wrong(at.field("host"), "nothing, and a cluster's name with other than visible characters", "a host")
-	}
+	r.checkHost(at.field("host"), c.Host, cluster)
 	if !strings.HasPrefix(c.Path, "/") || !visible(c.Path) || strings.Contains(c.Path, "#") {
 		r.wrong(at.field("path"), clip(c.Path), "a path that begins with / and has visible characters only")
+	} else if _, err := url.ParseRequestURI(c.Path); err != nil && c.HTTP2 {
+		r.wrong(at.field("path"), clip(c.Path), "a path with right escapes")
 	}
 	for i, h := range m.GetRequestHeadersToAdd() {
-		r.checkHeader(at.at("request_headers_to_add", i), h, c)
+		c.Headers = append(c.Headers, r.checkHeader(at.at("request_headers_to_add", i), h))
 	}
 	c.Expected = r.statuses(at, "expected_statuses", m.GetExpectedStatuses())
 	if c.Expected == nil {
@@ -132,7 +137,7 @@ func (r *reader) httpCheck(at *path, m *corev3.HealthCheck_HttpHealthCheck, clus
 }
 
 // checkHeader reads a field that a check sends. What the message's framing depends on is the proxy's.
-func (r *reader) checkHeader(at *path, m *corev3.HeaderValueOption, c *config.HTTPCheck) {
+func (r *reader) checkHeader(at *path, m *corev3.HeaderValueOption) config.CheckHeader {
 	if m.GetAppendAction() != corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD {
 		r.wrong(at.field("append_action"), m.GetAppendAction(), "APPEND_IF_EXISTS_OR_ADD")
 	}
@@ -147,7 +152,30 @@ func (r *reader) checkHeader(at *path, m *corev3.HeaderValueOption, c *config.HT
 	if strings.Contains(value, "%") || value != "" && !visible(strings.ReplaceAll(value, " ", "")) && strings.TrimSpace(value) != "" || strings.TrimSpace(value) != value {
 		r.wrong(at.field("header").field("value"), clip(value), "visible characters and spaces, without %")
 	}
-	c.Headers = append(c.Headers, config.CheckHeader{Name: name, Value: value})
+	return config.CheckHeader{Name: name, Value: value}
+}
+
+func (r *reader) checkHost(at *path, host, cluster string) {
+	switch {
+	case host != "" && !visible(host):
+		r.wrong(at, clip(host), "visible characters")
+	case host == "" && !visible(cluster):
+		r.wrong(at, "nothing, and a cluster's name with other than visible characters", "a host")
+	}
+}
+
+func (r *reader) grpcCheck(at *path, m *corev3.HealthCheck_GrpcHealthCheck, cluster string) *config.GRPCCheck {
+	c := &config.GRPCCheck{Service: m.GetServiceName(), Authority: m.GetAuthority()}
+	r.checkHost(at.field("authority"), c.Authority, cluster)
+	for i, h := range m.GetInitialMetadata() {
+		p := at.at("initial_metadata", i)
+		own := r.checkHeader(p, h)
+		if own.Name == "content-type" || strings.HasPrefix(own.Name, "grpc-") {
+			r.wrong(p.field("header").field("key"), own.Name, "a field that the check does not set itself")
+		}
+		c.Metadata = append(c.Metadata, own)
+	}
+	return c
 }
 
 // visible reports whether s is visible ASCII and not empty.

@@ -126,6 +126,23 @@ func TestHTTPCheckTellsEverything(t *testing.T) {
 	}
 }
 
+func TestGRPCCheckTellsEverything(t *testing.T) {
+	check := func(text string) *config.HealthCheck {
+		got, err := decoded(t, clusters, healthEDS+"health_checks: [{timeout: 1s, interval: 5s, unhealthy_threshold: 2, healthy_threshold: 3, "+text+"}]")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got.(*cluster).HealthCheck
+	}
+	want := &config.GRPCCheck{Service: "api", Authority: "a.example", Metadata: []config.CheckHeader{{Name: "x-check", Value: "a b"}}}
+	if diff := cmp.Diff(want, check("grpc_health_check: {service_name: api, authority: a.example, initial_metadata: [{header: {key: X-Check, value: a b}}]}").GRPC); diff != "" {
+		t.Error(diff)
+	}
+	if c := check("http_health_check: {path: /, codec_client_type: HTTP2}"); !c.HTTP.HTTP2 {
+		t.Error("not over HTTP/2")
+	}
+}
+
 // TestHealthRefused: what is not done, and what is wrong, is named.
 func TestHealthRefused(t *testing.T) {
 	const one = "{timeout: 1s, interval: 5s, unhealthy_threshold: 2, healthy_threshold: 3, tcp_health_check: {}}"
@@ -135,7 +152,10 @@ func TestHealthRefused(t *testing.T) {
 	http := func(inner string) string { return check("http_health_check: {path: /, " + inner + "}") }
 	const at, httpAt = "health_checks[0].", "health_checks[0].http_health_check."
 	for _, c := range []struct{ name, text, want string }{
-		{"gRPC", check("grpc_health_check: {}"), at + "grpc_health_check: got a value, want it unset"},
+		{"gRPC authority", check("grpc_health_check: {authority: a b}"), at + "grpc_health_check.authority: got a b"},
+		{"gRPC authority of others", check("grpc_health_check: {authority: é}"), at + "grpc_health_check.authority: got é"},
+		{"gRPC metadata", check("grpc_health_check: {initial_metadata: [{header: {key: grpc-timeout, value: 1S}}]}"), at + "grpc_health_check.initial_metadata[0].header.key: got grpc-timeout"},
+		{"gRPC framing", check("grpc_health_check: {initial_metadata: [{header: {key: te, value: a}}]}"), at + "grpc_health_check.initial_metadata[0].header.key: got te"},
 		{"custom", check("custom_health_check: {name: redis}"), at + "custom_health_check"},
 		{"no checker", check("reuse_connection: true"), "HealthChecker"},
 		{"no timeout", "health_checks: [{interval: 5s, unhealthy_threshold: 2, healthy_threshold: 3, tcp_health_check: {}}]", "Timeout"},
@@ -149,7 +169,8 @@ func TestHealthRefused(t *testing.T) {
 		{"space in path", check(`http_health_check: {path: "/a b"}`), httpAt + "path: got /a b"},
 		{"host", http(`host: "a b"`), httpAt + "host: got a b"},
 		{"method", http("method: POST"), httpAt + "method: got POST, want GET or HEAD"},
-		{"h2", http("codec_client_type: HTTP2"), httpAt + "codec_client_type: got HTTP2, want HTTP1"},
+		{"h3", http("codec_client_type: HTTP3"), httpAt + "codec_client_type: got HTTP3, want HTTP1 or HTTP2"},
+		{"escapes in h2", check("http_health_check: {path: /%zz, codec_client_type: HTTP2}"), httpAt + "path: got /%zz, want a path with right escapes"},
 		{"statuses", http("expected_statuses: [{start: 200, end: 200}]"), httpAt + "expected_statuses[0]: got [200 200]"},
 		{"statuses", http("retriable_statuses: [{start: 99, end: 601}]"), httpAt + "retriable_statuses[0]"},
 		{"service name", http("service_name_matcher: {exact: x}"), httpAt + "service_name_matcher"},

@@ -196,7 +196,7 @@ func (r *reader) tcp(at *path, m *tcpv3.TcpProxy) *config.TCP {
 	if w := m.GetWeightedClusters(); w != nil {
 		for _, c := range w.GetClusters() {
 			if c.GetWeight() > 0 {
-				t.Clusters = append(t.Clusters, config.WeightedCluster{Name: intern(c.GetName()), Weight: c.GetWeight()})
+				t.Clusters = append(t.Clusters, config.WeightedCluster{Name: intern(c.GetName()), Weight: c.GetWeight(), Labels: labels(m.GetMetadataMatch(), c.GetMetadataMatch())})
 			}
 		}
 		if len(t.Clusters) == 0 {
@@ -207,7 +207,7 @@ func (r *reader) tcp(at *path, m *tcpv3.TcpProxy) *config.TCP {
 	if m.GetCluster() == "" {
 		r.wrong(at.field("cluster"), "none", "cluster or weighted_clusters")
 	}
-	t.Clusters = []config.WeightedCluster{{Name: intern(m.GetCluster()), Weight: 1}}
+	t.Clusters = []config.WeightedCluster{{Name: intern(m.GetCluster()), Weight: 1, Labels: labels(m.GetMetadataMatch())}}
 	return t
 }
 

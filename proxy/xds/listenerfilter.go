@@ -5,6 +5,7 @@ import (
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	httpinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/http_inspector/v3"
+	originaldstv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
 	proxyprotocolv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/proxy_protocol/v3"
 	tlsinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -25,6 +26,7 @@ const (
 func (schema) addListenerFilters(add func(protoreflect.FullName, string)) {
 	const filters = "envoy.extensions.filters.listener."
 	add("envoy.config.listener.v3.ListenerFilter", "name typed_config")
+	add(filters+"original_dst.v3.OriginalDst", "")
 	add(filters+"proxy_protocol.v3.ProxyProtocol", "allow_requests_without_proxy_protocol")
 	add(filters+"tls_inspector.v3.TlsInspector", "initial_read_buffer_size max_client_hello_size")
 	add(filters+"http_inspector.v3.HttpInspector", "")
@@ -44,11 +46,13 @@ func (r *reader) listenerFilters(at *path, m *listenerv3.Listener, l *listener) 
 			r.wrong(p, named(f.GetName(), url), "the filter once")
 			continue
 		}
-		if url == proxyProtocolType && len(seen) > 0 {
+		if url == proxyProtocolType && (seen[tlsInspectorType] || seen[httpInspectorType]) {
 			r.wrong(p, named(f.GetName(), url), "it before the inspectors, as its header comes first")
 		}
 		seen[url] = true
 		switch url {
+		case originalDstType: // a PROXY header, which comes later, says it better
+			l.OriginalDst = r.unpack(inner, typed, new(originaldstv3.OriginalDst))
 		case proxyProtocolType:
 			c := new(proxyprotocolv3.ProxyProtocol)
 			if r.unpack(inner, typed, c) {
@@ -64,7 +68,7 @@ func (r *reader) listenerFilters(at *path, m *listenerv3.Listener, l *listener) 
 				l.Filters.InspectHTTP = true
 			}
 		default:
-			r.wrong(p, named(f.GetName(), url), "envoy.filters.listener.proxy_protocol, tls_inspector or http_inspector")
+			r.wrong(p, named(f.GetName(), url), "envoy.filters.listener.original_dst, proxy_protocol, tls_inspector or http_inspector")
 		}
 	}
 }

@@ -12,6 +12,8 @@ import (
 
 const proxyProtocolFilter = `{name: envoy.filters.listener.proxy_protocol, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol`
 
+const originalDstFilter = `{name: envoy.filters.listener.original_dst, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst`
+
 const (
 	tlsInspector  = `{name: envoy.filters.listener.tls_inspector, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector`
 	httpInspector = `{name: envoy.filters.listener.http_inspector, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.listener.http_inspector.v3.HttpInspector`
@@ -36,6 +38,9 @@ func TestListenerFilters(t *testing.T) {
 		{"go on without", "continue_on_listener_filters_timeout: true", nil, config.Filters{Timeout: 15 * time.Second, ContinueOnTimeout: true}, ""},
 		{"inspectors", "listener_filters: [" + tlsInspector + ", max_client_hello_size: 4096}}, " + httpInspector + "}}]", nil, config.Filters{Timeout: 15 * time.Second, InspectHTTP: true, MaxClientHello: 4096}, ""},
 		{"inspector first", "listener_filters: [" + tlsInspector + "}}, " + proxyProtocolFilter + "}}]", nil, config.Filters{}, "listener_filters[1]: got envoy.filters.listener.proxy_protocol"},
+		{"original destination first", "listener_filters: [" + originalDstFilter + "}}, " + proxyProtocolFilter + "}}, " + tlsInspector + "}}]", &config.ProxyProtocol{}, defaults, ""},
+		{"original destination last", "listener_filters: [" + proxyProtocolFilter + "}}, " + tlsInspector + "}}, " + originalDstFilter + "}}]", &config.ProxyProtocol{}, defaults, ""},
+		{"original destination twice", "listener_filters: [" + originalDstFilter + "}}, " + originalDstFilter + "}}]", nil, config.Filters{}, "listener_filters[1]: got envoy.filters.listener.original_dst"},
 		{"inspector's size", "listener_filters: [" + tlsInspector + ", max_client_hello_size: 16385}}]", nil, config.Filters{}, "listener_filters[0].typed_config: invalid TlsInspector.MaxClientHelloSize"},
 		{"fingerprint", "listener_filters: [" + tlsInspector + ", enable_ja3_fingerprinting: true}}]", nil, config.Filters{}, "listener_filters[0].typed_config.enable_ja3_fingerprinting: got true"},
 		{"a time before", "listener_filters_timeout: -1s", nil, config.Filters{}, "listener_filters_timeout: got -1s"},
@@ -53,6 +58,9 @@ func TestListenerFilters(t *testing.T) {
 			}
 			if diff := cmp.Diff(c.want, got.(*listener).ProxyProtocol); diff != "" {
 				t.Error(diff)
+			}
+			if got.(*listener).OriginalDst != strings.Contains(c.lines, originalDstFilter) {
+				t.Errorf("original destination: %t", got.(*listener).OriginalDst)
 			}
 			if diff := cmp.Diff(c.filters, got.(*listener).Filters); diff != "" {
 				t.Error(diff)

@@ -93,26 +93,29 @@ func (r *reader) sockets(at *path, m *clusterv3.Cluster, c *cluster) {
 	if v := m.GetHttp2ProtocolOptions(); v != nil {
 		c.Protocol, c.HTTP2 = config.ProtocolHTTP2, r.http2(at.field("http2_protocol_options"), v)
 	}
-	c.TLS = r.upstreamTLS(at.field("transport_socket"), m.GetTransportSocket())
+	c.TLS = r.upstreamTLS(r.proxySocket(at.field("transport_socket"), m.GetTransportSocket(), c))
+	if c.ProxyHeader != nil && len(m.GetTransportSocketMatches()) > 0 {
+		r.wrong(at.field("transport_socket_matches"), "a value", "it unset with envoy.transport_sockets.upstream_proxy_protocol")
+	}
 	for i, match := range m.GetTransportSocketMatches() {
 		p := at.at("transport_socket_matches", i)
 		c.SocketMatches = append(c.SocketMatches, config.SocketMatch{
-			Name: match.GetName(), Mark: r.labels(p.field("match"), match.GetMatch()), TLS: r.upstreamTLS(p.field("transport_socket"), match.GetTransportSocket()),
+			Name: match.GetName(), Mark: r.marks(p.field("match"), match.GetMatch()), TLS: r.upstreamTLS(p.field("transport_socket"), match.GetTransportSocket()),
 		})
 	}
 }
 
 // mark reads for which transport socket an endpoint is.
-func (r *reader) mark(at *path, m *corev3.Metadata) config.Labels {
+func (r *reader) mark(at *path, m *corev3.Metadata) config.Marks {
 	s := m.GetFilterMetadata()[socketMark]
 	if s == nil {
 		return ""
 	}
-	return config.Labels(intern(string(r.labels(at.field("filter_metadata").field(socketMark), s))))
+	return config.Marks(intern(string(r.marks(at.field("filter_metadata").field(socketMark), s))))
 }
 
-// labels reads names with plain values.
-func (r *reader) labels(at *path, m *structpb.Struct) config.Labels {
+// marks reads names with plain values.
+func (r *reader) marks(at *path, m *structpb.Struct) config.Marks {
 	out := make(map[string]string, len(m.GetFields()))
 	for name, v := range m.GetFields() {
 		text := ""
@@ -132,5 +135,5 @@ func (r *reader) labels(at *path, m *structpb.Struct) config.Labels {
 		}
 		out[name] = text
 	}
-	return config.NewLabels(out)
+	return config.NewMarks(out)
 }

@@ -152,13 +152,15 @@ func (r *reader) action(at *path, m *routev3.RouteAction, out *config.Route, ret
 	}
 	switch s := m.GetClusterSpecifier().(type) {
 	case *routev3.RouteAction_Cluster:
-		out.Clusters = []config.WeightedCluster{{Name: intern(s.Cluster), Weight: 1}}
+		out.Clusters = []config.WeightedCluster{{Name: intern(s.Cluster), Weight: 1, Labels: labels(m.GetMetadataMatch())}}
 	case *routev3.RouteAction_WeightedClusters:
 		var sum uint64
 		for _, c := range s.WeightedClusters.GetClusters() {
 			sum += uint64(c.GetWeight().GetValue())
 			if c.GetWeight().GetValue() > 0 {
-				out.Clusters = append(out.Clusters, config.WeightedCluster{Name: intern(c.GetName()), Weight: c.GetWeight().GetValue()})
+				out.Clusters = append(out.Clusters, config.WeightedCluster{
+					Name: intern(c.GetName()), Weight: c.GetWeight().GetValue(), Labels: labels(m.GetMetadataMatch(), c.GetMetadataMatch()),
+				})
 			}
 		}
 		p := at.field("weighted_clusters")

@@ -36,6 +36,9 @@ func newSchema() schema {
 	s.addDNS(add)
 	s.addBalance(add)
 	s.addHash(add)
+	s.addSubsets(add)
+	s.addTypedPolicies(add)
+	s.addProxyHeader(add)
 	s.addBootstrap(add)
 	s.addHealth(add)
 	return s

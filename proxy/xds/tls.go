@@ -132,7 +132,7 @@ func (r *reader) upstreamTLS(at *path, m *corev3.TransportSocket) *config.Upstre
 			return r.upstreamContext(p, c)
 		}
 	default:
-		r.wrong(at, named(m.GetName(), typed.GetTypeUrl()), "envoy.transport_sockets.tls with an UpstreamTlsContext, or envoy.transport_sockets.raw_buffer")
+		r.wrong(at, named(m.GetName(), typed.GetTypeUrl()), "envoy.transport_sockets.tls with an UpstreamTlsContext, or envoy.transport_sockets.raw_buffer, or, for the whole cluster, one of them in envoy.transport_sockets.upstream_proxy_protocol")
 	}
 	return nil
 }

@@ -90,7 +90,7 @@ func TestUpstreamTLS(t *testing.T) {
 	if diff := cmp.Diff(&plain, c.TLS); diff != "" {
 		t.Error(diff)
 	}
-	want := []config.SocketMatch{{Name: "mesh", Mark: config.NewLabels(map[string]string{"tls": "smesh", "n": "n1"}), TLS: &named}, {Name: "raw"}}
+	want := []config.SocketMatch{{Name: "mesh", Mark: config.NewMarks(map[string]string{"tls": "smesh", "n": "n1"}), TLS: &named}, {Name: "raw"}}
 	if diff := cmp.Diff(want, c.SocketMatches); diff != "" {
 		t.Error(diff)
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"math"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -209,8 +210,11 @@ func (p *Picker) Tick(now time.Time) {
 
 // Key is what a request is balanced by. The zero Key is of one that has nothing that counts.
 type Key struct {
-	Hash uint64
-	Set  bool
+	Hash   uint64
+	Set    bool          // Hash counts
+	Labels config.Labels // of the hosts that are wanted; who calls Pick has chosen the Picker by them
+	// Destination is the host itself, in a cluster that has no others.
+	Destination netip.AddrPort
 }
 
 // Pick returns the index of the next host, -1 when there is none, and whether its priority is in panic. With a Key that is set,
@@ -240,7 +244,7 @@ func (p *Picker) Pick(key Key, attempt int) (host int, panics bool) {
 func (p *Picker) group(key *Key, byHash bool) int {
 	loads := p.plan.loads
 	if byHash && !key.Set {
-		*key = Key{p.rand.Uint64(), true}
+		key.Hash, key.Set = p.rand.Uint64(), true
 	}
 	switch {
 	case len(loads) == 0:
@@ -284,11 +288,28 @@ func (p *Picker) ofSet(s *set, q *queue) uint32 {
 func (p *Picker) least(s *set) uint32 {
 	n := uint32(2)
 	if c := p.plan.config.Choice; c != nil {
+		if c.All {
+			return p.leastOfAll(s)
+		}
 		n = c.Hosts
 	}
 	best := s.hosts[p.rand.IntN(len(s.hosts))]
 	for fewest := p.active.Active(int(best)); n > 1; n-- {
 		other := s.hosts[p.rand.IntN(len(s.hosts))]
+		if a := p.active.Active(int(other)); a < fewest {
+			best, fewest = other, a
+		}
+	}
+	return best
+}
+
+// leastOfAll compares all hosts, from a random one, so that of equally busy ones any may be first.
+func (p *Picker) leastOfAll(s *set) uint32 {
+	from := p.rand.IntN(len(s.hosts))
+	best := s.hosts[from]
+	fewest := p.active.Active(int(best))
+	for i := 1; i < len(s.hosts) && fewest > 0; i++ {
+		other := s.hosts[(from+i)%len(s.hosts)]
 		if a := p.active.Active(int(other)); a < fewest {
 			best, fewest = other, a
 		}

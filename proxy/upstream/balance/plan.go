@@ -28,6 +28,8 @@ type Plan struct {
 	loads  []load
 	groups []group
 
+	subsets *subsets // nil without
+
 	since []time.Time // with slow start: when each host became healthy; zero for one that is not
 	until time.Time   // when the last of them is up to speed
 }
@@ -78,18 +80,25 @@ func New(c *config.Cluster, old *Plan, now time.Time) *Plan {
 			p.groups[i].table = newTable(paramsOf(c), p.members(&p.groups[i]), before)
 		}
 	}
+	if c.Subsets != nil {
+		p.divideSubsets(old, now)
+	}
 	return p
 }
 
 // Config is what the plan was made of.
 func (p *Plan) Config() *config.Cluster { return p.config }
 
-// Gauges are the figures of the plan's tables, or rather of the first.
+// Gauges are the figures of the plan's tables, or rather of the first, and of its subsets.
 func (p *Plan) Gauges() []Gauge {
-	if len(p.groups) == 0 || p.groups[0].table == nil {
-		return nil
+	var out []Gauge
+	if len(p.groups) > 0 && p.groups[0].table != nil {
+		out = append(out, p.groups[0].table.gauges...)
 	}
-	return p.groups[0].table.gauges
+	if p.subsets != nil {
+		out = append(out, p.subsets.gauges()...)
+	}
+	return out
 }
 
 // distinct leaves out the endpoints that have the address of one before them: the same socket would be one host twice.

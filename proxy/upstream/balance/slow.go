@@ -41,6 +41,29 @@ func (p *Plan) startSlowly(old *Plan, now time.Time) {
 	}
 }
 
+// sinceByAddr is since when each host is healthy; nil without slow start.
+func (p *Plan) sinceByAddr() map[netip.AddrPort]time.Time {
+	if p.since == nil {
+		return nil
+	}
+	out := make(map[netip.AddrPort]time.Time, len(p.Hosts))
+	for i, e := range p.Hosts {
+		out[e.Addr] = p.since[i]
+	}
+	return out
+}
+
+// startAs has the hosts of a subset be as far as they are in the whole: one that gets other labels is not new.
+func (p *Plan) startAs(whole *Plan, since map[netip.AddrPort]time.Time) {
+	if p.since == nil || since == nil {
+		return
+	}
+	for i, e := range p.Hosts {
+		p.since[i] = since[e.Addr]
+	}
+	p.until = whole.until
+}
+
 // factor is what a host's weight is multiplied by.
 func (p *Plan) factor(host uint32, now time.Time) float64 {
 	slow := p.config.SlowStart

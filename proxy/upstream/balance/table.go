@@ -48,8 +48,9 @@ type point struct {
 
 // Gauge is a figure of a cluster, by Envoy's name.
 type Gauge struct {
-	Name  string
-	Value uint64
+	Name    string
+	Value   uint64
+	Counter bool // it only grows
 }
 
 func paramsOf(c *config.Cluster) tableParams {
@@ -115,9 +116,9 @@ func (t *table) fillRing() {
 	}
 	slices.SortFunc(t.ring, func(a, b point) int { return cmp.Or(cmp.Compare(a.hash, b.hash), cmp.Compare(a.host, b.host)) })
 	t.gauges = []Gauge{
-		{"ring_hash_lb.size", uint64(size)},
-		{"ring_hash_lb.min_hashes_per_host", least},
-		{"ring_hash_lb.max_hashes_per_host", most},
+		{Name: "ring_hash_lb.size", Value: uint64(size)},
+		{Name: "ring_hash_lb.min_hashes_per_host", Value: least},
+		{Name: "ring_hash_lb.max_hashes_per_host", Value: most},
 	}
 }
 
@@ -166,7 +167,7 @@ func (t *table) fillSlots() {
 	for i := range turns {
 		least, most = min(least, turns[i].count), max(most, turns[i].count)
 	}
-	t.gauges = []Gauge{{"maglev_lb.min_entries_per_host", least}, {"maglev_lb.max_entries_per_host", most}}
+	t.gauges = []Gauge{{Name: "maglev_lb.min_entries_per_host", Value: least}, {Name: "maglev_lb.max_entries_per_host", Value: most}}
 }
 
 // host returns the index of the host of a hash. Attempts after the first one, 0, mostly lead to other hosts.

@@ -101,13 +101,13 @@ func TestTablesAreSharedAndKept(t *testing.T) {
 			t.Errorf("%s: %v allocations, %v for a new plan", c.name, allocated, fresh)
 		}
 	}
-	if diff := cmp.Diff([]balance.Gauge{{"maglev_lb.min_entries_per_host", 32768}, {"maglev_lb.max_entries_per_host", 32769}}, first.Gauges()); diff != "" {
+	if diff := cmp.Diff([]balance.Gauge{{Name: "maglev_lb.min_entries_per_host", Value: 32768}, {Name: "maglev_lb.max_entries_per_host", Value: 32769}}, first.Gauges()); diff != "" {
 		t.Error(diff)
 	}
 	ring := hashing(config.RingHash, host(1, 1), host(2, 3))
 	ring.Ring = &config.Ring{Min: 10, Max: 100}
 	// The lightest host gets 3 points, of which it has a quarter: 12 in all.
-	if diff := cmp.Diff([]balance.Gauge{{"ring_hash_lb.size", 12}, {"ring_hash_lb.min_hashes_per_host", 3}, {"ring_hash_lb.max_hashes_per_host", 9}}, balance.New(ring, nil, time.Time{}).Gauges()); diff != "" {
+	if diff := cmp.Diff([]balance.Gauge{{Name: "ring_hash_lb.size", Value: 12}, {Name: "ring_hash_lb.min_hashes_per_host", Value: 3}, {Name: "ring_hash_lb.max_hashes_per_host", Value: 9}}, balance.New(ring, nil, time.Time{}).Gauges()); diff != "" {
 		t.Error(diff)
 	}
 	ring.Ring = &config.Ring{Min: 1, Max: 2}
