@@ -66,6 +66,10 @@ func (x *exchange) requestContent(p loop.Piece, end bool) {
 
 // requestTrailers ends the request.
 func (x *exchange) requestTrailers(t *message.Fields) {
+	if x.upgrade { // a tunnel has none (RFC 9113 section 8.5)
+		x.requestContent(loop.Piece{}, true)
+		return
+	}
 	x.touch()
 	if x.answered {
 		x.whole = true
@@ -90,7 +94,7 @@ func (x *exchange) keepTrailers(t *message.Fields) {
 func (x *exchange) receivedAll() {
 	x.whole = true
 	x.requestReceived()
-	if x.up != nil && x.route != nil && !x.upgrade {
+	if x.host != nil && !x.backoff && !x.upgrade {
 		x.w.loop.Start(&x.tryTimer, x.route.Retry.PerTryTimeout, x)
 	}
 }
@@ -250,7 +254,7 @@ func (x *exchange) upstreamEnded(cut upstream.Cut) {
 	x.cluster.Stats.Count[upstream.RequestRxReset]++
 	x.host.Stats.RequestErr++
 	x.sentAny = !cut.Unsent
-	reused := x.reused && x.stale < 2 && cut.Silent && cut.Kind != upstream.CutRefused
+	reused := x.reused && x.stale < 2 && cut.Silent && cut.Lost
 	if !reused || !x.repeatable() {
 		x.host.Reached(upstream.LocalFailed)
 	}

@@ -14,6 +14,9 @@ func (x *exchange) Head(h *message.Head, end bool) {
 	switch {
 	case x.upgrade && (h.Status == 101 || h.Status/100 == 2 && x.up.Protocol() != "HTTP/1.1" || h.Status/100 == 2 && x.method == message.MethodConnect):
 		x.becomeTunnel(h)
+		if end {
+			x.Content(loop.Piece{}, true)
+		}
 		return
 	case h.Status < 200:
 		x.interim(h)
@@ -76,6 +79,10 @@ func (x *exchange) Content(p loop.Piece, end bool) (more bool) {
 
 // Trailers ends the response.
 func (x *exchange) Trailers(t *message.Fields) {
+	if x.tunnel {
+		x.Content(loop.Piece{}, true)
+		return
+	}
 	x.touch()
 	x.down.trailers(t)
 	x.complete()
@@ -108,7 +115,9 @@ func (x *exchange) becomeTunnel(h *message.Head) {
 	for _, t := range [...]*loop.Timer{&x.routeTimer, &x.tryTimer, &x.tryIdle, &x.bodyTimer} {
 		t.Stop()
 	}
-	x.whole = false // what comes now is the tunnel's
+	// What comes now is the tunnel's. Over HTTP/2 it may have ended already.
+	x.whole = x.whole && x.down.protocol() == http2Protocol
+	x.ended = x.whole
 	x.retain = false
 	e := x.answerEdit(h)
 	x.convertAccept(h, e)
@@ -119,17 +128,21 @@ func (x *exchange) becomeTunnel(h *message.Head) {
 	if x.kept != nil {
 		x.keepAnswer(h, e)
 	}
-	if early := x.buf; early != nil {
+	if early := x.buf; early != nil || x.ended {
 		x.buf = nil
-		x.up.SendContent(loop.Sealed(early), false)
+		x.up.SendContent(loop.Sealed(early), x.ended)
 		x.w.loop.Release(early)
 	}
-	x.down.pull()
+	if !x.whole {
+		x.down.pull()
+	}
 }
 
 // endTunnel ends a tunnel in good order: both sides see its end.
 func (x *exchange) endTunnel() {
-	x.down.content(loop.Piece{}, true)
+	if !x.answered {
+		x.down.content(loop.Piece{}, true)
+	}
 	x.finish()
 }
 

@@ -64,7 +64,9 @@ func (s *session) Opened(m *mux.Stream, h *message.Head, end bool) {
 	if s.mux.Active() == 1 {
 		s.refresh()
 	}
-	s.timer.Stop()
+	if !s.leaves { // else it runs until no new requests are taken
+		s.timer.Stop()
+	}
 	l := w.newLane()
 	l.s, l.m = s, m
 	m.Use(l)
@@ -93,6 +95,7 @@ func (s *session) Idle() {
 	switch {
 	case s.last:
 		s.mux.End()
+		s.w.loop.Start(&s.timer, flushTime, s)
 	case s.draining() || s.leaves:
 		s.drain()
 	default:

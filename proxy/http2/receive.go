@@ -54,7 +54,9 @@ func (c *Conn) continuation(f frame, p []byte, to Handler) ErrCode {
 	}
 	b.open = false
 	code := c.fields(b.buf, to)
-	c.arena.blocks = append(c.arena.blocks, b.buf[:0])
+	if len(c.arena.blocks) < keptBlocks {
+		c.arena.blocks = append(c.arena.blocks, b.buf[:0])
+	}
 	b.buf = nil
 	return code
 }

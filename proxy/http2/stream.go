@@ -39,6 +39,9 @@ type links struct{ before, after *Stream }
 // ID is the number of the stream, 0 before a client has sent its head.
 func (s *Stream) ID() uint32 { return s.id }
 
+// Over reports whether nothing more can be sent.
+func (s *Stream) Over() bool { return s.reset || s.done }
+
 func (s *Stream) complete() bool { return s.ended && s.done }
 
 // Arena is memory that the connections of one loop share: what a connection needs only for a moment, and streams to use again.
@@ -46,6 +49,7 @@ type Arena struct {
 	heads  []*message.Head
 	blocks [][]byte
 	free   *Stream
+	kept   int // in free
 }
 
 func (a *Arena) head() *message.Head {
@@ -72,14 +76,25 @@ func (a *Arena) stream() *Stream {
 		return new(Stream)
 	}
 	a.free = s.next
+	a.kept--
 	*s = Stream{}
 	return s
 }
 
 func (a *Arena) put(s *Stream) {
+	if a.kept >= keptStreams {
+		return
+	}
+	a.kept++
 	*s = Stream{next: a.free}
 	a.free = s
 }
+
+// What an arena keeps at most: after a burst, or an attack, the rest goes back to the garbage collector.
+const (
+	keptBlocks  = 16
+	keptStreams = 4096
+)
 
 // streams finds streams by their number. Numbers come in sequence, so they spread evenly.
 type streams struct {

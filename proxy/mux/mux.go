@@ -50,7 +50,8 @@ type Owner interface {
 // Arena is memory that the connections of one loop share.
 type Arena struct {
 	http2.Arena
-	free []*Stream
+	free  []*Stream
+	tails []*message.Fields
 }
 
 // Counts is what a connection counts its bytes in.
@@ -75,6 +76,7 @@ type Conn struct {
 	readable bool
 	hup      bool
 	closed   bool
+	busy     bool  // within feed
 	failed   error // the connection ends, when out is sent if that may still be
 }
 
@@ -161,13 +163,17 @@ func (c *Conn) read() {
 
 func (c *Conn) feed(data []byte) {
 	c.Tick(uint32(c.loop.Now()/1e9) + 1)
+	c.busy = true
 	used, err := c.Feed(data, (*handler)(c))
+	c.busy = false
 	switch {
 	case c.closed:
 		return
 	case err != nil:
 		c.failed = err
-		c.Flush()
+		if c.Flush(); !c.closed { // who breaks the rules and does not read is not waited for
+			c.end(err)
+		}
 		return
 	}
 	if used < len(data) {
@@ -278,6 +284,9 @@ func (c *Conn) Open(r Receiver) *Stream {
 
 // Closed reports whether the connection is over.
 func (c *Conn) Closed() bool { return c.closed || c.failed != nil }
+
+// Busy reports whether what came on the connection is being told: it cannot be aborted now.
+func (c *Conn) Busy() bool { return c.busy }
 
 // Lost reports whether the connection is gone, which is why a stream is reset.
 func (c *Conn) Lost() bool { return c.closed }

@@ -58,6 +58,9 @@ func (s *Stream) SendHead(h *message.Head, e *message.Edit, end bool) {
 
 // Send writes content. What cannot be sent yet is kept, so nothing more should be written while the stream is congested.
 func (s *Stream) Send(b []byte, end bool) {
+	if s.s.Over() {
+		return
+	}
 	if s.Pending() {
 		s.keep(b, end)
 		return
@@ -72,13 +75,35 @@ func (s *Stream) Send(b []byte, end bool) {
 func (s *Stream) SendTrailers(t *message.Fields, e *message.Edit) {
 	c := s.c
 	if s.Pending() {
-		s.tail = new(message.Fields)
+		s.tail = c.arena.fields()
 		s.tail.Copy(t)
 		s.end = true
 		return
 	}
 	c.out = c.AppendTrailers(c.room(1<<10), s.s, t, e)
 	c.wrote()
+}
+
+const (
+	keptTails    = 64
+	keptTailText = 4 << 10
+)
+
+// fields returns fields for trailers that have to wait; give, which takes nil too, takes them back.
+func (a *Arena) fields() *message.Fields {
+	n := len(a.tails)
+	if n == 0 {
+		return new(message.Fields)
+	}
+	t := a.tails[n-1]
+	a.tails = a.tails[:n-1]
+	return t
+}
+
+func (a *Arena) give(t *message.Fields) {
+	if t != nil && len(a.tails) < keptTails && cap(t.Text) <= keptTailText {
+		a.tails = append(a.tails, t)
+	}
 }
 
 // write moves as much as the windows allow to the output.
@@ -126,6 +151,7 @@ func (s *Stream) resume() {
 	if t := s.tail; t != nil {
 		s.tail = nil
 		s.SendTrailers(t, nil)
+		s.c.arena.give(t)
 	}
 	s.c.wrote()
 	if s.s != nil && !s.waits {
@@ -182,6 +208,7 @@ func (s *Stream) Close() {
 		}
 	}
 	c.loop.Release(s.wait)
+	c.arena.give(s.tail)
 	*s = Stream{c: c}
 	if len(c.arena.free) < 1024 {
 		c.arena.free = append(c.arena.free, s)

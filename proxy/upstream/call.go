@@ -76,6 +76,7 @@ func (conn *Conn) Send(h *message.Head, e *message.Edit, content []byte, whole b
 		a.scratch = append(a.scratch, content...)
 	}
 	conn.write(a.scratch)
+	a.trim()
 }
 
 // requestFraming is how the content of a request is delimited, of which n bytes are at hand.
@@ -137,6 +138,7 @@ func (conn *Conn) writeChunk(p loop.Piece, whole bool) {
 		a := conn.Host.cluster.memory()
 		a.scratch = appendChunk(a.scratch[:0], p.Bytes())
 		conn.write(a.scratch)
+		a.trim()
 	}
 	if whole {
 		conn.write([]byte("0\r\n\r\n"))
@@ -231,7 +233,7 @@ func (conn *Conn) endRaw() {
 // cut closes the connection and tells the receiver.
 func (conn *Conn) cut(kind CutKind) {
 	k := &conn.call
-	r, c := k.recv, Cut{Kind: kind, Silent: !k.seen, Unsent: !k.sent}
+	r, c := k.recv, Cut{Kind: kind, Silent: !k.seen, Unsent: !k.sent, Lost: true}
 	conn.Discard()
 	r.Cut(c)
 }

@@ -131,7 +131,7 @@ func (c *Cluster) evict(h *Host) bool {
 			return true
 		}
 		for _, m := range other.muxes {
-			if m.ready && m.Active() == 0 {
+			if m.ready && m.Active() == 0 && !m.Busy() {
 				m.Abort()
 				return true
 			}
@@ -350,12 +350,17 @@ func (conn *Conn) tell(err error) {
 // Expired ends a connect that takes too long and a connection that was idle for too long.
 func (conn *Conn) Expired(*loop.Timer) {
 	c := conn.Host.cluster
-	if !conn.connecting {
+	switch {
+	case conn.connecting:
+	case conn.mux != nil && conn.mux.Closed(): // the host does not read what is left to say
+		conn.mux.Abort()
+		return
+	case conn.mux != nil:
 		conn.countEnd()
-		if conn.mux != nil {
-			conn.mux.End()
-			return
-		}
+		conn.mux.finish()
+		return
+	default:
+		conn.countEnd()
 		conn.Discard()
 		return
 	}
@@ -367,6 +372,9 @@ func (conn *Conn) fail(err error) {
 	c, failed := conn.Host.cluster, *conn // as it was, to tell who waits
 	c.Stats.Count[ConnConnectFail]++
 	conn.Host.Stats.ConnectFail++
+	if conn.mux != nil {
+		conn.mux.leave() // or those who are asked now would wait for it
+	}
 	conn.Discard()
 	failed.tell(err)
 }

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"slices"
+	"time"
 
 	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/http2"
@@ -16,6 +17,9 @@ const defaultStreams = 1024
 // unsettledStreams is how many it carries before the host has said anything: hosts that take fewer are rare (RFC 9113 section
 // 6.5.2), and what is too much would be refused.
 const unsettledStreams = 100
+
+// flushTime is how long a host may take to read the last of a connection.
+const flushTime = 30 * time.Second
 
 // muxConn is an HTTP/2 connection to a host, with the requests on it.
 type muxConn struct {
@@ -48,7 +52,7 @@ func (c *Cluster) openMux(h *Host, r Receiver, w *Waiter) (Stream, error) {
 	}
 	want := c.tells(r)
 	for _, m := range h.muxes {
-		if !m.ready && m.conn.tellsOf(want) && len(m.opening) < int(min(c.streams(), unsettledStreams)) {
+		if !m.ready && !m.draining && m.conn.tellsOf(want) && len(m.opening) < int(min(c.streams(), unsettledStreams)) {
 			m.expect(r, w)
 			return nil, nil
 		}
@@ -140,7 +144,7 @@ func (m *muxConn) connected(err error) {
 		m.leave()
 	}
 	for _, k := range opening {
-		if k.w.conn == nil { // it gave up while others were told
+		if k.w.conn != m.conn { // it gave up while others were told
 			continue
 		}
 		k.w.conn = nil
@@ -178,7 +182,15 @@ func (m *muxConn) leave() {
 func (m *muxConn) drain() {
 	m.draining = true
 	if m.ready && m.Active() == 0 {
+		m.finish()
+	}
+}
+
+// finish closes a connection that nobody uses, when what is left to say is said, or nobody reads it.
+func (m *muxConn) finish() {
+	if !m.Closed() {
 		m.End()
+		m.conn.Host.cluster.loop.Start(&m.conn.timer, flushTime, m.conn)
 	}
 }
 
@@ -193,12 +205,10 @@ func (m *muxConn) Event(e http2.Event) {
 	case http2.EventSettings:
 		m.settled = true
 		defer m.conn.Host.cluster.serveWaiting()
-		waiting := m.tunnels
-		m.tunnels = nil
-		for _, k := range waiting {
-			if k.s != nil {
-				k.tunnel()
-			}
+		for len(m.tunnels) > 0 {
+			k := m.tunnels[0]
+			m.tunnels = slices.Delete(m.tunnels, 0, 1)
+			k.tunnel()
 		}
 	}
 }
@@ -207,7 +217,7 @@ func (m *muxConn) Event(e http2.Event) {
 func (m *muxConn) Idle() {
 	c := m.conn.Host.cluster
 	if m.draining || m.conn.Host.gone || c.gone {
-		m.End()
+		m.finish()
 		return
 	}
 	m.conn.waitIdle()
@@ -220,6 +230,9 @@ func (m *muxConn) Ended(error) {
 	m.leave()
 	m.draining = true
 	conn.timer.Stop()
+	for len(m.tunnels) > 0 { // these have no number yet, so nobody told them
+		m.tunnels[0].cut(Cut{Kind: CutClosed, Silent: true, Unsent: true, Lost: true})
+	}
 	c.closed(conn.Host)
 	c.serveWaiting()
 }
@@ -242,6 +255,9 @@ func (k *muxCall) close() {
 	h := k.m.conn.Host
 	s := k.s
 	a := h.cluster.memory()
+	if k.head != nil { // it may wait still, and k will be another request
+		k.m.tunnels = slices.DeleteFunc(k.m.tunnels, func(other *muxCall) bool { return other == k })
+	}
 	*k = muxCall{m: k.m}
 	h.busy(-1)
 	s.Close()
@@ -328,7 +344,7 @@ func (k *muxCall) Reset(code http2.ErrCode, remote bool) {
 	c := Cut{Kind: CutReset, Silent: !k.seen, Unsent: !k.sent}
 	switch {
 	case k.m.Lost():
-		c.Kind = CutClosed
+		c.Kind, c.Lost = CutClosed, true
 	case !remote:
 		c.Kind = CutMalformed
 	case code == http2.RefusedStream:

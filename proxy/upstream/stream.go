@@ -58,6 +58,7 @@ type Cut struct {
 	Kind   CutKind
 	Silent bool // nothing of a response was seen
 	Unsent bool // the host has not processed anything of the request
+	Lost   bool // the connection is gone, and not the stream alone
 }
 
 // CutKind is how a response was cut off.
@@ -92,7 +93,15 @@ func (a *Arena) Head() *message.Head {
 	return h
 }
 
+// trim gives up a scratch buffer that an unusual message made large.
+func (a *Arena) trim() {
+	if cap(a.scratch) > keptScratch {
+		a.scratch = nil
+	}
+}
+
 const (
+	keptScratch  = 256 << 10
 	keptHeads    = 256
 	keptHeadText = 16 << 10
 )
