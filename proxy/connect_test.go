@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -10,10 +11,12 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/hostmesh/hostmesh/e2e/testbed"
 	"github.com/hostmesh/hostmesh/proxy/config"
 )
 
@@ -306,4 +309,54 @@ func TestConnectIdle(t *testing.T) {
 		t.Errorf("%q %v, want the end", rest, err)
 	}
 	p.waitStat("cluster.db.upstream_cx_active", "0")
+}
+
+// TestConnectOverTLS: the connection to the host begins with TLS, with the proxy's certificate, if its cluster says so.
+func TestConnectOverTLS(t *testing.T) {
+	a := testbed.NewAuthority(t)
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{a.Leaf("db.mesh.internal")}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: a.Pool()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	all.Go(func() {
+		for conn, err := l.Accept(); err == nil; conn, err = l.Accept() {
+			all.Go(func() {
+				defer conn.Close()
+				upper(conn, conn)
+			})
+		}
+	})
+	t.Cleanup(func() { l.Close(); all.Wait() })
+	for _, version := range []config.Protocol{config.ProtocolHTTP1, config.ProtocolHTTP2} {
+		v := vhost("db.mesh.internal", "db")
+		v.Routes = []*config.Route{connectRoute(true)}
+		listener := httpConfig(freeAddr(t), v)
+		listener.HTTP.Protocol = version
+		c := cluster("db", l.Addr().String())
+		originate(t, c, a, a.Leaf("proxy.mesh.internal"), "db.mesh.internal")
+		p := start(t, &config.Config{Listeners: []*config.Listener{listener}, Clusters: clusters(c)}, nil)
+		for i, size := range []int{0, 10, 2 << 20} {
+			early := strings.Repeat("early ", i)
+			resp, tunnel := p.connect(version, connectTo, early)
+			useTunnel(t, resp, tunnel, early, size)
+			tunnel.close()
+		}
+		p.waitStat("cluster.db.upstream_cx_active", "0")
+	}
+}
+
+// TestRouteAllowsUpgrades: what a route says of an upgrade goes before what its listener says.
+func TestRouteAllowsUpgrades(t *testing.T) {
+	v := vhost("web.mesh.internal", "web")
+	v.Routes[0].Upgrades = []config.Upgrade{{Name: "websocket"}, {Name: "chat", Allowed: true}}
+	p := start(t, &config.Config{Listeners: []*config.Listener{httpConfig(freeAddr(t), v)}, Clusters: clusters(cluster("web", rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+		_ = readHead(r)
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: chat\r\n\r\n")
+	})))}, nil)
+	for protocol, status := range map[string]string{"websocket": "403", "Chat": "101", "chat, websocket": "403", "connect": "403", "other": "403"} {
+		if got := p.raw("GET / HTTP/1.1\r\nHost: web.mesh.internal\r\nConnection: upgrade, close\r\nUpgrade: " + protocol + "\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 "+status+" ") {
+			t.Errorf("%s: %q, want %s", protocol, got, status)
+		}
+	}
 }

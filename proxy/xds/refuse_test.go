@@ -130,6 +130,7 @@ func FuzzResource(f *testing.F) {
 	f.Add(int(listeners), mustWire(f, listeners, chainsYAML("filter_chain_match: {server_names: ['*.a', b], prefix_ranges: [{address_prefix: '::', prefix_len: 1}]}", "name: b")+"listener_filters: ["+tlsInspector+"}}, "+httpInspector+"}}]\n"))
 	f.Add(int(clusters), mustWire(f, clusters, edsYAML+"http2_protocol_options: {}\ntransport_socket_matches: [{name: a, match: {b: c}, "+upstreamSocket("validation_context: {trusted_ca: {inline_string: x}}", "sni: a, ")+"}]"))
 	f.Add(int(routeTables), routesNamed(f, "x", "1", "a").GetResource().GetValue())
+	f.Add(int(routeTables), mustWire(f, routeTables, "name: x\nvirtual_hosts: [{name: v, domains: [a], routes: [{match: {connect_matcher: {}}, route: {cluster: c, upgrade_configs: [{upgrade_type: CONNECT, connect_config: {}}]}}]}]"))
 	f.Add(int(endpoints), endpointsNamed(f, "x", "1", 80).GetResource().GetValue())
 	f.Fuzz(func(t *testing.T, n int, raw []byte) {
 		k := kind(uint(n) % uint(kinds))
