@@ -121,7 +121,11 @@ func (x *exchange) appendLog(b []byte, now int64) []byte {
 	if x.parsed {
 		b = appendQuoted(b, h.Bytes(h.MethodText))
 		b = append(b, ' ')
-		b = appendQuoted(b, x.target())
+		if x.connects() {
+			b = append(b, '-')
+		} else {
+			b = appendQuoted(b, x.target())
+		}
 		b = append(append(append(b, ' '), x.down.protocol()...), `" `...)
 	} else {
 		b = append(b, `- - HTTP/1.1" `...) // as Envoy says it of what was no request

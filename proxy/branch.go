@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net/netip"
-	"strings"
 	"syscall"
 	"time"
 
@@ -107,21 +106,6 @@ func (s *served) identify(rest bool) {
 }
 
 func (s *served) http() *config.HTTP { return s.cfg.HTTP }
-
-// allowsUpgrade reports whether a client may change to the protocols it names: all of them must be allowed.
-func (s *served) allowsUpgrade(protocols []byte) bool {
-	for protocol := range strings.SplitSeq(string(protocols), ",") {
-		protocol = strings.ToLower(strings.TrimSpace(protocol))
-		allowed := false
-		for _, u := range s.cfg.HTTP.Upgrades {
-			allowed = allowed || u == protocol
-		}
-		if !allowed {
-			return false
-		}
-	}
-	return true
-}
 
 // statPrefix is the name that the listener's requests or connections are counted under.
 func (s *served) statPrefix() string {

@@ -122,7 +122,7 @@ func (x *exchange) serve(broken error) {
 	d, w := x.d, x.w
 	x.accept()
 	refused := d.served.http().Underscores != config.UnderscoresAllow && x.underscores()
-	m, err := x.find()
+	m, err := d.served.table.Match(&x.match)
 	x.note(&m)
 	switch {
 	case broken != nil:
@@ -144,15 +144,11 @@ func (x *exchange) serve(broken error) {
 		x.redirect = true
 		x.reply(307, "", flagNone)
 		return
-	case x.method == message.MethodConnect && len(x.match.Path) == 0:
-		x.whole = false // nobody knows what the client takes the connection for
-		x.reply(501, "", flagNone)
-		return
 	case m.Route == nil:
 		d.http().count[httpNoRoute]++
 		x.reply(404, "", flagNoRoute)
 		return
-	case x.upgrade && !d.served.allowsUpgrade(x.req.Bytes(x.req.Protocol)):
+	case x.upgrade && !x.allowsUpgrade(m.Route):
 		x.reply(403, "", flagNone)
 		return
 	}
@@ -201,17 +197,12 @@ func (x *exchange) accept() {
 	x.d.http().active++
 	x.method = h.Method
 	x.upgrade = h.Protocol.End > h.Protocol.Start || h.Method == message.MethodConnect
+	if x.connects() && x.down.protocol() != http2Protocol {
+		x.whole = false // nobody knows what the client takes the connection for: if it is refused, what follows is no request
+	}
 	x.match.Method, x.match.Host, x.match.Path = h.Bytes(h.MethodText), h.Bytes(h.Authority), h.Bytes(h.Path)
 	x.match.Query, x.match.HasQuery, x.match.Headers = h.Bytes(h.Query), h.HasQuery, h
 	x.match.Slashes, x.match.MergeSlashes = http.Slashes, http.MergeSlashes
-}
-
-// find matches the request with a route. CONNECT without a protocol has no path, and no route leads there.
-func (x *exchange) find() (router.Match, error) {
-	if len(x.match.Path) == 0 {
-		return router.Match{}, nil
-	}
-	return x.d.served.table.Match(&x.match)
 }
 
 // note prepares what the proxy changes in the request.

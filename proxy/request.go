@@ -59,9 +59,7 @@ func (x *exchange) requestContent(p loop.Piece, end bool) {
 	}
 	x.ended = x.ended || end
 	x.up.SendContent(p, end)
-	if x.tunnel && x.ended && x.answered {
-		x.finish()
-	}
+	x.tunnelOver()
 }
 
 // requestTrailers ends the request.
@@ -129,7 +127,7 @@ func (x *exchange) acquire(h *upstream.Host) {
 	if !x.method.Idempotent() || x.attempts > 1 {
 		want = upstream.Verified
 	}
-	up, err := x.cluster.Open(h, x, &x.waiter, want, x.spoken())
+	up, err := x.open(h, want)
 	switch {
 	case errors.Is(err, upstream.ErrWait):
 		return
@@ -219,7 +217,8 @@ func (x *exchange) send() {
 // Writable is told that the upstream takes more.
 func (x *exchange) Writable() {
 	x.touch()
-	if !x.whole {
+	x.tunnelOver()
+	if x.up != nil && !x.whole {
 		x.down.pull()
 	}
 }

@@ -12,11 +12,11 @@ import (
 func (x *exchange) Head(h *message.Head, end bool) {
 	x.sentAny = true
 	switch {
-	case x.upgrade && (h.Status == 101 || h.Status/100 == 2 && x.up.Protocol() != "HTTP/1.1" || h.Status/100 == 2 && x.method == message.MethodConnect):
-		x.becomeTunnel(h)
-		if end {
-			x.Content(loop.Piece{}, true)
-		}
+	case x.opens(h):
+		x.beginTunnel(h, end)
+		return
+	case x.misleads(h):
+		x.reply(502, x.failureText("protocol error"), flagUpstreamProtocol)
 		return
 	case h.Status < 200:
 		x.interim(h)
@@ -66,6 +66,10 @@ func (x *exchange) interim(h *message.Head) {
 
 // Content passes content of the response on.
 func (x *exchange) Content(p loop.Piece, end bool) (more bool) {
+	if x.answered { // a tunnel that waits for its other direction, to which the host has an end once more
+		x.tunnelOver()
+		return true
+	}
 	x.touch()
 	x.bytesOut += uint64(p.Len())
 	x.down.content(p, end)
@@ -99,7 +103,8 @@ func (x *exchange) writable() {
 // complete ends an exchange whose response is complete; a tunnel goes on until its other direction has ended too.
 func (x *exchange) complete() {
 	x.answered = true
-	if x.tunnel && !x.ended {
+	if x.tunnel {
+		x.tunnelOver()
 		return
 	}
 	x.finish()
@@ -115,9 +120,8 @@ func (x *exchange) becomeTunnel(h *message.Head) {
 	for _, t := range [...]*loop.Timer{&x.routeTimer, &x.tryTimer, &x.tryIdle, &x.bodyTimer} {
 		t.Stop()
 	}
-	// What comes now is the tunnel's. Over HTTP/2 it may have ended already.
-	x.whole = x.whole && x.down.protocol() == http2Protocol
-	x.ended = x.whole
+	over := x.whole && x.down.protocol() == http2Protocol // the client has said all already
+	x.whole = over                                        // of HTTP/1, what comes now is the tunnel's
 	x.retain = false
 	e := x.answerEdit(h)
 	x.convertAccept(h, e)
@@ -128,9 +132,9 @@ func (x *exchange) becomeTunnel(h *message.Head) {
 	if x.kept != nil {
 		x.keepAnswer(h, e)
 	}
-	if early := x.buf; early != nil || x.ended {
-		x.buf = nil
-		x.up.SendContent(loop.Sealed(early), x.ended)
+	if early := x.buf; early != nil || over {
+		x.buf, x.ended = nil, over
+		x.up.SendContent(loop.Sealed(early), over)
 		x.w.loop.Release(early)
 	}
 	if !x.whole {

@@ -26,7 +26,7 @@ func (x *exchange) repeatable() bool {
 func (x *exchange) tryAgain(o retry.Outcome, answer *message.Head) bool {
 	x.sentAny = x.sentAny || x.up != nil && x.up.Sent()
 	o.Unsent = !x.sentAny
-	s := retry.State{Retries: x.retries, AtHand: x.retain && !x.upgrade && !x.noRetry, Safe: !x.sentAny || x.method.Idempotent()}
+	s := retry.State{Retries: x.retries, AtHand: x.retain && !x.noRetry && (!x.upgrade || !x.sentAny), Safe: !x.sentAny || x.method.Idempotent()}
 	switch retry.Decide(&x.route.Retry, o, s) {
 	case retry.Pass:
 		return false

@@ -55,7 +55,7 @@ type HTTP struct {
 	XFFTrustedHops        int
 	GenerateRequestID     bool
 	ServerName            string   // "server" header of local replies and, overwriting, of responses
-	Upgrades              []string // lower case, e.g. "websocket"; others are refused with 403
+	Upgrades              []string // lower case, e.g. "websocket", or ConnectUpgrade; others are refused with 403
 	Protocol              Protocol // that clients speak; not ProtocolDownstream
 	HTTP2                 HTTP2
 	AccessLogs            []AccessLog
@@ -92,6 +92,7 @@ const (
 	PathPrefix          PathMatch = iota
 	PathExact                     // equal
 	PathSeparatedPrefix           // equal, or followed by '/'
+	PathConnect                   // no path, which is CONNECT and nothing else; Path is empty
 )
 
 // Route is one rule of a virtual host. Exactly one of Clusters and Direct is set.
@@ -108,6 +109,8 @@ type Route struct {
 	IdleTimeout     time.Duration // 0: the HTTP's StreamIdleTimeout
 	MaxDuration     time.Duration // of a request and its response; 0: the HTTP's MaxStreamDuration, less than 0: no limit
 	Retry           Retry
+	Upgrades        []Upgrade // what differs from the HTTP's Upgrades
+	Terminate       bool      // of PathConnect: the hosts get the tunnel's bytes and do not see CONNECT
 }
 
 // HeaderMatch compares one request header. Pseudo headers (":method", ":path", ":authority") are allowed.

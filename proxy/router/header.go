@@ -39,6 +39,9 @@ func matchHeader(m *config.HeaderMatch, r *Request, path []byte) bool {
 		}
 		return (m.Present || string(r.Host) == m.Exact) != m.Invert
 	case ":path":
+		if len(path) == 0 { // CONNECT has none
+			return m.Present && m.Invert
+		}
 		return (m.Present || equalPath(m.Exact, path, r)) != m.Invert
 	}
 	if r.Headers == nil {

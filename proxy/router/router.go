@@ -17,7 +17,7 @@ type Headers interface {
 // Request is what a route may depend on. It is meant to be used again for the next request; it is not safe for concurrent use.
 type Request struct {
 	Method, Host []byte
-	Path         []byte // as received, without query; starts with '/' or is "*"
+	Path         []byte // as received, without query; starts with '/' or is "*"; empty for CONNECT
 	Query        []byte // without '?'
 	HasQuery     bool
 	Headers      Headers
@@ -103,6 +103,9 @@ func compile(r *config.Route) route {
 
 // Match finds the route of r. A non-nil error is an [Error]: the request must be refused.
 func (t *Table) Match(r *Request) (Match, error) {
+	if len(r.Path) == 0 && string(r.Method) == "CONNECT" {
+		return t.matchConnect(r), nil
+	}
 	path, ambiguous, redirect, err := r.normalize()
 	if err != nil {
 		return Match{}, err
@@ -130,6 +133,23 @@ func (t *Table) Match(r *Request) (Match, error) {
 	return m, nil
 }
 
+// matchConnect finds the route of a CONNECT without a path: only those that are made for it match.
+func (t *Table) matchConnect(r *Request) (m Match) {
+	host := t.host(r)
+	if host < 0 {
+		return m
+	}
+	vh := t.hosts[host]
+	m.VirtualHost = vh.config
+	for i := vh.first; i < vh.last; i++ {
+		if c := t.routes[i].config; c.PathMatch == config.PathConnect && matchHeaders(c.Headers, r, nil) {
+			m.Route = c
+			break
+		}
+	}
+	return m
+}
+
 // find returns the index of the first route that matches, -1 without.
 func (t *Table) find(vh virtualHost, r *Request, path []byte, second bool) int32 {
 	for i := vh.first; i < vh.last; i++ {
@@ -146,7 +166,7 @@ func (t *Table) find(vh virtualHost, r *Request, path []byte, second bool) int32
 }
 
 func matchPath(r *config.Route, want string, path []byte) bool {
-	if len(path) < len(want) || r.PathMatch == config.PathExact && len(path) != len(want) {
+	if len(path) < len(want) || r.PathMatch == config.PathConnect || r.PathMatch == config.PathExact && len(path) != len(want) {
 		return false
 	}
 	if r.PathMatch == config.PathSeparatedPrefix && len(path) > len(want) && path[len(want)] != '/' {

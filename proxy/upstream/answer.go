@@ -7,7 +7,6 @@ import (
 
 	"github.com/hostmesh/hostmesh/proxy/http1"
 	"github.com/hostmesh/hostmesh/proxy/loop"
-	"github.com/hostmesh/hostmesh/proxy/message"
 )
 
 // callReady takes the events of a connection that carries a call.
@@ -17,9 +16,9 @@ func (conn *Conn) callReady(e loop.Event) {
 		k.readable = true
 		k.hup = k.hup || e&(loop.Hup|loop.Err) != 0
 	}
-	if e&loop.Out != 0 && len(k.out) > 0 {
+	if e&loop.Out != 0 && (len(k.out) > 0 || k.congested) {
 		r := k.recv
-		conn.flush()
+		conn.writable()
 		if k.recv != r {
 			return
 		}
@@ -104,7 +103,7 @@ func (conn *Conn) answeredHead(from, to int) int {
 	h := k.head
 	k.head = nil
 	defer a.GiveHead(h)
-	accepted := k.upgrading && (h.Status == 101 && h.Protocol.End > h.Protocol.Start || k.method == message.MethodConnect && h.Status/100 == 2)
+	accepted := k.upgrading && conn.accepts(h)
 	if h.Status < 200 && !accepted {
 		if h.Status == 101 {
 			conn.malformed()

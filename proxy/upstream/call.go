@@ -36,6 +36,7 @@ type call struct {
 	answered  bool // its final head came
 	keep      bool // the host lets the connection be used again
 	raw       bool // an upgrade: bytes are passed on as they are
+	pipe      bool // Send opens a tunnel of bytes at once
 	upgrading bool
 	readable  bool
 	hup       bool
@@ -60,7 +61,15 @@ func (conn *Conn) Send(h *message.Head, e *message.Edit, content []byte, whole b
 	k, a := &conn.call, conn.Host.cluster.memory()
 	conn.Requests++
 	k.method, k.whole = h.Method, whole
-	k.upgrading = h.Protocol.End > h.Protocol.Start || h.Method == message.MethodConnect
+	if k.pipe {
+		conn.openPipe()
+		return
+	}
+	protocol := h.Protocol.End > h.Protocol.Start
+	k.upgrading = protocol || h.Method == message.MethodConnect
+	if protocol && h.Method == message.MethodConnect {
+		k.method = message.MethodGet // as which it is written
+	}
 	framing := requestFraming(h, len(content), whole)
 	k.chunked = framing.Kind == http1.Chunked
 	if k.upgrading {
@@ -219,7 +228,7 @@ func (conn *Conn) flush() {
 // Congested implements Stream.
 func (conn *Conn) Congested() bool {
 	k := &conn.call
-	k.congested = len(k.out) > 0
+	k.congested = len(k.out) > 0 || k.raw && k.whole && conn.Pending()
 	return k.congested
 }
 
@@ -249,8 +258,13 @@ func (conn *Conn) Done() {
 	conn.Discard()
 }
 
-// Drop implements Stream.
-func (conn *Conn) Drop() { conn.Discard() }
+// Drop implements Stream. The host must not take the end of a tunnel that is cut off for its sender's own.
+func (conn *Conn) Drop() {
+	if conn.call.raw {
+		conn.ResetOnClose()
+	}
+	conn.Discard()
+}
 
 // endCall forgets the call.
 func (conn *Conn) endCall() {

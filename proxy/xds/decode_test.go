@@ -106,7 +106,7 @@ filter_chains:
       drain_timeout: 9s
       max_request_headers_kb: 16
       common_http_protocol_options: {idle_timeout: 60s, max_headers_count: 50}
-      upgrade_configs: [{upgrade_type: WebSocket}, {upgrade_type: foo, enabled: false}]
+      upgrade_configs: [{upgrade_type: WebSocket}, {upgrade_type: foo, enabled: false}, {upgrade_type: CONNECT}]
       access_log: [{name: f, typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: /tmp/log}}]
       route_config: {name: inline, virtual_hosts: []}
       http_filters: [{name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]
@@ -122,7 +122,7 @@ filter_chains:
 		HTTP: &config.HTTP{
 			StatPrefix: "s", Routes: &config.RouteTable{Name: "inline"}, RequestTimeout: 7 * time.Second, RequestHeadersTimeout: 3 * time.Second,
 			DrainTimeout: 9 * time.Second, IdleTimeout: time.Minute, MaxRequestHeadBytes: 16 << 10, MaxRequestHeaders: 50,
-			UseRemoteAddress: true, XFFTrustedHops: 2, ServerName: "mesh", Upgrades: []string{"websocket"},
+			UseRemoteAddress: true, XFFTrustedHops: 2, ServerName: "mesh", Upgrades: []string{"websocket", "connect"},
 			AccessLogs: []config.AccessLog{{Path: "/tmp/log"}},
 		},
 	}, routes: []string{""}}
@@ -161,6 +161,8 @@ virtual_hosts:
     route: {weighted_clusters: {clusters: [{name: one, weight: 90}, {name: none, weight: 0}, {name: two, weight: 10}]}, timeout: 0s, idle_timeout: 3s,
       retry_policy: {retry_on: "gateway-error,refused-stream", num_retries: 0, per_try_timeout: 2s}}
   - {match: {path: /x}, direct_response: {status: 418, body: {inline_string: hi}}}
+  - match: {connect_matcher: {}, headers: [{name: a}]}
+    route: {cluster: one, timeout: 0s, upgrade_configs: [{upgrade_type: CONNECT, connect_config: {}}, {upgrade_type: WebSocket, enabled: false}]}
   - {name: last, match: {prefix: /}, route: {cluster: one}}
 `)
 	if err != nil {
@@ -180,6 +182,11 @@ virtual_hosts:
 				Retry:       config.Retry{On: config.RetryGatewayError | noResponse, PerTryTimeout: 2 * time.Second},
 			},
 			{Path: "/x", PathMatch: config.PathExact, Direct: &config.DirectResponse{Status: 418, Body: "hi"}},
+			{
+				PathMatch: config.PathConnect, Headers: []config.HeaderMatch{{Name: "a", Present: true}},
+				Clusters: []config.WeightedCluster{{Name: "one", Weight: 1}}, Retry: config.Retry{On: config.RetryConnectFailure, Max: 1},
+				Upgrades: []config.Upgrade{{Name: "connect", Allowed: true}, {Name: "websocket"}}, Terminate: true,
+			},
 			{
 				Name: "last", Path: "/", Clusters: []config.WeightedCluster{{Name: "one", Weight: 1}}, Timeout: 15 * time.Second,
 				Retry: config.Retry{On: config.RetryConnectFailure, Max: 1},

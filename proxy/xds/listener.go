@@ -147,15 +147,7 @@ func (r *reader) http(at *path, m *hcmv3.HttpConnectionManager) (*config.HTTP, s
 	if n := common.GetMaxHeadersCount(); n != nil {
 		h.MaxRequestHeaders = int(n.GetValue())
 	}
-	for i, u := range m.GetUpgradeConfigs() {
-		name := strings.ToLower(u.GetUpgradeType())
-		switch {
-		case name == "" || name == "connect" || name == "connect-udp":
-			r.wrong(at.at("upgrade_configs", i).field("upgrade_type"), u.GetUpgradeType(), "an upgrade such as websocket")
-		case u.GetEnabled() == nil || u.GetEnabled().GetValue():
-			h.Upgrades = append(h.Upgrades, name)
-		}
-	}
+	h.Upgrades = r.upgrades(at, m.GetUpgradeConfigs())
 	r.httpFilters(at, m.GetHttpFilters())
 	switch {
 	case m.GetRouteConfig() != nil:

@@ -46,7 +46,8 @@ func TestResourcesRefused(t *testing.T) {
 		{"network filter", listeners, strings.Replace(hcmYAML, "typed_config:\n      \"@type\"", "config_discovery: {config_source: {ads: {}}, type_urls: [a]}\n  - name: b\n    typed_config:\n      \"@type\"", 1), []string{"filter_chains[0].filters[0].config_discovery"}},
 		{"hcm fields", listeners, hcm("tracing: {}\n      normalize_path: false\n      max_request_headers_kb: 61"), []string{chain + "tracing: got", chain + "normalize_path: got false", chain + "max_request_headers_kb: got 61, want at most 60"}},
 		{"codec", listeners, hcm("codec_type: HTTP3"), []string{chain + "codec_type: got HTTP3, want AUTO, HTTP1 or HTTP2"}},
-		{"connect", listeners, hcm("upgrade_configs: [{upgrade_type: CONNECT}]"), []string{chain + "upgrade_configs[0].upgrade_type: got CONNECT"}},
+		{"connect-udp", listeners, hcm("upgrade_configs: [{upgrade_type: CONNECT-UDP}, {upgrade_type: \"a,b\"}]"), []string{chain + "upgrade_configs[0].upgrade_type: got CONNECT-UDP", chain + "upgrade_configs[1].upgrade_type: got a,b"}},
+		{"upgrade filters", listeners, hcm("upgrade_configs: [{upgrade_type: CONNECT, filters: [{name: a}]}]"), []string{chain + "upgrade_configs[0].filters: got a value"}},
 		{"http filter", listeners, strings.Replace(hcmYAML, "http_filters: [", "http_filters: [{name: lua}, ", 1), []string{chain + "http_filters[0]: got lua without a typed_config, want envoy.filters.http.router", chain + "http_filters: got 2, want exactly one"}},
 		{"rds elsewhere", listeners, strings.Replace(hcmYAML, "{ads: {}}", "{path_config_source: {path: /x}}", 1), []string{chain + "rds.config_source.path_config_source"}},
 		{"log operator", listeners, logs("", "text_format_source: {inline_string: 'a %DYNAMIC_METADATA(a)%'}"), []string{log + "typed_config.log_format.text_format_source: got the command operator %DYNAMIC_METADATA%"}},
@@ -61,6 +62,13 @@ func TestResourcesRefused(t *testing.T) {
 		{"route action", routeTables, route("{match: {prefix: /}, redirect: {}}"), []string{first + "redirect: got a value"}},
 		{"route match", routeTables, route("{match: {safe_regex: {regex: a}}, route: {cluster: c}}"), []string{first + "match.safe_regex"}},
 		{"regex header", routeTables, route("{match: {prefix: /, headers: [{name: a, string_match: {prefix: b}}]}, route: {cluster: c}}"), []string{first + "match.headers[0].string_match.prefix: got b, want it unset"}},
+		{"route upgrades", routeTables, route("{match: {connect_matcher: {}}, route: {cluster: c, upgrade_configs: [{upgrade_type: connect-udp}, {upgrade_type: CONNECT}, {upgrade_type: connect}, {upgrade_type: websocket, connect_config: {}}]}}"), []string{
+			first + "route.upgrade_configs[0].upgrade_type: got connect-udp", first + "route.upgrade_configs[2].upgrade_type: got connect, want each upgrade once",
+			first + "route.upgrade_configs[3].connect_config: got it with websocket, want it with CONNECT only",
+		}},
+		{"connect_config", routeTables, route("{match: {connect_matcher: {}}, route: {cluster: c, upgrade_configs: [{upgrade_type: CONNECT, connect_config: {proxy_protocol_config: {}, allow_post: true}}]}}"), []string{
+			first + "route.upgrade_configs[0].connect_config.proxy_protocol_config: got a value, want it unset", first + "route.upgrade_configs[0].connect_config.allow_post: got true, want it unset",
+		}},
 		{"rewrite", routeTables, route("{match: {prefix: /}, route: {cluster: c, prefix_rewrite: /b, hash_policy: [{filter_state: {key: k}}]}}"), []string{first + "route.prefix_rewrite: got /b", first + "route.hash_policy[0].filter_state"}},
 		{"retry name", routeTables, route("{match: {prefix: /}, route: {cluster: c, retry_policy: {retry_on: \"5xx,often\"}}}"), []string{first + "route.retry_policy.retry_on: got often, want connect-failure"}},
 		{"weights", routeTables, route("{match: {prefix: /}, route: {weighted_clusters: {clusters: [{name: a, weight: 0}]}}}"), []string{first + "route.weighted_clusters: got 0, want a sum"}},
@@ -122,6 +130,7 @@ func FuzzResource(f *testing.F) {
 	f.Add(int(listeners), mustWire(f, listeners, chainsYAML("filter_chain_match: {server_names: ['*.a', b], prefix_ranges: [{address_prefix: '::', prefix_len: 1}]}", "name: b")+"listener_filters: ["+tlsInspector+"}}, "+httpInspector+"}}]\n"))
 	f.Add(int(clusters), mustWire(f, clusters, edsYAML+"http2_protocol_options: {}\ntransport_socket_matches: [{name: a, match: {b: c}, "+upstreamSocket("validation_context: {trusted_ca: {inline_string: x}}", "sni: a, ")+"}]"))
 	f.Add(int(routeTables), routesNamed(f, "x", "1", "a").GetResource().GetValue())
+	f.Add(int(routeTables), mustWire(f, routeTables, "name: x\nvirtual_hosts: [{name: v, domains: [a], routes: [{match: {connect_matcher: {}}, route: {cluster: c, upgrade_configs: [{upgrade_type: CONNECT, connect_config: {}}]}}]}]"))
 	f.Add(int(endpoints), endpointsNamed(f, "x", "1", 80).GetResource().GetValue())
 	f.Fuzz(func(t *testing.T, n int, raw []byte) {
 		k := kind(uint(n) % uint(kinds))

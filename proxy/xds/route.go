@@ -98,10 +98,12 @@ func (r *reader) match(at *path, m *routev3.RouteMatch, out *config.Route) {
 		out.Path, out.PathMatch = s.Prefix, config.PathPrefix
 	case *routev3.RouteMatch_Path:
 		out.Path, out.PathMatch = s.Path, config.PathExact
+	case *routev3.RouteMatch_ConnectMatcher_:
+		out.PathMatch = config.PathConnect
 	case *routev3.RouteMatch_PathSeparatedPrefix:
 		out.Path, out.PathMatch = s.PathSeparatedPrefix, config.PathSeparatedPrefix
 	default:
-		r.missing(at, "no path", "prefix, path or path_separated_prefix")
+		r.missing(at, "no path", "prefix, path, path_separated_prefix or connect_matcher")
 	}
 	if strings.ContainsAny(out.Path, "?#") {
 		r.wrong(at, clip(out.Path), "a path without query and fragment")
@@ -146,6 +148,7 @@ func (r *reader) action(at *path, m *routev3.RouteAction, out *config.Route, ret
 	}
 	out.MaxDuration = r.maxStreamDuration(at.field("max_stream_duration"), m.GetMaxStreamDuration())
 	out.Hash = r.hashPolicies(at, m.GetHashPolicy())
+	r.routeUpgrades(at, m.GetUpgradeConfigs(), out)
 	out.Retry = retry
 	if m.GetRetryPolicy() != nil {
 		out.Retry = r.retry(at.field("retry_policy"), m.GetRetryPolicy())

@@ -41,6 +41,7 @@ func newSchema() schema {
 	s.addProxyHeader(add)
 	s.addBootstrap(add)
 	s.addHealth(add)
+	s.addUpgrades(add)
 	return s
 }
 
@@ -72,7 +73,6 @@ func (schema) addListener(add func(protoreflect.FullName, string)) {
 		use_remote_address xff_num_trusted_hops generate_request_id upgrade_configs`+policyFields)
 	add(hcm+"Rds", "config_source route_config_name")
 	add(hcm+"HttpFilter", "name typed_config")
-	add(hcm+"HttpConnectionManager.UpgradeConfig", "upgrade_type enabled")
 	add("envoy.extensions.filters.http.router.v3.Router", "suppress_envoy_headers")
 	add(network+"tcp_proxy.v3.TcpProxy", "stat_prefix cluster weighted_clusters idle_timeout access_log")
 	add(network+"tcp_proxy.v3.TcpProxy.WeightedCluster", "clusters")
@@ -84,9 +84,9 @@ func (schema) addRoute(add func(protoreflect.FullName, string)) {
 	add(route+"RouteConfiguration", "name virtual_hosts validate_clusters max_direct_response_body_size_bytes metadata")
 	add(route+"VirtualHost", "name domains routes retry_policy metadata")
 	add(route+"Route", "name match route direct_response metadata")
-	add(route+"RouteMatch", "prefix path path_separated_prefix case_sensitive headers")
+	add(route+"RouteMatch", "prefix path path_separated_prefix connect_matcher case_sensitive headers")
 	add(route+"HeaderMatcher", "name exact_match present_match string_match invert_match")
-	add(route+"RouteAction", "cluster weighted_clusters timeout idle_timeout retry_policy max_stream_duration")
+	add(route+"RouteAction", "cluster weighted_clusters timeout idle_timeout retry_policy max_stream_duration upgrade_configs")
 	add(route+"WeightedCluster", "clusters total_weight")
 	add(route+"WeightedCluster.ClusterWeight", "name weight")
 	add(route+"DirectResponseAction", "status body")
