@@ -5,6 +5,13 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unsafe"
+)
+
+// What an idle connection of a client takes of memory, besides what the kernel has.
+const (
+	ClientBytes  = unsafe.Sizeof(client{})
+	SessionBytes = unsafe.Sizeof(session{})
 )
 
 // Hold stops all loops until release is called.

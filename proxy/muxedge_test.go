@@ -290,3 +290,60 @@ func TestHostsThatBreakTheRulesAndDoNotRead(t *testing.T) {
 	}
 	p.waitStat("cluster.web.upstream_cx_active", "0")
 }
+
+// TestClientsThatAskAndDoNotRead: responses that nobody reads do not pile up without limit, however short each is, and all of
+// them come when they are read after all.
+func TestClientsThatAskAndDoNotRead(t *testing.T) {
+	const requests, size = 4000, 16 << 10
+	body := make([]byte, size)
+	host := server(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(body) })
+	p := start2(t, config.ProtocolHTTP2, config.ProtocolHTTP1, host, func(l *config.Listener, _ *config.Cluster) { l.HTTP.StreamIdleTimeout = time.Minute })
+	f := p.dial2(t, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+	_ = f.conn.SetDeadline(time.Now().Add(time.Minute))
+	_ = f.conn.(*net.TCPConn).SetReadBuffer(64 << 10)
+	_ = f.WriteWindowUpdate(0, 1<<30)
+	f.until(func(frame http2.Frame) bool { return frame.Header().Type == http2.FrameSettings })
+	sent := make(chan struct{})
+	open := make(chan struct{}, 50) // the proxy takes a hundred at once
+	go func() {
+		defer close(sent)
+		for i := range requests {
+			open <- struct{}{}
+			f.get(uint32(2*i + 1))
+		}
+	}()
+	// Without a reader the only sign that a request is served is the proxy's own count.
+	last, still := 0, 0
+	for still < 10 {
+		total := p.count("http.outbound.downstream_rq_completed")
+		for ; last < total; last++ {
+			<-open
+			still = 0
+		}
+		still++
+		time.Sleep(50 * time.Millisecond)
+	}
+	if waits := last * size; waits > 40<<20 {
+		t.Errorf("%d bytes wait for a client that reads nothing", waits)
+	}
+	for got, data := 0, 0; got < requests; {
+		frame, err := f.ReadFrame()
+		if err != nil {
+			t.Fatalf("%v after %d responses", err, got)
+		}
+		if d, ok := frame.(*http2.DataFrame); ok {
+			data += len(d.Data())
+		}
+		if h := frame.Header(); h.Type == http2.FrameRSTStream {
+			t.Fatalf("stream %d was refused after %d responses", h.StreamID, got)
+		} else if ended(h.StreamID)(frame) {
+			if got++; got > last {
+				<-open
+			}
+		}
+		if got == requests && data != requests*size {
+			t.Errorf("%d bytes came", data)
+		}
+	}
+	<-sent
+}

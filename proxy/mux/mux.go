@@ -18,6 +18,9 @@ const (
 	turnBytes = 256 << 10 // read from one connection before the others have their turn
 	// flushBytes are sent without waiting for the end of the turn.
 	flushBytes = 48 << 10
+	// clogBytes wait at most for a peer that does not read before nothing is begun that would add to them. Each stream that was
+	// begun may still add what its receiver writes before it stops.
+	clogBytes = 1 << 20
 )
 
 // Receiver is told what comes on a stream. What it is given is valid during the call. It may close the stream in any call, and
@@ -71,8 +74,9 @@ type Conn struct {
 	in  []byte // received and not used yet: a part of a frame
 
 	waiting  *Stream // congested ones, to be told when out is gone
-	dirty    bool    // Flush will be called
-	stuck    bool    // the kernel takes no more
+	server   bool
+	dirty    bool // Flush will be called
+	stuck    bool // the kernel takes no more
 	readable bool
 	hup      bool
 	closed   bool
@@ -83,6 +87,7 @@ type Conn struct {
 // Serve begins a server's connection on an open socket, whose events have to be given to Ready. early is what was read from it.
 func (c *Conn) Serve(l *loop.Loop, socket *loop.Conn, limits http2.Limits, a *Arena, owner Owner, counts Counts, early []byte) {
 	c.begin(l, socket, a, owner, counts)
+	c.server = true
 	c.InitServer(limits, &a.Arena)
 	if len(early) > 0 {
 		c.in = append(l.Buffer(len(early)), early...)
@@ -131,6 +136,9 @@ func (c *Conn) read() {
 	for moved := 0; (c.readable || moved == 0 && len(c.in) > 0) && !c.closed && c.failed == nil; {
 		if moved >= turnBytes {
 			c.socket.Again()
+			break
+		}
+		if c.server && c.Clogged() { // the peer's requests would go on making responses; it is read again when it reads
 			break
 		}
 		n := copy(shared, c.in)
@@ -284,6 +292,9 @@ func (c *Conn) Open(r Receiver) *Stream {
 
 // Closed reports whether the connection is over.
 func (c *Conn) Closed() bool { return c.closed || c.failed != nil }
+
+// Clogged reports whether so much waits for a peer that does not read that nothing should be begun which adds to it.
+func (c *Conn) Clogged() bool { return c.stuck && len(c.out)-c.at >= clogBytes }
 
 // Busy reports whether what came on the connection is being told: it cannot be aborted now.
 func (c *Conn) Busy() bool { return c.busy }

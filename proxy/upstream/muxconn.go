@@ -116,7 +116,7 @@ func (m *muxConn) forget(w *Waiter) {
 
 // open begins a stream; nil when there is none to be had.
 func (m *muxConn) open(r Receiver) *muxCall {
-	if !m.ready || m.draining || m.Slots() == 0 || !m.settled && m.Active() >= unsettledStreams {
+	if !m.ready || m.draining || m.Clogged() || m.Slots() == 0 || !m.settled && m.Active() >= unsettledStreams {
 		return nil
 	}
 	if m.conn.worn() {
@@ -384,7 +384,7 @@ func (c *Cluster) slots() bool {
 	}
 	for _, h := range c.hosts {
 		for _, m := range h.muxes {
-			if m.ready && !m.draining && m.Slots() > 0 {
+			if m.ready && !m.draining && !m.Clogged() && m.Slots() > 0 {
 				return true
 			}
 		}
