@@ -360,3 +360,23 @@ func TestRouteAllowsUpgrades(t *testing.T) {
 		}
 	}
 }
+
+// TestConnectWithNothingToSay: a client of HTTP/2 may have ended its direction with the request; the host is told.
+func TestConnectWithNothingToSay(t *testing.T) {
+	host := rawBackend(t, func(conn net.Conn, r *bufio.Reader) { upper(r, conn) })
+	for _, p := range []*testProxy{
+		startConnect(t, config.ProtocolHTTP2, connectRoute(true), config.ProtocolHTTP1, host),
+		startConnect(t, config.ProtocolHTTP2, connectRoute(false), config.ProtocolHTTP1, upperHost(t)),
+		startConnect(t, config.ProtocolHTTP2, connectRoute(false), config.ProtocolHTTP2, upperHost(t)),
+	} {
+		resp, err := p.plainClient(config.ProtocolHTTP2).Do(&http.Request{Method: http.MethodConnect, URL: &url.URL{Scheme: "http", Host: connectTo}, Host: connectTo, Header: http.Header{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(resp.Body); string(got) != "220 ready\nbye" || err != nil {
+			t.Errorf("%q %v", got, err)
+		}
+		resp.Body.Close()
+		p.waitStat("cluster.db.upstream_rq_active", "0")
+	}
+}
