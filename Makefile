@@ -34,10 +34,11 @@ lint: ## formatting, vet, staticcheck, shellcheck, yamllint
 bench: build ## side by side with the peers; WORK=http1-128 for one work
 	go run ./bench -work $(WORK) -out bench/results.jsonl
 
-soak: build ## the fault tests with outages of full length, the judges with attacks measured, adapters at full size, the event loops under load for SOAK
+soak: build ## the fault tests with outages of full length, the judges with attacks measured, adapters at full size, the event loops under load for SOAK, upgrades under the load of a busy host
 	HOSTMESH_SOAK=$(SOAK) go test -count 1 -timeout 60m -run Fault -v ./e2e/
 	HOSTMESH_SOAK=$(SOAK) go test -count 1 -timeout 90m -run 'Judge[A-Z]|CVEClass1[56]' -v ./e2e/
 	HOSTMESH_SOAK=$(SOAK) go test -count 1 -timeout 60m -run Soak -v ./proxy/
+	HOSTMESH_SOAK=$(SOAK) go test -count 1 -timeout 30m -run UpgradeUnder -v ./cmd/mesh-proxy/
 	HOSTMESH_SOAK=$(SOAK) go test -count 1 -p 1 -timeout 120m -run 'Suite|Contract' -v ./registry/...
 
 fuzz: ## every fuzz target for FUZZTIME

@@ -179,15 +179,16 @@ func (g *legacy) pass(ctx context.Context, p *Proxy) {
 	var idle []takeover.Connection
 	remaining := 0
 	for _, w := range p.workers {
-		_ = w.loop.Do(ctx, func() {
-			idle = w.takeIdle(idle)
-			remaining += w.connections()
-		})
+		_ = w.loop.Do(ctx, func() { remaining += w.connections() })
 	}
-	err := g.heir.Move(idle)
+	err := g.heir.Draining(remaining) // who does not hear that gets no connection either
 	if err == nil {
-		g.moved.Add(uint64(len(idle)))
-		err = g.heir.Draining(remaining)
+		for _, w := range p.workers {
+			_ = w.loop.Do(ctx, func() { idle = w.takeIdle(idle) })
+		}
+		if err = g.heir.Move(idle); err == nil {
+			g.moved.Add(uint64(len(idle)))
+		}
 	}
 	if err != nil {
 		p.log.Warn("successor takes no connections", "err", err, "closed", len(idle))
@@ -233,7 +234,7 @@ func (c *client) movable() bool {
 
 // take gives the connection up.
 func (c *client) take() takeover.Connection {
-	moved := takeover.Connection{Listener: c.a.addr.String(), Peer: c.peer}
+	moved := takeover.Connection{Listener: c.a.addr.String(), Peer: c.peer, Fresh: c.auto}
 	if c.via != nil {
 		moved.Direct, moved.Local = c.via.direct, c.via.local
 	}
@@ -268,6 +269,9 @@ func (w *worker) adopt(c takeover.Connection) bool {
 		return false
 	}
 	in := arrival{fd: c.FD, peer: c.Peer, protocol: config.ProtocolHTTP1}
+	if c.Fresh {
+		in.protocol = config.ProtocolAuto
+	}
 	if c.Direct.IsValid() {
 		in.via = &proxied{direct: c.Direct, local: c.Local}
 	}

@@ -359,3 +359,45 @@ func TestOverloadResetsWhatHoldsMost(t *testing.T) {
 		t.Errorf("who holds little: %v", err)
 	}
 }
+
+// TestOverloadResetsStreamsThatHoldMost: the same for streams of one connection of HTTP/2: that whose window is closed is reset,
+// the connection and its other streams go on.
+func TestOverloadResetsStreamsThatHoldMost(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "pressure")
+	if err := os.WriteFile(file, []byte("0"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	big := vhost("*", "web")
+	big.Routes[0].Direct = &config.DirectResponse{Status: 200, Body: string(pattern(8 << 20))}
+	small := vhost("small", "web")
+	small.Routes[0].Direct = &config.DirectResponse{Status: 200, Body: "hello"}
+	l := httpConfig(freeAddr(t), big, small)
+	l.HTTP.Protocol = config.ProtocolHTTP2
+	p := start(t, &config.Config{Listeners: []*config.Listener{l}}, func(o *proxy.Options) {
+		o.Overload = &config.Overload{Interval: 5 * time.Millisecond, Injected: file, Actions: []config.OverloadAction{
+			{Kind: config.ShedStreams, Triggers: []config.OverloadTrigger{{Resource: config.ResourceInjected, From: 0.5, To: 0.9}}},
+		}}
+	})
+	client := p.plainClient(config.ProtocolHTTP2)
+	greedy, err := client.Get("http://" + p.addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer greedy.Body.Close()
+	if code, body, err := p.get(client, "small", "/"); code != 200 || body != "hello" {
+		t.Errorf("got %d, %q, %v", code, body, err)
+	}
+	if err := os.WriteFile(file, []byte("0.6"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.waitStat(p.ofListener("downstream_cx_overload_reset"), "1")
+	if n, err := io.Copy(io.Discard, greedy.Body); err == nil || !strings.Contains(err.Error(), "ENHANCE_YOUR_CALM") {
+		t.Errorf("who holds most: got %d bytes, %v, want a reset", n, err)
+	}
+	if code, body, err := p.get(client, "small", "/"); code != 200 || body != "hello" {
+		t.Errorf("who holds little: got %d, %q, %v", code, body, err)
+	}
+	if got := p.stat("http.outbound.downstream_cx_total"); got != "1" {
+		t.Errorf("%s connections, want the one", got)
+	}
+}

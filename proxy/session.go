@@ -3,14 +3,20 @@ package proxy
 import (
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hostmesh/hostmesh/proxy/http2"
 	"github.com/hostmesh/hostmesh/proxy/loop"
 	"github.com/hostmesh/hostmesh/proxy/message"
 	"github.com/hostmesh/hostmesh/proxy/mux"
 )
 
-// goAwayTime is how long a client that drains may still begin requests which were under way when it was told not to.
-const goAwayTime = time.Second
+const (
+	// goAwayTime is how long a client that drains may still begin requests which were under way when it was told not to, and
+	// goAwayTimes how often it has that time while it has not confirmed that it was told.
+	goAwayTime  = time.Second
+	goAwayTimes = 3
+)
 
 // session is a downstream HTTP/2 connection. Each of its streams is an exchange.
 type session struct {
@@ -19,7 +25,10 @@ type session struct {
 	timer  loop.Timer // idle, or draining
 	early  []byte     // what was read before it was known what the client speaks
 	leaves bool       // the client was told to begin no more requests
+	heard  bool       // it has confirmed that
 	last   bool       // and those it begins are refused
+	ends   bool       // the connection is closed as soon as the client has got everything
+	times  int        // that the timer may expire before that is enough
 }
 
 // lane is the client's side of an exchange on a session.
@@ -85,8 +94,11 @@ func (s *session) Opened(m *mux.Stream, h *message.Head, end bool) {
 
 // Event implements mux.Owner.
 func (s *session) Event(e http2.Event) {
-	if e == http2.EventRejected {
+	switch e {
+	case http2.EventRejected:
 		s.http().count[httpRqTxReset]++
+	case http2.EventPingAck:
+		s.heard = s.leaves
 	}
 }
 
@@ -94,8 +106,7 @@ func (s *session) Event(e http2.Event) {
 func (s *session) Idle() {
 	switch {
 	case s.last:
-		s.mux.End()
-		s.w.loop.Start(&s.timer, flushTime, s)
+		s.finish()
 	case s.draining() || s.leaves:
 		s.drain()
 	default:
@@ -113,14 +124,45 @@ func (s *session) Ended(err error) {
 	s.a.forget(&s.downstream)
 }
 
-// drain implements connection: it tells the client, gives it time to hear of it, and then refuses what it still begins.
+// drain implements connection: it tells the client, gives it time to hear of it, and then refuses what it still begins. What the
+// client sends before it answers the ping it may have sent before it was told.
 func (s *session) drain() {
 	if s.leaves {
 		return
 	}
 	s.leaves = true
+	s.times = goAwayTimes
 	s.mux.Drain(false)
+	s.mux.Ping([8]byte{'g', 'o', 'a', 'w', 'a', 'y'})
+	s.await()
+}
+
+// await gives the client the time that it has to hear.
+func (s *session) await() {
+	s.times--
 	s.w.loop.Start(&s.timer, min(goAwayTime, max(s.w.drainIdle, time.Millisecond)), s)
+}
+
+// refuse tells the client which request was the last.
+func (s *session) refuse() {
+	s.leaves, s.last = true, true
+	s.mux.Drain(true)
+	if s.mux.Active() == 0 {
+		s.finish()
+	}
+}
+
+// finish ends a connection without requests when the client has got the last response.
+func (s *session) finish() {
+	s.ends, s.times = true, int(flushTime/lingerTime)
+	s.mux.Finish()
+	s.w.loop.Start(&s.timer, lingerTime, s)
+}
+
+// unread reports whether the client's kernel has not got everything yet.
+func (s *session) unread() bool {
+	n, err := unix.IoctlGetInt(s.FD(), unix.SIOCOUTQ)
+	return err == nil && n > 0
 }
 
 // shutdown implements connection.
@@ -129,22 +171,18 @@ func (s *session) shutdown() { s.mux.Abort() }
 // Expired handles the connection's own timeouts.
 func (s *session) Expired(*loop.Timer) {
 	switch {
+	case s.ends && s.times > 0 && s.unread():
+		s.times--
+		s.w.loop.Start(&s.timer, lingerTime, s)
 	case s.last: // nobody reads what is left to say
 		s.mux.Abort()
+	case s.leaves && !s.heard && s.times > 0:
+		s.await()
 	case s.leaves:
-		s.last = true
-		s.mux.Drain(true)
-		if s.mux.Active() == 0 {
-			s.mux.End()
-			s.w.loop.Start(&s.timer, flushTime, s)
-		}
+		s.refuse()
 	default:
 		s.http().count[httpCxIdleTimeout]++
-		s.leaves = true
-		s.last = true
-		s.mux.Drain(true)
-		s.mux.End()
-		s.w.loop.Start(&s.timer, flushTime, s)
+		s.refuse()
 	}
 }
 

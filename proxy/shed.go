@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/hostmesh/hostmesh/proxy/config"
+	"github.com/hostmesh/hostmesh/proxy/http2"
+	"github.com/hostmesh/hostmesh/proxy/mux"
 	"github.com/hostmesh/hostmesh/proxy/overload"
 )
 
@@ -63,7 +65,7 @@ type holder struct {
 	reset func()
 }
 
-// resetLargest resets a share of the connections that hold much, those that hold most first.
+// resetLargest resets a share of the connections and streams that hold much, those that hold most first.
 func (w *worker) resetLargest(share float64) {
 	var found []holder
 	each := func(a *acceptor) {
@@ -87,15 +89,16 @@ func (w *worker) resetLargest(share float64) {
 	}
 }
 
-// holders appends the connections that hold much.
+// holders appends the connections, and of those over HTTP/2 the streams, that hold much.
 func (b *branch) holders(out []holder) []holder {
 	for d := b.clients.next; d != &b.clients; d = d.next {
-		c, ok := d.owner.(*client)
-		if !ok {
-			continue // HTTP/2 bounds what each of its streams holds
-		}
-		if n := c.held(); n >= heldMuch {
-			out = append(out, holder{n, c.overloaded})
+		switch c := d.owner.(type) {
+		case *client:
+			if n := c.held(); n >= heldMuch {
+				out = append(out, holder{n, c.overloaded})
+			}
+		case *session:
+			out = c.holders(out)
 		}
 	}
 	for s := b.streams.next; s != &b.streams; s = s.next {
@@ -110,6 +113,27 @@ func (b *branch) holders(out []holder) []holder {
 			}})
 		}
 	}
+	return out
+}
+
+// holders appends the streams that hold much. What the connection itself holds is its streams' at the same time, and little.
+func (s *session) holders(out []holder) []holder {
+	s.mux.Each(func(m *mux.Stream, r mux.Receiver) {
+		l, ok := r.(*lane)
+		if f, last := r.(*farewell); last {
+			l, ok = (*lane)(f), true
+		}
+		if !ok {
+			return
+		}
+		n := m.Held()
+		if l.x != nil {
+			n += cap(l.x.buf)
+		}
+		if n >= heldMuch {
+			out = append(out, holder{n, func() { l.overloaded(m) }})
+		}
+	})
 	return out
 }
 
@@ -138,6 +162,21 @@ func (c *client) overloaded() {
 		c.x.flags |= flagOverload
 	}
 	c.gone()
+}
+
+// overloaded resets the stream, if it is m still, and what it serves.
+func (l *lane) overloaded(m *mux.Stream) {
+	if l.m != m {
+		return
+	}
+	l.s.a.stats.count[listenerOverloadReset]++
+	if x := l.x; x != nil {
+		x.flags |= flagOverload
+		x.clientGone()
+		l.s.w.freeExchange(x)
+	}
+	m.Cancel(http2.EnhanceYourCalm)
+	l.close()
 }
 
 // resume goes on accepting, unless that is spared.

@@ -227,6 +227,13 @@ func (m *manager) pid() int {
 	return m.main
 }
 
+// all are the main processes that there were.
+func (m *manager) all() []int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.pids)
+}
+
 // crash ends the main process without a chance to do anything.
 func (m *manager) crash() {
 	m.t.Helper()

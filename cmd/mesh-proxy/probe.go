@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"os/signal"
 	"slices"
 	"syscall"
@@ -30,6 +33,8 @@ func runProbe(args []string, stdout, stderr io.Writer) int {
 	flags.IntVar(&o.WebSockets, "websockets", 0, "WebSockets to hold open, at a service that sends back what it gets")
 	flags.DurationVar(&o.Interval, "interval", time.Second, "between the messages of a WebSocket")
 	flags.DurationVar(&o.Timeout, "timeout", 10*time.Second, "for an answer")
+	flags.BoolVar(&o.HTTP2, "http2", false, "requests are HTTP/2: in plaintext by prior knowledge")
+	roots := flags.String("cacert", "", "file of certificates that an https server's is verified by; default: the system's")
 	output := flags.String("o", "text", "text or json")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -40,6 +45,19 @@ func runProbe(args []string, stdout, stderr io.Writer) int {
 	if flags.NArg() > 0 || *output != "text" && *output != "json" {
 		fmt.Fprintf(stderr, "mesh-proxy probe: got -o %q and arguments %q, want text or json and flags only\n", *output, flags.Args())
 		return 2
+	}
+	if *roots != "" {
+		pem, err := os.ReadFile(*roots)
+		if err == nil {
+			o.TLS = &tls.Config{RootCAs: x509.NewCertPool()}
+			if !o.TLS.RootCAs.AppendCertsFromPEM(pem) {
+				err = fmt.Errorf("%s: got no certificate, want some in PEM", *roots)
+			}
+		}
+		if err != nil {
+			fmt.Fprintln(stderr, "mesh-proxy probe:", err)
+			return 2
+		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()

@@ -115,18 +115,26 @@ func (i *installed) get(t *testing.T) string {
 const fine = "200hello<nil>"
 
 // TestUpgradeUnderLoadDropsNothing: four processes take over from one another under requests on kept and on fresh
-// connections and open WebSockets, by the reload command and by SIGHUP: nothing is dropped. With HOSTMESH_SOAK the load is
-// that of a busy host.
+// connections and open WebSockets, gRPC streams and calls, HTTP/2 and TLS, by the reload command and by SIGHUP: nothing is
+// dropped. Streams of every process stay open, so all of them drain at the same time. With HOSTMESH_SOAK the load is that
+// of a busy host.
 func TestUpgradeUnderLoadDropsNothing(t *testing.T) {
-	rate, webSockets, kept := 300, 20, 40
+	rate, webSockets, kept, streams, every := 300, 20, 40, 4, 100*time.Millisecond
 	if os.Getenv("HOSTMESH_SOAK") != "" {
-		rate, webSockets, kept = 2000, 200, 200
+		rate, webSockets, kept, streams, every = 2000, 200, 200, 20, 200*time.Millisecond
 	}
 	i := install(t)
+	other := installLoad(t, i)
 	i.start(nil, nil, i.command("--upgrade-drain-time", "60s")...)
-	first := i.pid()
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
+	other.ctx, other.every = ctx, every
+	other.probes(rate / 6)
+	begin := func() {
+		other.grpc(false, streams, 2)
+		other.grpc(true, streams, 2)
+	}
+	begin()
 	type outcome struct {
 		probe.Result
 		err error
@@ -167,6 +175,14 @@ func TestUpgradeUnderLoadDropsNothing(t *testing.T) {
 			}
 		}
 		served()
+		begin()
+		served()
+	}
+	pids := i.all()
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, 0); err != nil {
+			t.Errorf("process %d of %v, which has streams: %v", pid, pids, err)
+		}
 	}
 	if got := stat(t, i.admin, "upgrade.attempts"); got != "4" {
 		t.Errorf("upgrade.attempts is %s, want those of all processes: 4", got)
@@ -176,11 +192,17 @@ func TestUpgradeUnderLoadDropsNothing(t *testing.T) {
 	}
 	stop()
 	r := <-found
-	t.Logf("%+v", r)
+	other.all.Wait()
+	t.Logf("%+v, %v", r, other.done)
+	if len(other.lost) > 0 || len(other.done) < 4*2+2+3 {
+		t.Errorf("lost %v, done %v", other.lost, other.done)
+	}
 	if r.err != nil || r.Dropped != 0 || r.WebSockets != uint64(webSockets) || r.Requests != r.Answered {
 		t.Errorf("got %+v, want nothing dropped", r)
 	}
-	i.reap(first) // the WebSockets are closed: nothing keeps it
+	for _, pid := range pids[:len(pids)-1] { // the streams are closed: nothing keeps them
+		i.reap(pid)
+	}
 	for _, line := range i.said() {
 		if strings.Contains(line, "refused") {
 			t.Error(line)

@@ -171,6 +171,9 @@ func (c *Conn) Close(code ErrCode, to Handler) {
 	c.blocked = queue{}
 }
 
+// Each passes every stream to f, which must not release one.
+func (c *Conn) Each(f func(*Stream)) { c.table.each(f) }
+
 // Pending reports whether AppendControl has something.
 func (c *Conn) Pending() bool { return len(c.control) > 0 }
 

@@ -82,6 +82,8 @@ type Conn struct {
 	closed   bool
 	busy     bool  // within feed
 	failed   error // the connection ends, when out is sent if that may still be
+	linger   bool  // and not before the peer has ended it
+	parting  bool  // all is sent, and the peer knows
 }
 
 // Serve begins a server's connection on an open socket, whose events have to be given to Ready. early is what was read from it.
@@ -119,6 +121,10 @@ func (c *Conn) Ready(e loop.Event) {
 			errno = syscall.ECONNRESET
 		}
 		c.end(errno)
+		return
+	}
+	if c.parting {
+		c.discard()
 		return
 	}
 	c.hup = c.hup || e&loop.Hup != 0
@@ -210,6 +216,11 @@ func (c *Conn) Flush() {
 		}
 	}
 	switch {
+	case c.parting:
+	case c.failed != nil && !c.stuck && c.linger && !c.hup:
+		c.parting = true
+		c.socket.CloseWrite()
+		c.socket.Again() // for what has come meanwhile
 	case c.failed != nil && !c.stuck:
 		c.end(c.failed)
 	case !c.stuck:
@@ -317,6 +328,30 @@ func (c *Conn) End() {
 	}
 	c.failed = http2.NoError
 	c.mark()
+}
+
+// Finish does that and then waits for the peer to close the connection. To close it while the peer still sends, as it does to open
+// windows for what it reads, would reset it, and what the peer has not got yet would be lost. The owner has to Abort when it lasts
+// too long.
+func (c *Conn) Finish() {
+	c.linger = true
+	c.End()
+}
+
+// discard drops what a peer sends that is told to go.
+func (c *Conn) discard() {
+	buf := c.loop.Shared()
+	for range turnBytes / len(buf) {
+		n, err := c.socket.Read(buf)
+		*c.counts.Received += uint64(n)
+		if err != nil {
+			if !errors.Is(err, syscall.EAGAIN) {
+				c.end(c.failed)
+			}
+			return
+		}
+	}
+	c.socket.Again()
 }
 
 // Abort closes the connection at once.

@@ -37,6 +37,21 @@ func (c *Conn) stream(s *http2.Stream, r Receiver) *Stream {
 	return st
 }
 
+// Each passes every open stream and its receiver to f, which must not close them.
+func (c *Conn) Each(f func(*Stream, Receiver)) {
+	c.Conn.Each(func(h *http2.Stream) {
+		if s, ok := h.User.(*Stream); ok && s.s == h {
+			f(s, s.recv)
+		}
+	})
+}
+
+// Held is the memory in which content of the stream waits for the peer.
+func (s *Stream) Held() int { return cap(s.wait) }
+
+// Held is the memory of the connection's own buffers.
+func (c *Conn) Held() int { return cap(c.in) + cap(c.out) }
+
 // Use has r told what comes from now on.
 func (s *Stream) Use(r Receiver) { s.recv = r }
 

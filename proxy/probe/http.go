@@ -2,9 +2,8 @@ package probe
 
 import (
 	"bufio"
-	"errors"
+	"crypto/tls"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"time"
@@ -24,6 +23,17 @@ func (p *prober) dial() (*link, error) {
 	c, err := net.DialTimeout("tcp", p.addr, p.Timeout)
 	if err != nil {
 		return nil, err
+	}
+	if p.secure {
+		cfg := p.TLS.Clone()
+		cfg.NextProtos = []string{"http/1.1"}
+		t := tls.Client(c, cfg)
+		_ = t.SetDeadline(time.Now().Add(p.Timeout))
+		if err := t.Handshake(); err != nil {
+			c.Close()
+			return nil, err
+		}
+		c = t
 	}
 	return &link{Conn: c, r: bufio.NewReader(c)}, nil
 }
@@ -93,14 +103,8 @@ func (p *prober) exchange(l *link, last bool) (more bool, err error) {
 		return false, err
 	}
 	defer resp.Body.Close()
-	n, err := io.Copy(io.Discard, io.LimitReader(resp.Body, maxBody+1))
-	switch {
-	case err != nil:
-		return false, fmt.Errorf("in the body: %w", err)
-	case n > maxBody:
-		return false, errors.New("the body is too long for a probe")
-	case resp.StatusCode >= 500:
-		return false, fmt.Errorf("status %d", resp.StatusCode)
+	if err := whole(resp); err != nil {
+		return false, err
 	}
 	return !resp.Close && !last, nil
 }

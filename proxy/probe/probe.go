@@ -7,6 +7,7 @@ package probe
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -22,7 +23,7 @@ import (
 
 // Options say what to send where. Zero values have the defaults that are named.
 type Options struct {
-	URL        string        // http://address:port/path
+	URL        string        // http://address:port/path, or https
 	Host       string        // of the Host field; default: the URL's
 	Rate       int           // requests a second; default 100
 	Duration   time.Duration // default 10 s
@@ -31,6 +32,8 @@ type Options struct {
 	WebSockets int           // connections to a service that sends every message back
 	Interval   time.Duration // between the messages of one of them; default 1 s
 	Timeout    time.Duration // for an answer; default 10 s
+	HTTP2      bool          // requests are HTTP/2: over TLS by ALPN, in plaintext by prior knowledge; WebSockets are not
+	TLS        *tls.Config   // of https; default: verify the URL's host by the system's roots
 }
 
 // Result is what was found.
@@ -57,6 +60,7 @@ type prober struct {
 	Options
 	addr   string
 	target string
+	secure bool
 
 	mu      sync.Mutex
 	result  Result          // guarded by mu
@@ -77,11 +81,15 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	defer cancel()
 	kept, fresh := make(chan job, p.Rate*10+1), make(chan job, p.Rate*10+1)
 	var g errgroup.Group
+	keep, renew := p.keep, p.renew
+	if p.HTTP2 {
+		keep, renew = p.keep2, p.renew2
+	}
 	for range p.Kept {
-		g.Go(func() error { p.keep(kept); return nil })
+		g.Go(func() error { keep(kept); return nil })
 	}
 	for range workers {
-		g.Go(func() error { p.renew(fresh); return nil })
+		g.Go(func() error { renew(fresh); return nil })
 	}
 	for i := range p.WebSockets {
 		// Spread over an interval, so that they do not all speak at once.
@@ -99,12 +107,19 @@ func newProber(o Options) (*prober, error) {
 	if err != nil {
 		return nil, fmt.Errorf("probe: %w", err)
 	}
-	if u.Scheme != "http" || u.Host == "" {
-		return nil, fmt.Errorf("probe: got url %q, want http://address:port/path", o.URL)
+	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, fmt.Errorf("probe: got url %q, want http://address:port/path, or https", o.URL)
 	}
-	p := &prober{Options: o, addr: u.Host, target: u.RequestURI(), result: Result{Reasons: map[string]uint64{}}}
+	p := &prober{Options: o, addr: u.Host, target: u.RequestURI(), secure: u.Scheme == "https", result: Result{Reasons: map[string]uint64{}}}
 	if u.Port() == "" {
-		p.addr = net.JoinHostPort(u.Hostname(), "80")
+		p.addr = net.JoinHostPort(u.Hostname(), map[bool]string{false: "80", true: "443"}[p.secure])
+	}
+	if p.TLS == nil {
+		p.TLS = &tls.Config{}
+	}
+	if p.TLS.ServerName == "" {
+		p.TLS = p.TLS.Clone()
+		p.TLS.ServerName = u.Hostname()
 	}
 	defaults := func(v *int, otherwise int) {
 		if *v <= 0 {

@@ -2,6 +2,8 @@ package probe_test
 
 import (
 	"bufio"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
@@ -151,9 +153,55 @@ func TestWebSocketThatIsCutIsCounted(t *testing.T) {
 }
 
 func TestOptionsAreChecked(t *testing.T) {
-	for _, o := range []probe.Options{{URL: "https://a/"}, {URL: "nonsense"}, {URL: "http://a:b:c"}, {URL: "http://a/", Fresh: 101}} {
+	for _, o := range []probe.Options{{URL: "ftp://a/"}, {URL: "nonsense"}, {URL: "http://a:b:c"}, {URL: "http://a/", Fresh: 101}} {
 		if _, err := probe.Run(t.Context(), o); err == nil {
 			t.Errorf("%+v: got no error", o)
 		}
+	}
+}
+
+// TestEveryVersionOfHTTP is asked, and nothing else.
+func TestEveryVersionOfHTTP(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		http2, safe bool
+		want        string
+	}{
+		{"HTTP/1", false, false, "HTTP/1.1"},
+		{"HTTP/1 over TLS", false, true, "HTTP/1.1"},
+		{"HTTP/2 by prior knowledge", true, false, "HTTP/2.0"},
+		{"HTTP/2 over TLS", true, true, "HTTP/2.0"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Proto != c.want || r.Host != "web.mesh.internal" {
+					http.Error(w, "no", http.StatusInternalServerError)
+				}
+			}))
+			s.Config.Protocols = new(http.Protocols)
+			s.Config.Protocols.SetHTTP1(true)
+			s.Config.Protocols.SetHTTP2(true)
+			s.Config.Protocols.SetUnencryptedHTTP2(true)
+			s.EnableHTTP2 = true
+			o := probe.Options{Host: "web.mesh.internal", Rate: 100, Duration: 300 * time.Millisecond, Kept: 2, Fresh: 50, HTTP2: c.http2}
+			if c.safe {
+				s.StartTLS()
+				o.TLS = &tls.Config{RootCAs: x509.NewCertPool()}
+				o.TLS.RootCAs.AddCert(s.Certificate())
+			} else {
+				s.Start()
+			}
+			defer s.Close()
+			o.URL = s.URL
+			if r, err := probe.Run(t.Context(), o); err != nil || r.Dropped != 0 || r.Answered == 0 {
+				t.Errorf("got %+v, %v", r, err)
+			}
+			if o.TLS = nil; c.safe {
+				if r, err := probe.Run(t.Context(), o); err != nil || r.Answered != 0 {
+					t.Errorf("by the system's roots: got %+v, %v", r, err)
+				}
+			}
+		})
 	}
 }

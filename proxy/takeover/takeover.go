@@ -78,8 +78,9 @@ type Socket struct {
 // Connection is an idle client's, with what cannot be asked of its descriptor.
 type Connection struct {
 	FD       int            `json:"-"`
-	Listener string         `json:"listener"` // the address that it came to
-	Peer     netip.AddrPort `json:"peer"`     // whose it is
+	Listener string         `json:"listener"`        // the address that it came to
+	Peer     netip.AddrPort `json:"peer"`            // whose it is
+	Fresh    bool           `json:"fresh,omitempty"` // nothing has come yet, so that it may speak any protocol that the listener allows
 	// What stands in a PROXY header takes Peer's place; then these are the addresses of the connection itself.
 	Direct netip.AddrPort `json:"direct,omitzero"`
 	Local  netip.AddrPort `json:"local,omitzero"`
