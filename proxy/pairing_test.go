@@ -97,7 +97,9 @@ func (p *testProxy) plainClient(version config.Protocol) *http.Client {
 // startPairing runs a proxy between a client and a server that speak the given versions.
 func startPairing(t testing.TB, pair pairing, h http.HandlerFunc) (*testProxy, *http.Client) {
 	t.Helper()
-	l := httpConfig(freeAddr(t), vhost("web.mesh.internal", "web"))
+	v := vhost("web.mesh.internal", "web")
+	v.Routes[0].Timeout = time.Minute // what the tests send takes a busy machine a while
+	l := httpConfig(freeAddr(t), v)
 	l.HTTP.Protocol = pair.down
 	c := cluster("web", plainServer(t, h))
 	c.Protocol = pair.up
