@@ -71,14 +71,14 @@ func TestStockEnvoyHashesToTheSameHosts(t *testing.T) {
 			"{header: {header_name: \":path\"}}, {connection_properties: {source_ip: true}}]}}", name))
 	}
 	dir := shortDir(t)
-	ports := map[string]int{}
+	ports, admins := map[string]int{}, map[string]int{}
 	for name, argv := range map[string][]string{
 		"envoy":      {envoyBinary(t), "--concurrency", "1", "--use-dynamic-base-id", "-l", "warning"},
 		"mesh-proxy": {bin(t, "mesh-proxy")},
 	} {
 		file := filepath.Join(dir, name+".yaml")
-		ports[name] = testbed.FreePort(t)
-		writeFile(t, file, fmt.Sprintf(hashBootstrap, testbed.FreePort(t), ports[name], strings.Join(routes, ", "), strings.Join(clusters, ", ")))
+		ports[name], admins[name] = testbed.FreePort(t), testbed.FreePort(t)
+		writeFile(t, file, fmt.Sprintf(hashBootstrap, admins[name], ports[name], strings.Join(routes, ", "), strings.Join(clusters, ", ")))
 		start(t, name, append(argv, "-c", file)...)
 	}
 	ask := func(proxy, path string, fields http.Header) (string, error) {
@@ -118,6 +118,14 @@ func TestStockEnvoyHashesToTheSameHosts(t *testing.T) {
 			got, err := ask("mesh-proxy", path, fields)
 			if err != nil || got != want || !strings.HasPrefix(want, "200 ") {
 				t.Errorf("%s, request %d: %q of mesh-proxy, %q of Envoy, %v", name, i, got, want, err)
+				for proxy, admin := range admins {
+					text, _ := fetch(fmt.Sprintf("127.0.0.1:%d", admin), "", "/stats")
+					for line := range strings.Lines(text) {
+						if strings.HasPrefix(line, "cluster."+name+".") && !strings.HasSuffix(line, ": 0\n") {
+							t.Log(proxy, line)
+						}
+					}
+				}
 			}
 			met[got] = true
 		}

@@ -136,7 +136,7 @@ func (t *table) fillSlots() {
 	turns := make([]turn, 0, len(t.members))
 	heaviest := 0.0
 	for _, m := range t.members {
-		turns = append(turns, turn{member: m, offset: Hash(m.key, 0) % size, skip: Hash(m.key, 1)%(size-1) + 1, due: m.weight})
+		turns = append(turns, turn{member: m, offset: Hash(m.key, 0) % size, skip: Hash(m.key, 1)%(size-1) + 1})
 		heaviest = max(heaviest, m.weight)
 	}
 	// By key, so that every proxy fills them alike, in whatever order it was told of the hosts.
