@@ -306,7 +306,7 @@ func TestAccessLogOfTheProxyTakesStdout(t *testing.T) {
 
 func mustWire(t testing.TB, k kind, text string) []byte {
 	t.Helper()
-	m := map[kind]proto.Message{listeners: new(listenerv3.Listener), clusters: new(clusterv3.Cluster)}[k]
+	m := map[kind]proto.Message{listeners: new(listenerv3.Listener), clusters: new(clusterv3.Cluster), routeTables: new(routev3.RouteConfiguration)}[k]
 	raw, err := proto.Marshal(fromYAML(t, m, text))
 	if err != nil {
 		t.Fatal(err)
