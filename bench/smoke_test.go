@@ -20,7 +20,7 @@ func quick(peers ...string) options {
 
 func TestEveryWork(t *testing.T) {
 	if runtime.NumCPU() < 2 {
-		t.Skip("one processor: the load and the proxy need one each")
+		t.Fatal("one processor: the load and the proxy need one each")
 	}
 	for _, w := range dataplaneWorks() {
 		t.Run(w.name, func(t *testing.T) {
@@ -49,7 +49,7 @@ func TestEveryWork(t *testing.T) {
 // A peer that does not start fails the work by name, the others are measured.
 func TestPeerThatDoesNotStartFailsTheWork(t *testing.T) {
 	if runtime.NumCPU() < 2 {
-		t.Skip("one processor: the load and the proxy need one each")
+		t.Fatal("one processor: the load and the proxy need one each")
 	}
 	o := quick(ours, reference)
 	o.bin = t.TempDir()

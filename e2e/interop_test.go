@@ -24,8 +24,8 @@ type interopCase struct {
 	run  func(ctx context.Context, dial func() *grpc.ClientConn, client testgrpc.TestServiceClient)
 }
 
-// stub makes a case of a function that wants no more than a client.
-func stub(name string, do func(context.Context, testgrpc.TestServiceClient, ...grpc.CallOption)) interopCase {
+// interopOf makes a case of a function that wants no more than a client.
+func interopOf(name string, do func(context.Context, testgrpc.TestServiceClient, ...grpc.CallOption)) interopCase {
 	return interopCase{name, func(ctx context.Context, _ func() *grpc.ClientConn, client testgrpc.TestServiceClient) {
 		do(ctx, client)
 	}}
@@ -40,18 +40,18 @@ func soak(ctx context.Context, channel func() (*grpc.ClientConn, func())) {
 
 func interopCases() []interopCase {
 	return []interopCase{
-		stub("empty_unary", interop.DoEmptyUnaryCall),
-		stub("large_unary", interop.DoLargeUnaryCall),
-		stub("client_streaming", interop.DoClientStreaming),
-		stub("server_streaming", interop.DoServerStreaming),
-		stub("ping_pong", interop.DoPingPong),
-		stub("empty_stream", interop.DoEmptyStream),
-		stub("timeout_on_sleeping_server", interop.DoTimeoutOnSleepingServer),
-		stub("cancel_after_begin", interop.DoCancelAfterBegin),
-		stub("cancel_after_first_response", interop.DoCancelAfterFirstResponse),
-		stub("status_code_and_message", interop.DoStatusCodeAndMessage),
-		stub("special_status_message", interop.DoSpecialStatusMessage),
-		stub("custom_metadata", interop.DoCustomMetadata),
+		interopOf("empty_unary", interop.DoEmptyUnaryCall),
+		interopOf("large_unary", interop.DoLargeUnaryCall),
+		interopOf("client_streaming", interop.DoClientStreaming),
+		interopOf("server_streaming", interop.DoServerStreaming),
+		interopOf("ping_pong", interop.DoPingPong),
+		interopOf("empty_stream", interop.DoEmptyStream),
+		interopOf("timeout_on_sleeping_server", interop.DoTimeoutOnSleepingServer),
+		interopOf("cancel_after_begin", interop.DoCancelAfterBegin),
+		interopOf("cancel_after_first_response", interop.DoCancelAfterFirstResponse),
+		interopOf("status_code_and_message", interop.DoStatusCodeAndMessage),
+		interopOf("special_status_message", interop.DoSpecialStatusMessage),
+		interopOf("custom_metadata", interop.DoCustomMetadata),
 		{"unimplemented_method", func(ctx context.Context, dial func() *grpc.ClientConn, _ testgrpc.TestServiceClient) {
 			interop.DoUnimplementedMethod(ctx, dial())
 		}},

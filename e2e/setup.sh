@@ -8,7 +8,7 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/hostmesh
 # gcc is what the race detector links with.
 declare -A package=([gcc]=build-essential [dig]=bind9-dnsutils [haproxy]=haproxy [nginx]=nginx-light [shellcheck]=shellcheck [yamllint]=yamllint
   [curl]=curl [pgrep]=procps [pip3]=python3-pip [named]=bind9 [ip]=iproute2 [unshare]=util-linux [nft]=nftables
-  [slowhttptest]=slowhttptest
+  [slowhttptest]=slowhttptest [openssl]=openssl [systemd-analyze]=systemd
   # ZooKeeper and a Curator client of Debian's; javac is what java runs a source file with.
   [java]=default-jre-headless [javac]=default-jdk-headless [/usr/share/java/zookeeper.jar]=libzookeeper-java
   [/usr/share/java/netty-codec.jar]=libnetty-java [/usr/share/java/slf4j-simple.jar]=libslf4j-java
