@@ -30,6 +30,13 @@ func build(name types.NamespacedName, s *service, parts map[string]*slice, nodes
 			if (p.ipv6 == s.ipv6) != primary {
 				continue
 			}
+			if p.ownerUID != "" && p.ownerUID != s.uid {
+				problems = append(problems, registry.Problem{
+					Object: "endpointslices/" + name.Namespace + "/" + n, Kind: "owner",
+					Reason: "got a slice made for a Service of that name before or after this one, want this one's uid in ownerReferences, or none",
+				})
+				continue
+			}
 			ports, matched := match(out.Ports, p.ports)
 			problems = append(problems, problemsOf("endpointslices/"+name.Namespace+"/"+n, p.problems)...)
 			if !matched {

@@ -151,6 +151,19 @@ func TestBuild(t *testing.T) {
 			endpoints: []*registry.Endpoint{endpoint("10.0.0.1", "10.0.0.1", nil)},
 			problems:  []string{"endpointslices/shop/a"},
 		},
+		"made for another life of the Service": {
+			service: `{metadata: {uid: u2}, spec: {ports: [{name: http, port: 80}]}}`,
+			slices: map[string]string{
+				"a": `{metadata: {labels: {kubernetes.io/service-name: web}, ownerReferences: [{apiVersion: v1, kind: Service, name: web, uid: u1}]},
+					addressType: IPv4, ports: [{name: http, port: 8080}], endpoints: [{addresses: [10.0.0.1], conditions: {ready: true}}]}`,
+				"b": `{metadata: {labels: {kubernetes.io/service-name: web}, ownerReferences: [{apiVersion: v1, kind: Service, name: web, uid: u2}]},
+					addressType: IPv4, ports: [{name: http, port: 8080}], endpoints: [{addresses: [10.0.0.2], conditions: {ready: true}}]}`,
+				"c": `{metadata: {labels: {kubernetes.io/service-name: web}, ownerReferences: [{apiVersion: v1, kind: Endpoints, name: web, uid: u3}]},
+					addressType: IPv4, ports: [{name: http, port: 8080}], endpoints: [{addresses: [10.0.0.3], conditions: {ready: true}}]}`,
+			},
+			endpoints: []*registry.Endpoint{endpoint("10.0.0.2", "10.0.0.2", nil), endpoint("10.0.0.3", "10.0.0.3", nil)},
+			problems:  []string{"endpointslices/shop/a"},
+		},
 		"bad addresses leave their neighbours": {
 			slices: map[string]string{"a": `{addressType: IPv4, ports: [{name: http, port: 8080}], endpoints: [{addresses: []}, {addresses: [nonsense]},
 				{addresses: ["fd00::1"]}, {addresses: [0.0.0.0]}, {addresses: [224.0.0.1]}, {addresses: [10.0.0.1], conditions: {ready: true}}]}`},

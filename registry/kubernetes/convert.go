@@ -21,6 +21,7 @@ import (
 
 // service is a Service.
 type service struct {
+	uid      types.UID       // of this life of the name
 	ports    []registry.Port // sorted by Name
 	labels   map[string]string
 	ipv6     bool               // its primary address family
@@ -31,6 +32,7 @@ type service struct {
 // slice is an EndpointSlice.
 type slice struct {
 	owner     types.NamespacedName // its Service
+	ownerUID  types.UID            // the life of the Service that it was made for; "": any
 	ipv6      bool
 	ports     []slicePort
 	instances []instance
@@ -62,7 +64,7 @@ func add(to []registry.Problem, kind, format string, args ...any) []registry.Pro
 const reservedNamespace = "host"
 
 func convertService(o *core.Service) *service {
-	s := &service{labels: o.Labels}
+	s := &service{uid: o.UID, labels: o.Labels}
 	s.ipv6 = len(o.Spec.IPFamilies) > 0 && o.Spec.IPFamilies[0] == core.IPv6Protocol
 	switch {
 	case o.Spec.Type == core.ServiceTypeExternalName:
@@ -95,6 +97,11 @@ func convertService(o *core.Service) *service {
 
 func convertSlice(o *discovery.EndpointSlice) *slice {
 	s := &slice{owner: types.NamespacedName{Namespace: o.Namespace, Name: intern(o.Labels[discovery.LabelServiceName])}}
+	for _, r := range o.OwnerReferences {
+		if r.Kind == "Service" && r.Name == s.owner.Name {
+			s.ownerUID = types.UID(intern(string(r.UID)))
+		}
+	}
 	switch o.AddressType {
 	case discovery.AddressTypeIPv4:
 	case discovery.AddressTypeIPv6:

@@ -2,7 +2,6 @@ package kubernetes_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
 	"golang.org/x/sync/errgroup"
@@ -66,19 +66,23 @@ func path(o object) string {
 	return at + "/" + kinds[kind.Kind]
 }
 
-// put makes the object be so.
-func (a admin) put(ctx context.Context, o object) error {
-	err := a.client.Put().AbsPath(path(o), o.GetName()).Body(o).Do(ctx).Error()
-	if apierrors.IsNotFound(err) {
-		err = a.client.Post().AbsPath(path(o)).Body(o).Do(ctx).Error()
+// put makes the object be so, and returns the server's uid of it.
+func (a admin) put(ctx context.Context, o object) (types.UID, error) {
+	result := a.client.Put().AbsPath(path(o), o.GetName()).Body(o).Do(ctx)
+	if apierrors.IsNotFound(result.Error()) {
+		result = a.client.Post().AbsPath(path(o)).Body(o).Do(ctx)
 	}
-	return err
+	made, err := result.Get()
+	if err != nil {
+		return "", err
+	}
+	return made.(meta.Object).GetUID(), nil
 }
 
 func (a admin) mustPut(t *testing.T, objects ...object) {
 	t.Helper()
 	for _, o := range objects {
-		if err := a.put(t.Context(), o); err != nil {
+		if _, err := a.put(t.Context(), o); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -158,7 +162,14 @@ func (d *driver) write(ctx context.Context, s *registry.Service, health map[neti
 			TargetRef: &core.ObjectReference{Kind: "Pod", Namespace: s.Name.Namespace, Name: e.ID},
 		})
 	}
-	return errors.Join(d.admin.put(ctx, service), d.admin.put(ctx, slice))
+	uid, err := d.admin.put(ctx, service)
+	if err != nil {
+		return err
+	}
+	service.UID = uid
+	slice.OwnerReferences = []meta.OwnerReference{*meta.NewControllerRef(service, service.GroupVersionKind())} // as the controller does
+	_, err = d.admin.put(ctx, slice)
+	return err
 }
 
 func (d *driver) putAll(t *testing.T, services []*registry.Service) {

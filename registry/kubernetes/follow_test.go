@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	core "k8s.io/api/core/v1"
+	discovery "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -120,6 +122,105 @@ func TestGone(t *testing.T) {
 	awaitServices(t, s, ended, "stays", "comes", "later")
 	cancel()
 	<-ended
+}
+
+// TestLagging has a Service deleted and made again while the news of its slices lag behind, and then the other way
+// round: what was made for the one is never shown as the other's.
+func TestLagging(t *testing.T) {
+	server := testbed.StartKubernetes(t, testbed.KubernetesOptions{})
+	client, err := typed.NewForConfig(server.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, r := newStore(), &Registry{}
+	c := connected(t, server)
+	services := func() { readOnce(t, s, r.services(c, s, "")) }
+	slices := func() { readOnce(t, s, r.slices(c, s, "")) }
+	for i, step := range []struct {
+		addr  string
+		reads [2]func()
+		want  [2]string
+	}{
+		{"10.0.0.1", [2]func(){services, slices}, [2]string{"", "10.0.0.1"}},
+		{"10.0.0.2", [2]func(){services, slices}, [2]string{"", "10.0.0.2"}},
+		{"10.0.0.3", [2]func(){slices, services}, [2]string{"", "10.0.0.3"}},
+	} {
+		makeAnew(t, client, step.addr)
+		for k, read := range step.reads {
+			read()
+			if got := addresses(s, "web"); got != step.want[k] {
+				t.Errorf("step %d: got %q after read %d, want %q", i, got, k, step.want[k])
+			}
+		}
+	}
+}
+
+// makeAnew deletes Service web and its slice, if they are there, and makes them as the controller does.
+func makeAnew(t *testing.T, client *typed.Clientset, addr string) {
+	t.Helper()
+	services, slices := client.CoreV1().Services("default"), client.DiscoveryV1().EndpointSlices("default")
+	if err := slices.Delete(t.Context(), "web", meta.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		t.Fatal(err)
+	}
+	if err := services.Delete(t.Context(), "web", meta.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		t.Fatal(err)
+	}
+	service := &core.Service{ObjectMeta: meta.ObjectMeta{Name: "web"}, Spec: core.ServiceSpec{ClusterIP: core.ClusterIPNone, Ports: []core.ServicePort{{Port: 80}}}}
+	owner, err := services.Create(t.Context(), service, meta.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slice := &discovery.EndpointSlice{
+		ObjectMeta: meta.ObjectMeta{
+			Name: "web", Labels: map[string]string{discovery.LabelServiceName: "web"},
+			OwnerReferences: []meta.OwnerReference{*meta.NewControllerRef(owner, core.SchemeGroupVersion.WithKind("Service"))},
+		},
+		AddressType: discovery.AddressTypeIPv4, Endpoints: []discovery.Endpoint{{Addresses: []string{addr}}},
+	}
+	if _, err := slices.Create(t.Context(), slice, meta.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// readOnce has a feed read everything there is, and go no further.
+func readOnce(t *testing.T, s *store, f follower) {
+	t.Helper()
+	s.update(func() { s.waiting[f.name()] = struct{}{} })
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- f.run(ctx) }()
+	for timeout := time.After(20 * time.Second); ; {
+		s.mu.Lock()
+		_, waits := s.waiting[f.name()]
+		s.mu.Unlock()
+		if !waits {
+			break
+		}
+		select {
+		case <-s.changed:
+		case err := <-ended:
+			t.Fatal(err)
+		case <-timeout:
+			t.Fatalf("still waiting for %s", f.name())
+		}
+	}
+	cancel()
+	<-ended
+}
+
+// addresses are those of a service in the store's view.
+func addresses(s *store, name string) string {
+	var all []string
+	view, _ := s.next()
+	for _, service := range view.Services {
+		if service.Name.Name != name {
+			continue
+		}
+		for _, e := range service.Endpoints {
+			all = append(all, e.Addr.String())
+		}
+	}
+	return strings.Join(all, " ")
 }
 
 // TestPages reads from a server that does not stream what there is, more than a page.
