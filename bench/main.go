@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	_ "embed"
 	"errors"
 	"flag"
 	"fmt"
@@ -109,9 +108,6 @@ func runAll(ctx context.Context, o options, chosen []work, stdout io.Writer) err
 	return failures
 }
 
-//go:embed setup.sh
-var setup string
-
 // install installs the peers when one is missing. What cannot be installed is left out of the works by name.
 func install(ctx context.Context, o options, stdout io.Writer) {
 	for _, name := range o.peers {
@@ -122,10 +118,10 @@ func install(ctx context.Context, o options, stdout io.Writer) {
 		if _, err := pr.program(true); err == nil {
 			continue
 		}
-		cmd := exec.CommandContext(ctx, "bash", "-s")
-		cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(setup), stdout, os.Stderr
+		cmd := exec.CommandContext(ctx, "bench/setup.sh")
+		cmd.Stdout, cmd.Stderr = stdout, os.Stderr
 		if err := cmd.Run(); err != nil {
-			fmt.Fprintln(stdout, "bench/setup.sh:", err)
+			fmt.Fprintln(stdout, "run bench/setup.sh, from the top of the repository:", err)
 		}
 		return
 	}

@@ -97,7 +97,7 @@ func products(bin string) []product {
 // nginxStream is a package of its own in Debian.
 const nginxStream = "/usr/lib/nginx/modules/ngx_stream_module.so"
 
-// envoyVersion is that of setup.sh here and in e2e.
+// envoyVersion is that of e2e/install.sh.
 const envoyVersion = "1.40.0"
 
 func cacheDir() string {
