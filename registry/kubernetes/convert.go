@@ -99,7 +99,7 @@ func convertSlice(o *discovery.EndpointSlice) *slice {
 	s := &slice{owner: types.NamespacedName{Namespace: o.Namespace, Name: intern(o.Labels[discovery.LabelServiceName])}}
 	for _, r := range o.OwnerReferences {
 		if r.Kind == "Service" && r.Name == s.owner.Name {
-			s.ownerUID = types.UID(intern(string(r.UID)))
+			s.ownerUID = r.UID
 		}
 	}
 	switch o.AddressType {
