@@ -42,6 +42,12 @@ func (c *Conn) Dial(l *Loop, addr netip.AddrPort, h Handler) error {
 	return c.Socket.Dial(l, addr, h)
 }
 
+// DialUnix starts a plain connection to a unix socket; all else is as with Socket.DialUnix.
+func (c *Conn) DialUnix(l *Loop, path string, h Handler) error {
+	c.tls = nil
+	return c.Socket.DialUnix(l, path, h)
+}
+
 // Plain reports whether the bytes of the connection are those of the socket.
 func (c *Conn) Plain() bool { return c.tls == nil }
 

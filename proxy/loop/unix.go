@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,6 +47,42 @@ func listenUnix(path string, mode uint32) (fd int, err error) {
 		}
 	}
 	return fd, unix.Listen(fd, backlog)
+}
+
+// DialUnix connects to the unix socket at a path, or at a name that begins with @ in the abstract namespace, and puts the connection
+// on the loop: the handler sees Out. It is there, or not, at once: syscall.EAGAIN says that too many wait there already.
+func (s *Socket) DialUnix(l *Loop, path string, h Handler) error {
+	sa, size, err := sockaddrUnix(path)
+	if err != nil {
+		return err
+	}
+	fd, _, errno := syscall.RawSyscall(unix.SYS_SOCKET, unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if errno != 0 {
+		return errno
+	}
+	_, _, errno = syscall.RawSyscall(unix.SYS_CONNECT, fd, uintptr(unsafe.Pointer(&sa)), uintptr(size))
+	if errno != 0 {
+		closeFD(int(fd))
+		return errno
+	}
+	return s.Open(l, int(fd), h)
+}
+
+// sockaddrUnix is the kernel's form of a path.
+func sockaddrUnix(path string) (sa unix.RawSockaddrUnix, size uint32, err error) {
+	if len(path) < 2 || len(path) >= len(sa.Path) {
+		return sa, 0, syscall.EINVAL
+	}
+	sa.Family = unix.AF_UNIX
+	for i := range len(path) {
+		sa.Path[i] = int8(path[i])
+	}
+	size = uint32(unsafe.Offsetof(sa.Path)) + uint32(len(path))
+	if path[0] == '@' {
+		sa.Path[0] = 0
+		return sa, size, nil
+	}
+	return sa, size + 1, nil // with the 0 behind it
 }
 
 // abandoned reports whether there is a socket at path on which nobody listens.
