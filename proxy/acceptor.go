@@ -21,7 +21,7 @@ const (
 type acceptor struct {
 	socket    loop.Socket
 	w         *worker
-	addr      address
+	addr      config.Address
 	reception *reception
 	stats     *listenerStats
 	timer     loop.Timer
@@ -66,7 +66,7 @@ func (in *arrival) open(c *loop.Conn, l *loop.Loop, h loop.Handler) error {
 }
 
 // listen starts to accept on fd.
-func (w *worker) listen(addr address, fd int, r *reception, c *crowd) error {
+func (w *worker) listen(addr config.Address, fd int, r *reception, c *crowd) error {
 	a := w.newAcceptor(addr, r, c)
 	if err := a.socket.Open(w.loop, fd, a); err != nil {
 		return err
@@ -75,7 +75,7 @@ func (w *worker) listen(addr address, fd int, r *reception, c *crowd) error {
 	return nil
 }
 
-func (w *worker) newAcceptor(addr address, r *reception, c *crowd) *acceptor {
+func (w *worker) newAcceptor(addr config.Address, r *reception, c *crowd) *acceptor {
 	a := &acceptor{w: w, addr: addr, crowd: c, stats: &listenerStats{}}
 	a.prefaces.next, a.prefaces.prev = &a.prefaces, &a.prefaces
 	a.serve(r)

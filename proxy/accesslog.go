@@ -158,12 +158,18 @@ func (x *exchange) appendLog(b []byte, now int64) []byte {
 		b = appendField(b, nil)
 	}
 	b = append(b, ` "`...)
-	if x.host != nil {
-		b = x.host.Endpoint.Addr.AppendTo(b)
-	} else {
-		b = append(b, '-')
+	return append(appendHost(b, x.host), "\"\n"...)
+}
+
+// appendHost writes the address of a host, which may be nil.
+func appendHost(b []byte, h *upstream.Host) []byte {
+	switch {
+	case h == nil:
+		return append(b, '-')
+	case h.Endpoint.Addr.IsUnix():
+		return appendQuoted(b, h.Endpoint.Addr.Path)
 	}
-	return append(b, "\"\n"...)
+	return h.Endpoint.Addr.IP.AppendTo(b)
 }
 
 // target is the path of the request with its query, as it came. It lives until the next call.
@@ -194,10 +200,11 @@ func appendField(b, value []byte) []byte {
 	return append(b, '"')
 }
 
-// appendQuoted writes a value that a client chose: it cannot end its field, nor its line.
-func appendQuoted(b, value []byte) []byte {
+// appendQuoted writes a value that somebody else chose: it cannot end its field, nor its line.
+func appendQuoted[S []byte | string](b []byte, value S) []byte {
 	from := 0
-	for i, c := range value {
+	for i := range len(value) {
+		c := value[i]
 		if c >= ' ' && c < 0x7f && c != '"' && c != '\\' {
 			continue
 		}
@@ -238,12 +245,7 @@ func (s *stream) log() {
 		b = append(b, ' ')
 		b = strconv.AppendInt(b, (now-s.began)/1e6, 10)
 		b = append(b, ` - "-" "-" "-" "-" "`...)
-		if s.host != nil {
-			b = s.host.Endpoint.Addr.AppendTo(b)
-		} else {
-			b = append(b, '-')
-		}
-		l.buf = append(b, "\"\n"...)
+		l.buf = append(appendHost(b, s.host), "\"\n"...)
 		l.wrote()
 	}
 	if l := s.cfg.lines; l != nil {

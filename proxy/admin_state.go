@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strconv"
 	"time"
@@ -74,15 +73,11 @@ type (
 	}
 )
 
-func addressOf(a netip.AddrPort) jsonAddress {
-	return jsonAddress{Socket: &jsonSocketAddress{a.Addr().String(), a.Port()}}
-}
-
-func (a address) json() jsonAddress {
-	if a.isPipe() {
-		return jsonAddress{Pipe: &jsonPipe{a.path}}
+func addressOf(a config.Address) jsonAddress {
+	if a.IsUnix() {
+		return jsonAddress{Pipe: &jsonPipe{a.Path}}
 	}
-	return addressOf(a.ip)
+	return jsonAddress{Socket: &jsonSocketAddress{a.IP.Addr().String(), a.IP.Port()}}
 }
 
 func writeJSON(w http.ResponseWriter, v any) {
@@ -97,7 +92,7 @@ func (a *admin) listeners(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Query().Get("format") == "json" {
 		out := []jsonListener{}
 		for _, at := range all {
-			l := jsonListener{Name: at.served.cfg.Name, Local: at.addr.json()}
+			l := jsonListener{Name: at.served.cfg.Name, Local: addressOf(at.addr)}
 			if !at.bound {
 				l.Error = at.reason()
 			}
@@ -188,7 +183,7 @@ func (a *admin) hosts(c *config.Cluster, counts *clusterCounts) []fleetHost {
 	if c.OriginalDst == nil || counts == nil {
 		return hosts
 	}
-	for _, addr := range slices.SortedFunc(maps.Keys(counts.hosts), netip.AddrPort.Compare) {
+	for _, addr := range slices.SortedFunc(maps.Keys(counts.hosts), config.Address.Compare) {
 		e := &config.Endpoint{Addr: addr, Weight: 1}
 		hosts = append(hosts, fleetHost{Host: health.Host{Endpoint: e}, rate: -1, localRate: -1})
 	}
@@ -251,7 +246,7 @@ type clusterCounts struct {
 	stats  upstream.Stats
 	gauges upstream.Gauges
 	plan   *balance.Plan
-	hosts  map[netip.AddrPort]*hostCounts
+	hosts  map[config.Address]*hostCounts
 }
 
 type hostCounts struct {
@@ -260,7 +255,7 @@ type hostCounts struct {
 }
 
 // host returns the counts of a host; those of one that no loop has used are zero. c may be nil.
-func (c *clusterCounts) host(addr netip.AddrPort) *hostCounts {
+func (c *clusterCounts) host(addr config.Address) *hostCounts {
 	if c != nil {
 		if h := c.hosts[addr]; h != nil {
 			return h

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"net/netip"
 	"regexp"
 	"runtime"
 	"slices"
@@ -14,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/upstream"
 )
 
@@ -22,9 +22,9 @@ type counts struct {
 	clusters  map[string]*clusterCounts
 	http      map[string]*httpStats
 	tcp       map[string]*tcpStats
-	listeners map[address]*listenerStats
+	listeners map[config.Address]*listenerStats
 	prefaces  prefaceStats
-	perLoop   map[address][]loopCount
+	perLoop   map[config.Address][]loopCount
 }
 
 // loopCount is what one loop has of an address.
@@ -45,13 +45,13 @@ func (p *Proxy) gather(ctx context.Context) *counts {
 }
 
 func newCounts() *counts {
-	return &counts{map[string]*clusterCounts{}, map[string]*httpStats{}, map[string]*tcpStats{}, map[address]*listenerStats{}, prefaceStats{}, map[address][]loopCount{}}
+	return &counts{map[string]*clusterCounts{}, map[string]*httpStats{}, map[string]*tcpStats{}, map[config.Address]*listenerStats{}, prefaceStats{}, map[config.Address][]loopCount{}}
 }
 
 // take copies what a worker has counted; on its loop.
 func (n *counts) take(w *worker) {
 	for name, c := range w.clusters {
-		cc := &clusterCounts{gauges: c.Gauges(), plan: c.Plan(), hosts: map[netip.AddrPort]*hostCounts{}}
+		cc := &clusterCounts{gauges: c.Gauges(), plan: c.Plan(), hosts: map[config.Address]*hostCounts{}}
 		cc.stats.Add(&c.Stats)
 		for _, h := range c.Hosts() {
 			cc.hosts[h.Endpoint.Addr] = &hostCounts{h.Stats, h.Active(), h.Conns()}
@@ -177,8 +177,8 @@ func (p *Proxy) samples(ctx context.Context) []sample {
 		}
 		out = append(out, sample{scope: "tcp", label: "envoy_tcp_prefix", owner: prefix, name: "downstream_cx_active", value: uint64(s.active), gauge: true})
 	}
-	for _, addr := range slices.SortedFunc(maps.Keys(n.listeners), address.compare) {
-		owner := addr.statOwner()
+	for _, addr := range slices.SortedFunc(maps.Keys(n.listeners), config.Address.Compare) {
+		owner := statOwner(addr)
 		for i, v := range n.listeners[addr].count {
 			out = append(out, sample{scope: "listener", label: "envoy_listener_address", owner: owner, name: listenerCounterNames[i], value: v, gauge: listenerCounter(i) >= listenerPreCxActive})
 		}

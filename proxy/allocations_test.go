@@ -9,19 +9,18 @@ import (
 )
 
 // fixed is a back end that answers every read with the same response and allocates nothing for it.
-func fixed(t *testing.T) string {
-	response := []byte("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nendz")
-	return rawBackend(t, func(conn net.Conn, _ *bufio.Reader) {
-		buf := make([]byte, 4096)
-		for {
-			if _, err := conn.Read(buf); err != nil {
-				return
-			}
-			if _, err := conn.Write(response); err != nil {
-				return
-			}
+func fixed(t *testing.T) string { return rawBackend(t, answerFixed) }
+
+func answerFixed(conn net.Conn, _ *bufio.Reader) {
+	response, buf := []byte("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nendz"), make([]byte, 4096)
+	for {
+		if _, err := conn.Read(buf); err != nil {
+			return
 		}
-	})
+		if _, err := conn.Write(response); err != nil {
+			return
+		}
+	}
 }
 
 // allocations are those of one request to a back end of that kind, on average.

@@ -38,12 +38,12 @@ type binder struct {
 	// sinks are the access logs by path: guarded by mu, changed by the binder alone. They stay open as long as the proxy
 	// runs: requests of a removed listener may still finish.
 	sinks map[string]*sink
-	addrs map[address]*binding // guarded by mu; changed by the binder alone
+	addrs map[config.Address]*binding // guarded by mu; changed by the binder alone
 }
 
 // binding is the state of one listening address.
 type binding struct {
-	addr   address
+	addr   config.Address
 	served *reception
 	bound  bool
 	held   []int // sockets on which nothing is accepted yet
@@ -53,7 +53,7 @@ type binding struct {
 }
 
 func (b *binder) init(p *Proxy) {
-	*b = binder{p: p, config: &config.Config{}, tables: map[*config.RouteTable]*router.Table{}, sinks: map[string]*sink{}, addrs: map[address]*binding{}, limits: limits{}, drainAsked: make(chan struct{}, 1)}
+	*b = binder{p: p, config: &config.Config{}, tables: map[*config.RouteTable]*router.Table{}, sinks: map[string]*sink{}, addrs: map[config.Address]*binding{}, limits: limits{}, drainAsked: make(chan struct{}, 1)}
 }
 
 // run takes up configurations until ctx ends. loops is the life of the loops, which is longer: what was begun is finished.
@@ -145,8 +145,8 @@ func changedClusters(old, cfg *config.Config) []string {
 }
 
 // wanted prepares what each address is to serve; what did not change keeps its pointer.
-func (b *binder) wanted(cfg *config.Config) map[address]*reception {
-	wanted := map[address]*reception{}
+func (b *binder) wanted(cfg *config.Config) map[config.Address]*reception {
+	wanted := map[config.Address]*reception{}
 	known := map[*config.Listener]*reception{}
 	chains := map[*config.FilterChain]*served{}
 	b.mu.Lock()
@@ -223,7 +223,7 @@ func (b *binder) table(http *config.HTTP) *router.Table {
 }
 
 // drop closes the addresses that are no longer wanted; their connections finish.
-func (b *binder) drop(ctx context.Context, wanted map[address]*reception) {
+func (b *binder) drop(ctx context.Context, wanted map[config.Address]*reception) {
 	b.closeAddrs(ctx, func(at *binding) bool { return wanted[at.addr] == nil })
 }
 
@@ -233,7 +233,7 @@ func (b *binder) closeAll(ctx context.Context) {
 }
 
 func (b *binder) closeAddrs(ctx context.Context, which func(*binding) bool) {
-	var addrs []address
+	var addrs []config.Address
 	var units []*binding
 	b.mu.Lock()
 	for addr, at := range b.addrs {
@@ -268,7 +268,7 @@ func (b *binder) closeAddrs(ctx context.Context, which func(*binding) bool) {
 	}
 	b.sockets.unlink(addrs)
 	each(func(a *acceptor) {
-		if !a.addr.isPipe() {
+		if !a.addr.IsUnix() {
 			_ = loop.StopSYN(a.socket.FD())
 		}
 	})
@@ -279,8 +279,8 @@ func (b *binder) closeAddrs(ctx context.Context, which func(*binding) bool) {
 }
 
 // replace returns what bound addresses that stay are to serve from now on, without touching their sockets.
-func (b *binder) replace(wanted map[address]*reception) map[address]*reception {
-	replaced := map[address]*reception{}
+func (b *binder) replace(wanted map[config.Address]*reception) map[config.Address]*reception {
+	replaced := map[config.Address]*reception{}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for addr, s := range wanted {
@@ -311,7 +311,7 @@ func (b *binder) bindMissing(ctx context.Context) {
 		}
 	}
 	b.mu.Unlock()
-	slices.SortFunc(missing, func(x, y *binding) int { return x.addr.compare(y.addr) })
+	slices.SortFunc(missing, func(x, y *binding) int { return x.addr.Compare(y.addr) })
 	for _, at := range missing {
 		err := b.bind(ctx, at)
 		if ctx.Err() != nil {
@@ -379,7 +379,7 @@ func (b *binder) listeners() []binding {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var all []binding
-	for _, addr := range slices.SortedFunc(maps.Keys(b.addrs), address.compare) {
+	for _, addr := range slices.SortedFunc(maps.Keys(b.addrs), config.Address.Compare) {
 		all = append(all, *b.addrs[addr])
 	}
 	return all

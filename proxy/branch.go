@@ -34,7 +34,7 @@ func (r *reception) choose(a *acceptor, in *arrival) int {
 		return 0
 	}
 	c := chain.Connection{
-		Local: a.addr.ip, Remote: in.peer, Direct: in.peer.Addr(),
+		Local: a.addr.IP, Remote: in.peer, Direct: in.peer.Addr(),
 		ServerName: in.inspect.hello.ServerName, TLS: in.inspect.tls, Protocols: in.inspect.hello.Protocols,
 	}
 	if in.via != nil {
@@ -43,7 +43,7 @@ func (r *reception) choose(a *acceptor, in *arrival) int {
 	switch {
 	case in.via != nil && in.via.local.IsValid():
 		c.Local = in.via.local
-	case a.addr.ip.Addr().IsUnspecified():
+	case a.addr.IP.Addr().IsUnspecified():
 		c.Local = localAddr(in.fd)
 	}
 	return r.chains.Match(&c)

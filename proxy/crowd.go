@@ -112,7 +112,7 @@ func (a *acceptor) arrived(fd int, peer netip.AddrPort) {
 }
 
 // receive takes a connection from another loop. Its listener may have left while it was on its way.
-func (w *worker) receive(addr address, r *reception, c *crowd, fd int, peer netip.AddrPort) {
+func (w *worker) receive(addr config.Address, r *reception, c *crowd, fd int, peer netip.AddrPort) {
 	a := w.acceptors[addr]
 	if a == nil || a.reception.limit != r.limit {
 		a = w.newAcceptor(addr, r, c)
@@ -134,10 +134,10 @@ func (a *acceptor) look(fd int, peer netip.AddrPort) {
 // loopSamples are the connections of each address by loop, in Envoy's names.
 func (n *counts) loopSamples() []sample {
 	var out []sample
-	for _, addr := range slices.SortedFunc(maps.Keys(n.perLoop), address.compare) {
+	for _, addr := range slices.SortedFunc(maps.Keys(n.perLoop), config.Address.Compare) {
 		for _, c := range n.perLoop[addr] {
 			out = append(out, sample{
-				scope: "listener", label: "envoy_listener_address", owner: addr.statOwner(),
+				scope: "listener", label: "envoy_listener_address", owner: statOwner(addr),
 				name: "worker_" + strconv.Itoa(c.slot) + ".downstream_cx_active", value: uint64(c.active), gauge: true,
 			})
 		}

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 	"unsafe"
+
+	"github.com/hostmesh/hostmesh/proxy/config"
 )
 
 // What an idle connection of a client takes of memory, besides what the kernel has.
@@ -74,7 +76,7 @@ func (w *worker) dump(b *strings.Builder) {
 	}
 }
 
-func (a *branch) dump(b *strings.Builder, addr address) {
+func (a *branch) dump(b *strings.Builder, addr config.Address) {
 	for d := a.clients.next; d != &a.clients; d = d.next {
 		c, ok := d.owner.(*client)
 		if !ok {

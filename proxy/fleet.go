@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"maps"
 	"math/rand/v2"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -115,7 +114,7 @@ func (f *fleet) sweep(now time.Time) (next time.Time) {
 }
 
 // checked is told of the end of a health check.
-func (f *fleet) checked(cluster string, addr netip.AddrPort, passed, changed bool) {
+func (f *fleet) checked(cluster string, addr config.Address, passed, changed bool) {
 	if passed {
 		f.mu.Lock()
 		if m := f.members[cluster]; m != nil && m.detector.Passed(addr) {

@@ -127,7 +127,7 @@ func (p *Proxy) drainLimit() time.Duration {
 
 // cede closes the sockets at addresses and leaves what waits in them to those who have them as well.
 func (b *binder) cede(ctx context.Context, addresses []string) {
-	var ceded []address
+	var ceded []config.Address
 	b.mu.Lock()
 	for addr := range b.addrs {
 		if slices.Contains(addresses, addr.String()) {
@@ -287,7 +287,7 @@ func (w *worker) adopt(c takeover.Connection) bool {
 }
 
 // emptySocket serves what waits in a socket that is not used on, and closes it; loop.StopSYN was called before.
-func (w *worker) emptySocket(addr address, fd int, r *reception, c *crowd) {
+func (w *worker) emptySocket(addr config.Address, fd int, r *reception, c *crowd) {
 	a := w.newAcceptor(addr, r, c)
 	if a.socket.Open(w.loop, fd, a) == nil {
 		a.remove()

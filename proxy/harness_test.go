@@ -75,10 +75,15 @@ func vhost(domain, cluster string) *config.VirtualHost {
 	}}}
 }
 
+// cluster has a host at each address, which is one of TCP or the path of a unix socket.
 func cluster(name string, addrs ...string) *config.Cluster {
 	c := &config.Cluster{Name: name, ConnectTimeout: time.Second, PanicThreshold: 50, IdleTimeout: time.Minute, Assigned: true}
 	for _, a := range addrs {
-		c.Endpoints = append(c.Endpoints, &config.Endpoint{Addr: netip.MustParseAddrPort(a), Weight: 1})
+		at := config.Address{Path: a}
+		if a[0] != '/' && a[0] != '@' {
+			at = config.Address{IP: netip.MustParseAddrPort(a)}
+		}
+		c.Endpoints = append(c.Endpoints, &config.Endpoint{Addr: at, Weight: 1})
 	}
 	return c
 }
@@ -250,6 +255,12 @@ func rawBackend(t testing.TB, handle func(conn net.Conn, r *bufio.Reader)) strin
 	if err != nil {
 		t.Fatal(err)
 	}
+	acceptRaw(t, l, handle)
+	return l.Addr().String()
+}
+
+// acceptRaw does that at a listener.
+func acceptRaw(t testing.TB, l net.Listener, handle func(conn net.Conn, r *bufio.Reader)) {
 	var all sync.WaitGroup
 	all.Go(func() {
 		for {
@@ -265,7 +276,6 @@ func rawBackend(t testing.TB, handle func(conn net.Conn, r *bufio.Reader)) strin
 		}
 	})
 	t.Cleanup(func() { l.Close(); all.Wait() })
-	return l.Addr().String()
 }
 
 // readHead reads a head with its empty line; "" at the end of the connection.

@@ -20,7 +20,7 @@ func TestLeastRequestCountsOverLoops(t *testing.T) {
 		c := cluster("web")
 		for i := range hosts {
 			addr := server(t, func(http.ResponseWriter, *http.Request) { began <- i; <-release })
-			c.Endpoints = append(c.Endpoints, &config.Endpoint{Addr: netip.MustParseAddrPort(addr), Weight: 1, Labels: labels})
+			c.Endpoints = append(c.Endpoints, &config.Endpoint{Addr: config.Address{IP: netip.MustParseAddrPort(addr)}, Weight: 1, Labels: labels})
 		}
 		c.Policy, c.Choice = config.LeastRequest, &config.Choice{All: true}
 		if labels != "" {

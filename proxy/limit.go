@@ -129,7 +129,7 @@ func chainLimit(c *config.FilterChain) uint64 {
 }
 
 // pruneLimits forgets the limits of listeners and chains that are gone.
-func (b *binder) pruneLimits(wanted map[address]*reception) {
+func (b *binder) pruneLimits(wanted map[config.Address]*reception) {
 	used := map[*limit]bool{}
 	for _, r := range wanted {
 		used[r.limit] = true

@@ -171,13 +171,13 @@ func (x *exchange) record(now int64) *accesslog.Record {
 	// A pooled connection that the host had closed is no attempt: the request met nobody.
 	r.Connection, r.Attempts = d.id, x.attempts-x.stale
 	r.Chain, r.TLS = d.served.cfg.Name, d.facts
-	r.Direct, r.Remote, r.Local = d.peer, d.peer, d.a.addr.ip
+	r.Direct, r.Remote, r.Local = d.peer, d.peer, d.a.addr
 	if via := d.via; via != nil {
-		r.Direct, r.Local = via.direct, via.local
+		r.Direct, r.Local = via.direct, config.Address{IP: via.local}
 	}
 	r.Random = w.rand.Uint64()
-	if r.Local.Addr().IsUnspecified() && d.served.lines.needs&accesslog.NeedsLocal != 0 {
-		r.Local = d.LocalAddr()
+	if r.Local.IP.Addr().IsUnspecified() && d.served.lines.needs&accesslog.NeedsLocal != 0 {
+		r.Local.IP = d.LocalAddr()
 	}
 	r.Protocol = x.down.protocol()
 	if x.parsed {
@@ -279,17 +279,14 @@ func (s *stream) record(k *kept, now int64) *accesslog.Record {
 	r.BytesReceived, r.BytesSent = s.bytesIn, s.bytesOut
 	r.Connection, r.Attempts = s.id, s.attempts
 	r.Chain, r.TLS = s.cfg.cfg.Name, s.facts
-	r.Direct, r.Remote, r.Local = s.peer, s.peer, s.a.addr.ip
-	if s.via != nil {
-		r.Direct, r.Local = s.via.direct, s.via.local
-	}
+	r.Direct, r.Remote, r.Local = s.peer, s.peer, s.a.addr
 	r.UpstreamLocal = s.local
 	r.Random = s.w.rand.Uint64()
 	if via := s.via; via != nil {
-		r.Direct, r.Local = via.direct, via.local
+		r.Direct, r.Local = via.direct, config.Address{IP: via.local}
 	}
-	if r.Local.Addr().IsUnspecified() && s.cfg.lines.needs&accesslog.NeedsLocal != 0 {
-		r.Local = s.LocalAddr()
+	if r.Local.IP.Addr().IsUnspecified() && s.cfg.lines.needs&accesslog.NeedsLocal != 0 {
+		r.Local.IP = s.LocalAddr()
 	}
 	if s.cluster != nil {
 		r.Cluster = s.cluster.Config().Name

@@ -73,13 +73,20 @@ func plainServer(t testing.TB, h http.HandlerFunc) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	servePlain(t, l, h)
+	return l.Addr().String()
+}
+
+// servePlain does that at a listener until stop is called, or the test ends.
+func servePlain(t testing.TB, l net.Listener, h http.HandlerFunc) (stop func()) {
 	s := &http.Server{Handler: h, Protocols: new(http.Protocols), HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 50}}
 	s.Protocols.SetHTTP1(true)
 	s.Protocols.SetUnencryptedHTTP2(true)
 	var all sync.WaitGroup
 	all.Go(func() { _ = s.Serve(l) })
-	t.Cleanup(func() { _ = s.Close(); all.Wait() })
-	return l.Addr().String()
+	stop = func() { _ = s.Close(); all.Wait() }
+	t.Cleanup(stop)
+	return stop
 }
 
 // plainClient is a client of net/http that speaks one version in plaintext, and whatever host is asked connects to the proxy.

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/loop"
 	"github.com/hostmesh/hostmesh/proxy/takeover"
 )
@@ -25,12 +26,12 @@ type Keeper interface {
 // whoever keeps its own. It belongs to the binder.
 type sockets struct {
 	free    []freeSocket
-	units   map[address][]int // copies, so that a listener that comes back finds them
-	started bool              // connections are accepted
-	settled bool              // what nobody wanted was closed
-	closed  []address         // then; they may be kept still
-	remain  bool              // the files of unix sockets stay: the next process goes on with what is kept
-	keeper  Keeper            // nil: none
+	units   map[config.Address][]int // copies, so that a listener that comes back finds them
+	started bool                     // connections are accepted
+	settled bool                     // what nobody wanted was closed
+	closed  []config.Address         // then; they may be kept still
+	remain  bool                     // the files of unix sockets stay: the next process goes on with what is kept
+	keeper  Keeper                   // nil: none
 	asked   chan func(context.Context)
 	log     *slog.Logger
 }
@@ -42,7 +43,7 @@ type freeSocket struct {
 }
 
 func (s *sockets) init(given []takeover.Socket, log *slog.Logger) {
-	s.units, s.asked, s.log = map[address][]int{}, make(chan func(context.Context)), log
+	s.units, s.asked, s.log = map[config.Address][]int{}, make(chan func(context.Context)), log
 	for _, g := range given {
 		what, err := loop.Inspect(g.FD)
 		if err != nil {
@@ -94,7 +95,7 @@ func (s *sockets) takeAdmin(is func(loop.Listening) bool) (net.Listener, error) 
 // putBack frees the sockets of a listener that left before it accepted anything.
 func (s *sockets) putBack(at *binding) {
 	for _, fd := range at.held {
-		s.free = append(s.free, freeSocket{takeover.Socket{FD: fd, Unit: at.unit}, loop.Listening{Addr: at.addr.ip, Path: at.addr.path, Shared: !at.addr.isPipe()}})
+		s.free = append(s.free, freeSocket{takeover.Socket{FD: fd, Unit: at.unit}, loop.Listening{Addr: at.addr.IP, Path: at.addr.Path, Shared: !at.addr.IsUnix()}})
 	}
 	at.held = nil
 }
@@ -144,7 +145,7 @@ func (b *binder) open(ctx context.Context, at *binding) ([]int, error) {
 		b.empty(ctx, at, fds[n:])
 		return fds[:n], nil
 	case len(fds) < n && shared:
-		more, err := loop.Join(at.addr.ip, n-len(fds))
+		more, err := loop.Join(at.addr.IP, n-len(fds))
 		if err != nil {
 			for _, fd := range fds {
 				_ = syscall.Close(fd)
@@ -164,11 +165,11 @@ func (b *binder) open(ctx context.Context, at *binding) ([]int, error) {
 
 // listen opens new sockets.
 func (b *binder) listen(at *binding, n int) ([]int, error) {
-	if !at.addr.isPipe() {
-		return loop.Listen(at.addr.ip, n)
+	if !at.addr.IsUnix() {
+		return loop.Listen(at.addr.IP, n)
 	}
 	// There is one socket at a path: all loops accept from it.
-	fd, err := loop.ListenUnix(at.addr.path, pipeMode(at.served.cfg, at.addr.path))
+	fd, err := loop.ListenUnix(at.addr.Path, pipeMode(at.served.cfg, at.addr.Path))
 	if err != nil {
 		return nil, err
 	}
@@ -177,18 +178,18 @@ func (b *binder) listen(at *binding, n int) ([]int, error) {
 }
 
 // addressOfSocket is where a socket listens.
-func addressOfSocket(l loop.Listening) address {
+func addressOfSocket(l loop.Listening) config.Address {
 	if l.Path != "" {
-		return address{path: l.Path}
+		return config.Address{Path: l.Path}
 	}
-	return address{ip: l.Addr}
+	return config.Address{IP: l.Addr}
 }
 
 // unlink removes the files of unix sockets that are closed for good, so that nobody new comes.
-func (s *sockets) unlink(addrs []address) {
+func (s *sockets) unlink(addrs []config.Address) {
 	for _, addr := range addrs {
-		if addr.isFile() && !s.remain {
-			_ = os.Remove(addr.path)
+		if isFile(addr) && !s.remain {
+			_ = os.Remove(addr.Path)
 		}
 	}
 }
@@ -283,7 +284,7 @@ func (b *binder) forgetClosed() {
 	if b.sockets.keeper == nil {
 		return
 	}
-	slices.SortFunc(b.sockets.closed, address.compare)
+	slices.SortFunc(b.sockets.closed, config.Address.Compare)
 	b.forget(slices.Compact(b.sockets.closed))
 	b.sockets.closed = nil
 }
@@ -307,7 +308,7 @@ func (b *binder) leaveUnits(ctx context.Context, units []*binding) {
 const KeptPrefix = "mesh-proxy-listener-"
 
 // keptName is what a socket is kept under.
-func keptName(addr address) string {
+func keptName(addr config.Address) string {
 	name := []byte(KeptPrefix + addr.String())
 	for i, c := range name {
 		if c == ':' || c <= ' ' || c >= 0x7f {
@@ -318,7 +319,7 @@ func keptName(addr address) string {
 }
 
 // keep has the sockets of an address kept, if anybody does.
-func (b *binder) keep(addr address, unit bool, fds []int) {
+func (b *binder) keep(addr config.Address, unit bool, fds []int) {
 	if b.sockets.keeper == nil || unit {
 		return
 	}
@@ -328,7 +329,7 @@ func (b *binder) keep(addr address, unit bool, fds []int) {
 }
 
 // forget has the sockets of addresses kept no longer.
-func (b *binder) forget(addrs []address) {
+func (b *binder) forget(addrs []config.Address) {
 	if b.sockets.keeper == nil {
 		return
 	}

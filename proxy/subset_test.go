@@ -22,7 +22,7 @@ func versions(t *testing.T, n int) (*config.Cluster, []*config.VirtualHost) {
 	for i := range n {
 		addr := server(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, i) })
 		label := config.Labels(fmt.Sprintf(`{"v":"%d"}`, i%3))
-		c.Endpoints = append(c.Endpoints, &config.Endpoint{Addr: netip.MustParseAddrPort(addr), Weight: 1, Labels: label})
+		c.Endpoints = append(c.Endpoints, &config.Endpoint{Addr: config.Address{IP: netip.MustParseAddrPort(addr)}, Weight: 1, Labels: label})
 		if i < 3 {
 			v := vhost(fmt.Sprintf("v%d.mesh.internal", i), "web")
 			v.Routes[0].Clusters[0].Labels = label
@@ -103,7 +103,7 @@ func TestSubsetsOfTCP(t *testing.T) {
 	c := cluster("web", freeAddr(t).String())
 	for i := range 4 {
 		addr := rawBackend(t, func(conn net.Conn, _ *bufio.Reader) { fmt.Fprint(conn, i) })
-		c.Endpoints = append(c.Endpoints, &config.Endpoint{Addr: netip.MustParseAddrPort(addr), Weight: 1})
+		c.Endpoints = append(c.Endpoints, &config.Endpoint{Addr: config.Address{IP: netip.MustParseAddrPort(addr)}, Weight: 1})
 	}
 	for i, e := range c.Endpoints {
 		e.Labels = config.Labels(fmt.Sprintf(`{"v":"%d"}`, i/2)) // the dead one and the first are version 0
@@ -120,7 +120,7 @@ func TestSubsetsOfTCP(t *testing.T) {
 
 func TestSubsetsAllocateNothing(t *testing.T) {
 	c, vhosts := versions(t, 0)
-	c.Endpoints = []*config.Endpoint{{Addr: netip.MustParseAddrPort(fixed(t)), Weight: 1, Labels: `{"v":"0"}`}}
+	c.Endpoints = []*config.Endpoint{{Addr: config.Address{IP: netip.MustParseAddrPort(fixed(t))}, Weight: 1, Labels: `{"v":"0"}`}}
 	vhosts[0].Routes[0].Clusters[0].Labels = `{"v":"0"}`
 	p := start(t, &config.Config{Listeners: []*config.Listener{httpConfig(freeAddr(t), vhosts...)}, Clusters: clusters(c)}, func(o *proxy.Options) { o.AccessLog, o.Loops = io.Discard, 1 })
 	if n := allocations(t, p, "GET / HTTP/1.1\r\nHost: web.mesh.internal\r\n\r\n"); n > .05 {

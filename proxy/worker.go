@@ -25,7 +25,7 @@ type worker struct {
 	breakers  *upstream.Breakers           // of all workers
 	shared    map[string]*upstream.Shared  // of all workers; clusters that are not in it have nothing to share
 	slot      int                          // the number of this worker
-	acceptors map[address]*acceptor
+	acceptors map[config.Address]*acceptor
 	arena     upstream.Arena
 	certs     *certificate.Store
 	http      map[string]*httpStats
@@ -68,7 +68,7 @@ func newWorker(loops int, drainTime time.Duration, breakers *upstream.Breakers, 
 	source := rand.NewChaCha8(seed)
 	return &worker{
 		loop: l, loops: loops, source: source, rand: rand.New(source), config: &config.Config{},
-		clusters: map[string]*upstream.Cluster{}, breakers: breakers, acceptors: map[address]*acceptor{},
+		clusters: map[string]*upstream.Cluster{}, breakers: breakers, acceptors: map[config.Address]*acceptor{},
 		http: map[string]*httpStats{}, tcp: map[string]*tcpStats{}, logs: map[*sink]*logBuffer{}, refused: map[*refused]struct{}{}, drainIdle: time.Second, drainTime: drainTime,
 		certs: certs,
 	}, nil
@@ -101,7 +101,7 @@ func (w *worker) cluster(name string) *upstream.Cluster {
 
 // update takes a new configuration: the clusters named in changed differ from those before, and the addresses in replaced
 // serve something else.
-func (w *worker) update(cfg *config.Config, changed []string, replaced map[address]*reception) {
+func (w *worker) update(cfg *config.Config, changed []string, replaced map[config.Address]*reception) {
 	w.config = cfg
 	for addr, r := range replaced {
 		if a := w.acceptors[addr]; a != nil {

@@ -31,7 +31,7 @@ func testRecord(c *Compiler, agent string) *Record {
 		Start: time.Date(2026, 11, 24, 21, 41, 54, 817244000, time.UTC), Duration: 1500 * time.Millisecond, RequestDuration: -1,
 		Method: []byte("GET"), Path: []byte("/a?q=1"), Authority: []byte("web"), RequestID: []byte("11111111-2222-4333-8444-555555555555"),
 		Protocol: "HTTP/1.1", Status: 503, Flags: 6, FlagNames: testFlags, Details: "a b", BytesReceived: 3, BytesSent: 5,
-		Route: "main", Cluster: "web", UpstreamRemote: netip.MustParseAddrPort("[2001:db8::1]:80"), Direct: netip.MustParseAddrPort("192.0.2.1:5"),
+		Route: "main", Cluster: "web", UpstreamRemote: config.Address{IP: netip.MustParseAddrPort("[2001:db8::1]:80")}, Direct: netip.MustParseAddrPort("192.0.2.1:5"),
 		Chain: "chain", TLS: &TLS{Version: "TLSv1.3", Cipher: "TLS_AES_128_GCM_SHA256", ServerName: "web", Subject: `CN="`, URIs: "spiffe://a"},
 	}
 	r.Request.Collect(&c.Names.Request, head("user-agent", agent, "X-Two", "1", "x-two", "2", "x-empty", ""), nil)
@@ -75,6 +75,19 @@ func TestText(t *testing.T) {
 				t.Errorf("got  %q\nwant %q", got, "before "+c.want)
 			}
 		})
+	}
+}
+
+// TestPathsOfUnixSockets stand for addresses, escaped as what peers choose, and have no port.
+func TestPathsOfUnixSockets(t *testing.T) {
+	var c Compiler
+	p, err := c.Text("%UPSTREAM_HOST% %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_LOCAL_PORT%", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &Record{UpstreamRemote: config.Address{Path: "/run/a\"\n"}, Local: config.Address{Path: "@b"}}
+	if got := string(p.Append(nil, r)); got != `/run/a\x22\x0a - @b @b -` {
+		t.Errorf("got %q", got)
 	}
 }
 

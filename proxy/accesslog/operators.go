@@ -1,45 +1,52 @@
 package accesslog
 
 import (
-	"net/netip"
 	"strconv"
 	"time"
+
+	"github.com/hostmesh/hostmesh/proxy/config"
 )
 
 type writer = func(o *op, dst []byte, r *Record) ([]byte, valueKind)
 
 // operators are those without parameters.
 var operators = map[string]writer{
-	"PROTOCOL":                                      func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, r.Protocol) },
-	"UPSTREAM_PROTOCOL":                             func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, r.UpstreamProtocol) },
-	"RESPONSE_CODE":                                 func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return count(dst, uint64(max(r.Status, 0))) },
-	"RESPONSE_FLAGS":                                func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return appendFlags(dst, r, false), text },
-	"RESPONSE_FLAGS_LONG":                           func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return appendFlags(dst, r, true), text },
-	"BYTES_RECEIVED":                                func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return count(dst, r.BytesReceived) },
-	"BYTES_SENT":                                    func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return count(dst, r.BytesSent) },
-	"DURATION":                                      func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return millis(dst, r.Duration) },
-	"REQUEST_DURATION":                              func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return millis(dst, r.RequestDuration) },
-	"REQUEST_TX_DURATION":                           func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return millis(dst, r.RequestTX) },
-	"RESPONSE_DURATION":                             func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return millis(dst, r.ResponseDuration) },
-	"RESPONSE_TX_DURATION":                          func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return millis(dst, r.ResponseTX) },
-	"ROUTE_NAME":                                    func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, r.Route) },
-	"UPSTREAM_CLUSTER":                              func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, r.Cluster) },
-	"UPSTREAM_CLUSTER_RAW":                          func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, r.Cluster) },
-	"UPSTREAM_TRANSPORT_FAILURE_REASON":             func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return spaceless(dst, r.Failure) },
-	"UPSTREAM_REQUEST_ATTEMPT_COUNT":                func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return count(dst, uint64(max(r.Attempts, 0))) },
-	"CONNECTION_ID":                                 func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return count(dst, r.Connection) },
-	"STREAM_ID":                                     func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return raw(dst, r.RequestID) },
-	"ACCESS_LOG_TYPE":                               func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, logType(r)) },
-	"UPSTREAM_HOST":                                 func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return addr(dst, r.UpstreamRemote) },
-	"UPSTREAM_LOCAL_ADDRESS":                        func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return addr(dst, r.UpstreamLocal) },
-	"UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT":           func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return ip(dst, r.UpstreamLocal) },
-	"UPSTREAM_LOCAL_PORT":                           func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return port(dst, r.UpstreamLocal) },
-	"DOWNSTREAM_REMOTE_ADDRESS":                     func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return addr(dst, r.Remote) },
-	"DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT":        func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return ip(dst, r.Remote) },
-	"DOWNSTREAM_REMOTE_PORT":                        func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return port(dst, r.Remote) },
-	"DOWNSTREAM_DIRECT_REMOTE_ADDRESS":              func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return addr(dst, r.Direct) },
-	"DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT": func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return ip(dst, r.Direct) },
-	"DOWNSTREAM_DIRECT_REMOTE_PORT":                 func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return port(dst, r.Direct) },
+	"PROTOCOL":                          func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, r.Protocol) },
+	"UPSTREAM_PROTOCOL":                 func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, r.UpstreamProtocol) },
+	"RESPONSE_CODE":                     func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return count(dst, uint64(max(r.Status, 0))) },
+	"RESPONSE_FLAGS":                    func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return appendFlags(dst, r, false), text },
+	"RESPONSE_FLAGS_LONG":               func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return appendFlags(dst, r, true), text },
+	"BYTES_RECEIVED":                    func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return count(dst, r.BytesReceived) },
+	"BYTES_SENT":                        func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return count(dst, r.BytesSent) },
+	"DURATION":                          func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return millis(dst, r.Duration) },
+	"REQUEST_DURATION":                  func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return millis(dst, r.RequestDuration) },
+	"REQUEST_TX_DURATION":               func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return millis(dst, r.RequestTX) },
+	"RESPONSE_DURATION":                 func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return millis(dst, r.ResponseDuration) },
+	"RESPONSE_TX_DURATION":              func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return millis(dst, r.ResponseTX) },
+	"ROUTE_NAME":                        func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, r.Route) },
+	"UPSTREAM_CLUSTER":                  func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, r.Cluster) },
+	"UPSTREAM_CLUSTER_RAW":              func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, r.Cluster) },
+	"UPSTREAM_TRANSPORT_FAILURE_REASON": func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return spaceless(dst, r.Failure) },
+	"UPSTREAM_REQUEST_ATTEMPT_COUNT":    func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return count(dst, uint64(max(r.Attempts, 0))) },
+	"CONNECTION_ID":                     func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return count(dst, r.Connection) },
+	"STREAM_ID":                         func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return raw(dst, r.RequestID) },
+	"ACCESS_LOG_TYPE":                   func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, logType(r)) },
+	"UPSTREAM_HOST":                     func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return addr(dst, r.UpstreamRemote) },
+	"UPSTREAM_LOCAL_ADDRESS": func(_ *op, dst []byte, r *Record) ([]byte, valueKind) {
+		return addr(dst, config.Address{IP: r.UpstreamLocal})
+	},
+	"UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT": func(_ *op, dst []byte, r *Record) ([]byte, valueKind) {
+		return ip(dst, config.Address{IP: r.UpstreamLocal})
+	},
+	"UPSTREAM_LOCAL_PORT": func(_ *op, dst []byte, r *Record) ([]byte, valueKind) {
+		return port(dst, config.Address{IP: r.UpstreamLocal})
+	},
+	"DOWNSTREAM_REMOTE_ADDRESS":                     func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return addr(dst, config.Address{IP: r.Remote}) },
+	"DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT":        func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return ip(dst, config.Address{IP: r.Remote}) },
+	"DOWNSTREAM_REMOTE_PORT":                        func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return port(dst, config.Address{IP: r.Remote}) },
+	"DOWNSTREAM_DIRECT_REMOTE_ADDRESS":              func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return addr(dst, config.Address{IP: r.Direct}) },
+	"DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT": func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return ip(dst, config.Address{IP: r.Direct}) },
+	"DOWNSTREAM_DIRECT_REMOTE_PORT":                 func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return port(dst, config.Address{IP: r.Direct}) },
 	"DOWNSTREAM_LOCAL_ADDRESS":                      func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return addr(dst, r.Local) },
 	"DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT":         func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return ip(dst, r.Local) },
 	"DOWNSTREAM_LOCAL_PORT":                         func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return port(dst, r.Local) },
@@ -99,25 +106,25 @@ func millis(dst []byte, d time.Duration) ([]byte, valueKind) {
 	return strconv.AppendInt(dst, int64(d/time.Millisecond), 10), number
 }
 
-func addr(dst []byte, a netip.AddrPort) ([]byte, valueKind) {
-	if !a.IsValid() {
-		return dst, missing
+func addr(dst []byte, a config.Address) ([]byte, valueKind) {
+	if !a.IP.IsValid() {
+		return str(dst, a.Path)
 	}
-	return a.AppendTo(dst), text
+	return a.IP.AppendTo(dst), text
 }
 
-func ip(dst []byte, a netip.AddrPort) ([]byte, valueKind) {
-	if !a.IsValid() {
-		return dst, missing
+func ip(dst []byte, a config.Address) ([]byte, valueKind) {
+	if !a.IP.IsValid() {
+		return str(dst, a.Path)
 	}
-	return a.Addr().AppendTo(dst), text
+	return a.IP.Addr().AppendTo(dst), text
 }
 
-func port(dst []byte, a netip.AddrPort) ([]byte, valueKind) {
-	if !a.IsValid() {
+func port(dst []byte, a config.Address) ([]byte, valueKind) {
+	if !a.IP.IsValid() {
 		return dst, missing
 	}
-	return strconv.AppendUint(dst, uint64(a.Port()), 10), number
+	return strconv.AppendUint(dst, uint64(a.IP.Port()), 10), number
 }
 
 func (o *op) constant(dst []byte, _ *Record) ([]byte, valueKind) { return str(dst, o.text) }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/message"
 )
 
@@ -30,13 +31,14 @@ type Record struct {
 	Failure                  string   // why the upstream could not be reached
 	BytesReceived, BytesSent uint64
 
-	Route, Cluster        string
-	UpstreamRemote        netip.AddrPort
-	UpstreamLocal         netip.AddrPort
-	Remote, Direct, Local netip.AddrPort // of the client; Direct is the peer itself
-	Connection            uint64
-	Attempts              int
-	TCP                   bool
+	Route, Cluster string
+	UpstreamRemote config.Address
+	UpstreamLocal  netip.AddrPort
+	Remote, Direct netip.AddrPort // of the client; Direct is the peer itself
+	Local          config.Address
+	Connection     uint64
+	Attempts       int
+	TCP            bool
 
 	Chain string // of filters
 	TLS   *TLS   // nil: plaintext, or nothing is known

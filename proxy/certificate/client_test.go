@@ -18,7 +18,7 @@ import (
 
 // upstreamOf is a cluster of one endpoint.
 func upstreamOf(t *config.UpstreamTLS) (*config.Cluster, *config.Endpoint) {
-	e := &config.Endpoint{Addr: netip.MustParseAddrPort("10.0.0.1:443"), Hostname: "Web.test"}
+	e := &config.Endpoint{Addr: config.Address{IP: netip.MustParseAddrPort("10.0.0.1:443")}, Hostname: "Web.test"}
 	return &config.Cluster{Name: "c", TLS: t, Endpoints: []*config.Endpoint{e}}, e
 }
 
@@ -82,7 +82,7 @@ func TestSessionsAreResumed(t *testing.T) {
 		cfg.Clusters = map[string]*config.Cluster{"c": cluster}
 		s, _ := newStore(t, cfg)
 		other := *e
-		other.Addr = netip.MustParseAddrPort("10.0.0.2:443")
+		other.Addr.IP = netip.MustParseAddrPort("10.0.0.2:443")
 		for i, c := range []struct {
 			e       *config.Endpoint
 			resumed bool

@@ -186,7 +186,7 @@ const (
 
 // Endpoint is one upstream host of a cluster. Two Endpoints of one Addr in two Configs are the same host.
 type Endpoint struct {
-	Addr     netip.AddrPort
+	Addr     Address
 	Hostname string
 	Weight   uint32 // at least 1
 	Priority uint32

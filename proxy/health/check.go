@@ -9,7 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
+	"os"
 	"slices"
 	"syscall"
 	"time"
@@ -60,9 +60,9 @@ type Way struct {
 }
 
 // dial connects to an endpoint.
-func dial(ctx context.Context, at netip.AddrPort, way Way) (*link, error) {
+func dial(ctx context.Context, at config.Address, way Way) (*link, error) {
 	d := net.Dialer{KeepAlive: -1}
-	conn, err := d.DialContext(ctx, "tcp", at.String())
+	conn, err := d.DialContext(ctx, at.Network(), at.String())
 	if err != nil {
 		return nil, err
 	}
@@ -104,13 +104,13 @@ func ownHeader(conn net.Conn, h *config.ProxyHeader) []byte {
 	if h.Version == 2 {
 		return preamble.Append(nil, preamble.Header{Version: 2})
 	}
-	from, _ := conn.LocalAddr().(*net.TCPAddr)
+	from, _ := conn.LocalAddr().(*net.TCPAddr) // nil, and nothing is known, of a unix socket
 	to, _ := conn.RemoteAddr().(*net.TCPAddr)
 	return preamble.Append(nil, preamble.Header{Version: 1, Source: from.AddrPort(), Destination: to.AddrPort()})
 }
 
 // Connect checks whether an endpoint accepts a connection, and closes it.
-func Connect(ctx context.Context, at netip.AddrPort, timeout time.Duration) Outcome {
+func Connect(ctx context.Context, at config.Address, timeout time.Duration) Outcome {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	l, err := dial(ctx, at, Way{})
@@ -128,6 +128,8 @@ func dialOutcome(err error) Outcome {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return Unknown
+	case unixRefused(err): // EAGAIN, too many wait there already, would be taken for a timeout
+		return Refused
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &late) && late.Timeout():
 		return Late
 	case errors.As(err, &handshake), errors.Is(err, syscall.EPIPE):
@@ -138,8 +140,15 @@ func dialOutcome(err error) Outcome {
 	return Unknown // no descriptors, no network, …
 }
 
+// unixRefused reports whether a unix socket could not be connected to: there is no network that could be at fault.
+func unixRefused(err error) bool {
+	var dial *net.OpError
+	var call *os.SyscallError
+	return errors.As(err, &dial) && dial.Net == "unix" && errors.As(dial.Err, &call) && call.Syscall == "connect"
+}
+
 // Once does one check of an endpoint, on a connection of its own.
-func Once(ctx context.Context, cluster string, c *config.HealthCheck, at netip.AddrPort) Outcome {
+func Once(ctx context.Context, cluster string, c *config.HealthCheck, at config.Address) Outcome {
 	o, l := check(ctx, cluster, c, at, Way{}, nil)
 	if l != nil {
 		l.close()
@@ -149,7 +158,7 @@ func Once(ctx context.Context, cluster string, c *config.HealthCheck, at netip.A
 
 // check does one check of an endpoint. kept is the connection of the check before, or nil; the one returned may be used by
 // the next.
-func check(ctx context.Context, cluster string, c *config.HealthCheck, at netip.AddrPort, way Way, kept *link) (Outcome, *link) {
+func check(ctx context.Context, cluster string, c *config.HealthCheck, at config.Address, way Way, kept *link) (Outcome, *link) {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	if kept != nil {

@@ -17,7 +17,7 @@ import (
 )
 
 // backend has each connection served by handle until the test ends.
-func backend(t testing.TB, handle func(conn net.Conn, r *bufio.Reader)) netip.AddrPort {
+func backend(t testing.TB, handle func(conn net.Conn, r *bufio.Reader)) config.Address {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -38,7 +38,7 @@ func backend(t testing.TB, handle func(conn net.Conn, r *bufio.Reader)) netip.Ad
 		}
 	})
 	t.Cleanup(func() { l.Close(); all.Wait() })
-	return netip.MustParseAddrPort(l.Addr().String())
+	return config.Address{IP: netip.MustParseAddrPort(l.Addr().String())}
 }
 
 func httpCheck() *config.HealthCheck {
@@ -46,7 +46,7 @@ func httpCheck() *config.HealthCheck {
 }
 
 // answers is a backend that answers every request with text.
-func answers(t testing.TB, text string) netip.AddrPort {
+func answers(t testing.TB, text string) config.Address {
 	return backend(t, func(conn net.Conn, r *bufio.Reader) {
 		for {
 			if _, err := http.ReadRequest(r); err != nil {
@@ -151,13 +151,13 @@ func TestTCPCheck(t *testing.T) {
 
 func TestChecksThatEndOtherwise(t *testing.T) {
 	silent := backend(t, func(_ net.Conn, r *bufio.Reader) { _, _ = io.Copy(io.Discard, r) })
-	gone := func() netip.AddrPort {
+	gone := func() config.Address {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer l.Close()
-		return netip.MustParseAddrPort(l.Addr().String())
+		return config.Address{IP: netip.MustParseAddrPort(l.Addr().String())}
 	}()
 	hc := httpCheck()
 	hc.Timeout = 50 * time.Millisecond

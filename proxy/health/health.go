@@ -9,7 +9,6 @@ import (
 	"container/heap"
 	"context"
 	"crypto/tls"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -37,8 +36,8 @@ type Checker struct {
 	// block, nor call the Checker.
 	TLS func(c *config.Cluster, e *config.Endpoint) (cfg *tls.Config, version any)
 
-	check  func(ctx context.Context, cluster string, c *config.HealthCheck, at netip.AddrPort, way Way, kept *link) (Outcome, *link)
-	tell   func(cluster string, addr netip.AddrPort, passed, changed bool)
+	check  func(ctx context.Context, cluster string, c *config.HealthCheck, at config.Address, way Way, kept *link) (Outcome, *link)
+	tell   func(cluster string, addr config.Address, passed, changed bool)
 	wakeUp chan struct{}
 
 	mu       sync.Mutex
@@ -52,8 +51,8 @@ type group struct {
 	name  string
 	cfg   *config.Cluster
 	used  func() bool
-	hosts map[netip.AddrPort]*host
-	order []netip.AddrPort // as configured, then those that are kept
+	hosts map[config.Address]*host
+	order []config.Address // as configured, then those that are kept
 	stats Stats
 }
 
@@ -74,7 +73,7 @@ type host struct {
 
 // New makes a checker. tell, if not nil, is called after every check, without locks held: whether it passed and whether that
 // changed the endpoint's flags.
-func New(tell func(cluster string, addr netip.AddrPort, passed, changed bool)) *Checker {
+func New(tell func(cluster string, addr config.Address, passed, changed bool)) *Checker {
 	return &Checker{check: check, tell: tell, wakeUp: make(chan struct{}, 1), clusters: map[string]*group{}}
 }
 
@@ -89,7 +88,7 @@ func (c *Checker) Set(cfg *config.Cluster, used func() bool) {
 	defer c.mu.Unlock()
 	g := c.clusters[cfg.Name]
 	if g == nil {
-		g = &group{name: cfg.Name, hosts: map[netip.AddrPort]*host{}}
+		g = &group{name: cfg.Name, hosts: map[config.Address]*host{}}
 		c.clusters[cfg.Name] = g
 	}
 	if g.cfg == cfg {
@@ -103,7 +102,7 @@ func (c *Checker) Set(cfg *config.Cluster, used func() bool) {
 			heap.Fix(&c.due, h.index)
 		}
 	}
-	present := make(map[netip.AddrPort]bool, len(cfg.Endpoints))
+	present := make(map[config.Address]bool, len(cfg.Endpoints))
 	old := g.order
 	g.order = nil
 	for _, e := range cfg.Endpoints {

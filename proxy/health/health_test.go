@@ -13,8 +13,8 @@ import (
 	"github.com/hostmesh/hostmesh/proxy/config"
 )
 
-func addr(i byte) netip.AddrPort {
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, i}), 80)
+func addr(i byte) config.Address {
+	return config.Address{IP: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, i}), 80)}
 }
 
 func checked(hc *config.HealthCheck, hosts ...byte) *config.Cluster {
@@ -35,14 +35,14 @@ func everySecond() *config.HealthCheck {
 // fake is the endpoints of a test: what their checks come to, and how often they were made.
 type fake struct {
 	mu       sync.Mutex
-	outcomes map[netip.AddrPort]Outcome
-	count    map[netip.AddrPort]int
+	outcomes map[config.Address]Outcome
+	count    map[config.Address]int
 	running  int
 	most     int
 	takes    time.Duration
 }
 
-func (f *fake) check(ctx context.Context, _ string, _ *config.HealthCheck, at netip.AddrPort, _ Way, _ *link) (Outcome, *link) {
+func (f *fake) check(ctx context.Context, _ string, _ *config.HealthCheck, at config.Address, _ Way, _ *link) (Outcome, *link) {
 	f.mu.Lock()
 	f.count[at]++
 	f.running++
@@ -61,7 +61,7 @@ func (f *fake) check(ctx context.Context, _ string, _ *config.HealthCheck, at ne
 	return f.outcomes[at], nil
 }
 
-func (f *fake) set(at netip.AddrPort, o Outcome) {
+func (f *fake) set(at config.Address, o Outcome) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.outcomes[at] = o
@@ -73,7 +73,7 @@ func (f *fake) slow(d time.Duration) {
 	f.takes = d
 }
 
-func (f *fake) counted(at netip.AddrPort) int {
+func (f *fake) counted(at config.Address) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.count[at]
@@ -82,7 +82,7 @@ func (f *fake) counted(at netip.AddrPort) int {
 // run has a checker run in a bubble of its own time.
 func run(t *testing.T, f func(c *Checker, fake *fake)) {
 	synctest.Test(t, func(t *testing.T) {
-		fake := &fake{outcomes: map[netip.AddrPort]Outcome{}, count: map[netip.AddrPort]int{}}
+		fake := &fake{outcomes: map[config.Address]Outcome{}, count: map[config.Address]int{}}
 		c := New(nil)
 		c.check = fake.check
 		ctx, cancel := context.WithCancel(context.Background())
@@ -94,9 +94,9 @@ func run(t *testing.T, f func(c *Checker, fake *fake)) {
 	})
 }
 
-func flagsOf(c *Checker) map[netip.AddrPort]Flags {
+func flagsOf(c *Checker) map[config.Address]Flags {
 	hosts, _ := c.Hosts("web")
-	all := map[netip.AddrPort]Flags{}
+	all := map[config.Address]Flags{}
 	for _, h := range hosts {
 		all[h.Endpoint.Addr] = h.Flags
 	}
@@ -225,7 +225,7 @@ func TestManyAreBounded(t *testing.T) {
 		f.takes = time.Hour
 		all := checked(everySecond())
 		for i := range 1000 {
-			all.Endpoints = append(all.Endpoints, &config.Endpoint{Addr: netip.AddrPortFrom(addr(1).Addr(), uint16(i+1)), Weight: 1})
+			all.Endpoints = append(all.Endpoints, &config.Endpoint{Addr: config.Address{IP: netip.AddrPortFrom(addr(1).IP.Addr(), uint16(i+1))}, Weight: 1})
 		}
 		c.Set(all, func() bool { return true })
 		after(time.Minute)

@@ -29,7 +29,7 @@ import (
 )
 
 // grpcServer runs a server of gRPC, with a health service unless that is nil.
-func grpcServer(t *testing.T, service *grpchealth.Server, options ...grpc.ServerOption) (netip.AddrPort, *grpc.Server) {
+func grpcServer(t *testing.T, service *grpchealth.Server, options ...grpc.ServerOption) (config.Address, *grpc.Server) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -41,7 +41,7 @@ func grpcServer(t *testing.T, service *grpchealth.Server, options ...grpc.Server
 	}
 	go func() { _ = s.Serve(l) }()
 	t.Cleanup(s.Stop)
-	return netip.MustParseAddrPort(l.Addr().String()), s
+	return config.Address{IP: netip.MustParseAddrPort(l.Addr().String())}, s
 }
 
 func grpcCheck(service string) *config.HealthCheck {
@@ -61,7 +61,7 @@ func TestGRPCCheck(t *testing.T) {
 	}))
 	for _, c := range []struct {
 		name, service string
-		at            netip.AddrPort
+		at            config.Address
 		want          Outcome
 		kept          bool
 	}{
@@ -152,7 +152,7 @@ func TestGRPCCheckThatEndsOtherwise(t *testing.T) {
 	old := answers(t, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
 	for _, c := range []struct {
 		name string
-		at   netip.AddrPort
+		at   config.Address
 		late bool
 		want Outcome
 	}{
@@ -216,14 +216,14 @@ func TestGRPCAnswersAreNotBelieved(t *testing.T) {
 }
 
 // http2Server speaks HTTP/2 in plaintext, and no other.
-func http2Server(t *testing.T, h http.HandlerFunc) netip.AddrPort {
+func http2Server(t *testing.T, h http.HandlerFunc) config.Address {
 	t.Helper()
 	s := httptest.NewUnstartedServer(h)
 	s.Config.Protocols = new(http.Protocols)
 	s.Config.Protocols.SetUnencryptedHTTP2(true)
 	s.Start()
 	t.Cleanup(s.Close)
-	return netip.MustParseAddrPort(s.Listener.Addr().String())
+	return config.Address{IP: netip.MustParseAddrPort(s.Listener.Addr().String())}
 }
 
 func TestHTTP2Check(t *testing.T) {
@@ -273,7 +273,7 @@ func TestChecksOverTLS(t *testing.T) {
 	s.EnableHTTP2, s.Config.ErrorLog = true, log.New(io.Discard, "", 0)
 	s.StartTLS()
 	t.Cleanup(s.Close)
-	web := netip.MustParseAddrPort(s.Listener.Addr().String())
+	web := config.Address{IP: netip.MustParseAddrPort(s.Listener.Addr().String())}
 	api, _ := grpcServer(t, grpchealth.NewServer(), grpc.Creds(credentials.NewServerTLSFromCert(&s.TLS.Certificates[0])))
 	roots := x509.NewCertPool()
 	roots.AddCert(s.Certificate())
@@ -285,7 +285,7 @@ func TestChecksOverTLS(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		check *config.HealthCheck
-		at    netip.AddrPort
+		at    config.Address
 		way   Way
 		want  Outcome
 	}{

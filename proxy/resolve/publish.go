@@ -98,7 +98,7 @@ func (r *Resolver) build(cluster string, c *config.Cluster, before built) built 
 			same[*e] = e
 		}
 	}
-	seen := map[netip.AddrPort]bool{}
+	seen := map[config.Address]bool{}
 	for i := range c.DNS.Names {
 		from := &c.DNS.Names[i]
 		found := r.names[key{cluster, from.Host}].last
@@ -107,7 +107,7 @@ func (r *Resolver) build(cluster string, c *config.Cluster, before built) built 
 		}
 		for _, a := range found {
 			e := from.As
-			e.Addr = netip.AddrPortFrom(a, from.Port)
+			e.Addr = config.Address{IP: netip.AddrPortFrom(a, from.Port)}
 			if seen[e.Addr] {
 				continue
 			}

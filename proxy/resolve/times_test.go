@@ -114,7 +114,7 @@ func TestListenersWaitForTheFirstAnswer(t *testing.T) {
 		time.Sleep(4 * time.Second)
 		expect(t, r, "b b: 10.0.0.2:80")
 
-		static := &config.Cluster{Name: "b", Assigned: true, Endpoints: []*config.Endpoint{{Addr: netip.MustParseAddrPort("10.0.0.7:70")}}}
+		static := &config.Cluster{Name: "b", Assigned: true, Endpoints: []*config.Endpoint{{Addr: config.Address{IP: netip.MustParseAddrPort("10.0.0.7:70")}}}}
 		from.Set(configOf(static))
 		expect(t, r, "b b: 10.0.0.7:70")
 		from.Set(configOf(b)) // as it was until the name is known

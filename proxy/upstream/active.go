@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"net/netip"
 	"sync/atomic"
 
 	"github.com/hostmesh/hostmesh/proxy/config"
@@ -12,7 +11,7 @@ import (
 type load struct {
 	active atomic.Int64
 	of     *tally
-	addr   netip.AddrPort
+	addr   config.Address
 	loops  int // guarded by of.mu
 }
 
@@ -47,14 +46,14 @@ func (c *Cluster) shareLoads() {
 }
 
 // load returns the common count of a host, for one loop more.
-func (s *tally) load(addr netip.AddrPort) *load {
+func (s *tally) load(addr config.Address) *load {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.loads[addr]
 	if l == nil {
 		l = &load{of: s, addr: addr}
 		if s.loads == nil {
-			s.loads = map[netip.AddrPort]*load{}
+			s.loads = map[config.Address]*load{}
 		}
 		s.loads[addr] = l
 	}

@@ -21,7 +21,7 @@ func TestCommonCountsEnd(t *testing.T) {
 		cancel()
 		_ = l.Run(ended)
 	}()
-	endpoints := []*config.Endpoint{{Addr: netip.MustParseAddrPort("127.0.0.1:1"), Weight: 1}, {Addr: netip.MustParseAddrPort("127.0.0.1:2"), Weight: 1}}
+	endpoints := []*config.Endpoint{{Addr: config.Address{IP: netip.MustParseAddrPort("127.0.0.1:1")}, Weight: 1}, {Addr: config.Address{IP: netip.MustParseAddrPort("127.0.0.1:2")}, Weight: 1}}
 	least := &config.Cluster{Name: "c", Policy: config.LeastRequest, Endpoints: endpoints}
 	turns := &config.Cluster{Name: "c", Endpoints: endpoints}
 	one := &config.Cluster{Name: "c", Policy: config.LeastRequest, Endpoints: endpoints[:1]}

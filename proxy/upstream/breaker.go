@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"net/netip"
 	"sync"
 	"sync/atomic"
 
@@ -41,7 +40,7 @@ type tally struct {
 
 	mu    sync.Mutex
 	loops []*Cluster               // guarded by mu
-	loads map[netip.AddrPort]*load // guarded by mu
+	loads map[config.Address]*load // guarded by mu
 }
 
 // breaker is a loop's part in the limits of a cluster.

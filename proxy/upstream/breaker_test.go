@@ -220,7 +220,7 @@ func TestConnectionsOfAllLoops(t *testing.T) {
 	const loops, limit, clients, rounds = 4, 2, 12, 40
 	cfg := &config.Cluster{
 		Name: "c", ConnectTimeout: 5 * time.Second, MaxConnections: limit,
-		Endpoints: []*config.Endpoint{{Addr: netip.MustParseAddrPort(server.Addr().String()), Weight: 1}},
+		Endpoints: []*config.Endpoint{{Addr: config.Address{IP: netip.MustParseAddrPort(server.Addr().String())}, Weight: 1}},
 	}
 	all := parts(t, loops, cfg)
 	var used, most atomic.Int64

@@ -7,7 +7,6 @@ package upstream
 
 import (
 	"math/rand/v2"
-	"net/netip"
 	"slices"
 
 	"github.com/hostmesh/hostmesh/proxy/config"
@@ -25,7 +24,7 @@ type Cluster struct {
 	rand  *rand.Rand
 
 	hosts  []*Host // all, in the order of the configuration
-	byAddr map[netip.AddrPort]*Host
+	byAddr map[config.Address]*Host
 	picker balance.Picker
 
 	subsets map[config.Labels]*subset  // by name, those that were used
@@ -101,12 +100,12 @@ func (c *Cluster) UpdatePlanned(plan *balance.Plan) {
 	cfg := plan.Config()
 	old := c.byAddr
 	if len(c.hosts) == 1 && sameLogical(c.cfg, cfg) {
-		old = map[netip.AddrPort]*Host{cfg.Endpoints[0].Addr: c.hosts[0]}
+		old = map[config.Address]*Host{cfg.Endpoints[0].Addr: c.hosts[0]}
 	}
 	c.cfg = cfg
 	c.setLimits()
 	c.hosts = make([]*Host, 0, len(cfg.Endpoints))
-	c.byAddr = make(map[netip.AddrPort]*Host, len(cfg.Endpoints))
+	c.byAddr = make(map[config.Address]*Host, len(cfg.Endpoints))
 	for _, e := range cfg.Endpoints {
 		if c.byAddr[e.Addr] != nil {
 			continue // the same socket would be one host twice

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"syscall"
 
+	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/loop"
 )
 
@@ -100,9 +101,8 @@ func (c *Cluster) acquire(h *Host, w *Waiter, user waiting, want Want, use Use) 
 
 func (c *Cluster) open(h *Host, user waiting, use Use) (*Conn, error) {
 	conn := &Conn{Host: h, use: use, epoch: h.epoch, connecting: true, opened: c.loop.Now(), told: c.tells(user)}
-	if err := conn.Dial(c.loop, h.Endpoint.Addr, conn); err != nil {
-		c.Stats.Count[ConnConnectFail]++
-		h.Stats.ConnectFail++
+	if err := conn.dial(h.Endpoint.Addr); err != nil {
+		h.unreachable(err)
 		c.give(limitPending)
 		c.give(limitConns)
 		return nil, err
@@ -118,6 +118,27 @@ func (c *Cluster) open(h *Host, user waiting, use Use) (*Conn, error) {
 	h.Stats.ConnTotal++
 	c.loop.Start(&conn.timer, c.cfg.ConnectTimeout, conn)
 	return conn, nil
+}
+
+func (conn *Conn) dial(at config.Address) error {
+	if at.IsUnix() {
+		return conn.DialUnix(conn.Host.cluster.loop, at.Path, conn)
+	}
+	return conn.Dial(conn.Host.cluster.loop, at.IP, conn)
+}
+
+// unreachable counts a connection that could not even begin. With TCP that is this host's own fault, and so is a want of descriptors;
+// a unix socket says at once that nobody listens.
+func (h *Host) unreachable(err error) {
+	c := h.cluster
+	c.Stats.Count[ConnConnectFail]++
+	h.Stats.ConnectFail++
+	if !h.Endpoint.Addr.IsUnix() || errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+		return
+	}
+	c.Stats.Count[ConnTotal]++
+	h.Stats.ConnTotal++
+	h.Reached(LocalFailed)
 }
 
 // evict makes room for a connection to h by closing an idle one of another host.

@@ -19,7 +19,8 @@ func (c *Cluster) pickDestination(at netip.AddrPort) *Host {
 	if !at.IsValid() || at.Port() == 0 || at.Addr().IsUnspecified() {
 		return nil
 	}
-	h := c.byAddr[at]
+	addr := config.Address{IP: at}
+	h := c.byAddr[addr]
 	if h == nil {
 		if len(c.hosts) >= maxDestinations {
 			c.clean(false)
@@ -28,9 +29,9 @@ func (c *Cluster) pickDestination(at netip.AddrPort) *Host {
 			c.Stats.Count[DestinationOverflow]++
 			return nil
 		}
-		h = &Host{cluster: c, Endpoint: &config.Endpoint{Addr: at, Weight: 1}}
+		h = &Host{cluster: c, Endpoint: &config.Endpoint{Addr: addr, Weight: 1}}
 		h.speak(manner{c.cfg.EndpointTLS(h.Endpoint), c.cfg.Protocol})
-		c.byAddr[at] = h
+		c.byAddr[addr] = h
 		c.hosts = append(c.hosts, h)
 		if !c.cleaning.Running() {
 			c.loop.Start(&c.cleaning, c.cfg.OriginalDst.Cleanup, (*cleaner)(c))
@@ -67,7 +68,7 @@ func (c *Cluster) clean(spare bool) {
 }
 
 // keepDestinations has hosts that were made on demand outlive a change of the configuration, which does not have them.
-func (c *Cluster) keepDestinations(old map[netip.AddrPort]*Host) {
+func (c *Cluster) keepDestinations(old map[config.Address]*Host) {
 	if c.cfg.OriginalDst == nil {
 		c.cleaning.Stop()
 		return

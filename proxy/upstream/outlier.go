@@ -3,7 +3,6 @@ package upstream
 import (
 	"math"
 	"math/rand/v2"
-	"net/netip"
 	"time"
 
 	"github.com/hostmesh/hostmesh/proxy/config"
@@ -40,8 +39,8 @@ type Detector struct {
 	shared  *Shared
 	cfg     *config.Outlier
 	rand    *rand.Rand
-	hosts   map[netip.AddrPort]*watched
-	order   []netip.AddrPort // as configured
+	hosts   map[config.Address]*watched
+	order   []config.Address // as configured
 	ejected int
 }
 
@@ -66,7 +65,7 @@ type watched struct {
 
 // NewDetector makes the detector of a cluster; random draws jitter and enforcement.
 func NewDetector(s *Shared, random *rand.Rand) *Detector {
-	return &Detector{shared: s, rand: random, hosts: map[netip.AddrPort]*watched{}}
+	return &Detector{shared: s, rand: random, hosts: map[config.Address]*watched{}}
 }
 
 // Set takes rules and the hosts they are for. Hosts that stay keep their state. nil ends the detection: nobody is ejected.
@@ -77,7 +76,7 @@ func (d *Detector) Set(cfg *config.Outlier, endpoints []*config.Endpoint) {
 		endpoints = nil
 	}
 	old := d.hosts
-	d.hosts, d.order, d.ejected = make(map[netip.AddrPort]*watched, len(endpoints)), d.order[:0], 0
+	d.hosts, d.order, d.ejected = make(map[config.Address]*watched, len(endpoints)), d.order[:0], 0
 	for _, e := range endpoints {
 		if d.hosts[e.Addr] != nil {
 			continue
@@ -103,14 +102,14 @@ func (d *Detector) Set(cfg *config.Outlier, endpoints []*config.Endpoint) {
 }
 
 // Ejected reports whether a host is put out of use.
-func (d *Detector) Ejected(addr netip.AddrPort) bool { h := d.hosts[addr]; return h != nil && h.out }
+func (d *Detector) Ejected(addr config.Address) bool { h := d.hosts[addr]; return h != nil && h.out }
 
 // Active is how many hosts are put out of use.
 func (d *Detector) Active() int { return d.ejected }
 
 // Rates are a host's shares of good answers and of successful attempts to reach it in the last interval, in percent; -1 when
 // there were too few.
-func (d *Detector) Rates(addr netip.AddrPort) (answers, local float64) {
+func (d *Detector) Rates(addr config.Address) (answers, local float64) {
 	if h := d.hosts[addr]; h != nil {
 		return h.rate, h.localRate
 	}
@@ -161,7 +160,7 @@ func (d *Detector) Sweep(now time.Time) bool {
 }
 
 // Passed tells that a host has passed a health check and is healthy. It reports whether that ended its ejection.
-func (d *Detector) Passed(addr netip.AddrPort) bool {
+func (d *Detector) Passed(addr config.Address) bool {
 	h := d.hosts[addr]
 	if h == nil || !h.out || d.cfg.KeepOnCheck {
 		return false

@@ -40,8 +40,8 @@ func newWatch(rules *config.Outlier, hosts int) *watch {
 	return w
 }
 
-func outlierAddr(i int) netip.AddrPort {
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 80)
+func outlierAddr(i int) config.Address {
+	return config.Address{IP: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 80)}
 }
 
 func outlierHosts(n int) []*config.Endpoint {

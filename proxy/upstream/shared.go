@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"net/netip"
 	"sync"
 	"sync/atomic"
 
@@ -18,7 +17,7 @@ type Shared struct {
 	rules    atomic.Pointer[config.Outlier]
 
 	mu    sync.Mutex
-	hosts map[netip.AddrPort]*HostState // guarded by mu
+	hosts map[config.Address]*HostState // guarded by mu
 }
 
 // HostState is what the process knows of a host.
@@ -39,14 +38,14 @@ type hostRate struct {
 
 // NewShared makes the facts of a cluster. wake is called, from a loop, when a host is to be looked at; it must not block.
 func NewShared(loops int, wake func()) *Shared {
-	return &Shared{loops: max(loops, 1), wake: wake, hosts: map[netip.AddrPort]*HostState{}}
+	return &Shared{loops: max(loops, 1), wake: wake, hosts: map[config.Address]*HostState{}}
 }
 
 // Used reports whether a connection to the cluster was ever made.
 func (s *Shared) Used() bool { return s.used.Load() }
 
 // host returns the state of a host, which is made when there is none yet.
-func (s *Shared) host(addr netip.AddrPort) *HostState {
+func (s *Shared) host(addr config.Address) *HostState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := s.hosts[addr]
@@ -70,7 +69,7 @@ func (c *Cluster) Share(s *Shared, slot int) {
 }
 
 // state is what a host's reports go to, nil when nobody wants them.
-func (c *Cluster) state(addr netip.AddrPort) *HostState {
+func (c *Cluster) state(addr config.Address) *HostState {
 	if c.shared == nil || c.shared.rules.Load() == nil {
 		return nil
 	}

@@ -36,7 +36,7 @@ func on(t *testing.T, f func(l *loop.Loop)) {
 }
 
 func endpoint(i int, weight uint32, health config.Health, priority uint32) *config.Endpoint {
-	return &config.Endpoint{Addr: netip.MustParseAddrPort(fmt.Sprintf("127.0.0.%d:1", i)), Weight: weight, Health: health, Priority: priority}
+	return &config.Endpoint{Addr: config.Address{IP: netip.MustParseAddrPort(fmt.Sprintf("127.0.0.%d:1", i))}, Weight: weight, Health: health, Priority: priority}
 }
 
 func random() *rand.Rand { return rand.New(rand.NewPCG(1, 2)) }
@@ -69,7 +69,7 @@ func TestPickChoosesAmong(t *testing.T) {
 					got := map[int]bool{}
 					for range 200 {
 						if host := cl.Pick(nil); host != nil {
-							got[int(host.Endpoint.Addr.Addr().As4()[3])] = true
+							got[int(host.Endpoint.Addr.IP.Addr().As4()[3])] = true
 						}
 					}
 					if len(got) != len(c.want) {
@@ -201,7 +201,7 @@ func TestPoolAndQueue(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	cfg := &config.Cluster{Name: "c", ConnectTimeout: time.Second, MaxConnections: 1, MaxPending: 1, Endpoints: []*config.Endpoint{{Addr: netip.MustParseAddrPort(server.Addr().String()), Weight: 1}}}
+	cfg := &config.Cluster{Name: "c", ConnectTimeout: time.Second, MaxConnections: 1, MaxPending: 1, Endpoints: []*config.Endpoint{{Addr: config.Address{IP: netip.MustParseAddrPort(server.Addr().String())}, Weight: 1}}}
 	var c *upstream.Cluster
 	var h *upstream.Host
 	users := [3]user{}
@@ -259,7 +259,7 @@ func TestQueueMovesOn(t *testing.T) {
 	cfg := func(limit uint32) *config.Cluster {
 		return &config.Cluster{
 			Name: "c", ConnectTimeout: time.Second, MaxConnections: limit, MaxPending: 10,
-			Endpoints: []*config.Endpoint{{Addr: open, Weight: 1}, {Addr: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), open.Port()), Weight: 1}},
+			Endpoints: []*config.Endpoint{{Addr: config.Address{IP: open}, Weight: 1}, {Addr: config.Address{IP: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), open.Port())}, Weight: 1}},
 		}
 	}
 	for _, c := range []struct {

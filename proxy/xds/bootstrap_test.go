@@ -134,7 +134,7 @@ func TestReadBootstrapTellsAllMistakes(t *testing.T) {
 			`b:39: static_resources.clusters[0].load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address: got "10.0.0.1:15010", want unix:/path or a loopback address`,
 		}},
 		{"no such cluster", replace("cluster_name: xds}}]", "cluster_name: nope}}]"), []string{
-			"clusters[0].load_assignment.endpoints[0].lb_endpoints[0].endpoint.address: got no socket_address",
+			"b:14: dynamic_resources.ads_config.grpc_services[0].envoy_grpc.cluster_name: got nope, want the name of a static cluster",
 		}},
 		{"listener and cluster", strings.Replace(replace("stat_prefix: static", "stat_prefix: static\n          tracing: {}"), "- name: back", "- name: back\n    lb_policy: CLUSTER_PROVIDED", 1), []string{
 			"b:25: static_resources.listeners[0].filter_chains[0].filters[0].typed_config.tracing: got a value", "b:42: static_resources.clusters[1].lb_policy: got CLUSTER_PROVIDED, want another policy, or type ORIGINAL_DST",

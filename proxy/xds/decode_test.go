@@ -205,7 +205,7 @@ func TestCluster(t *testing.T) {
 	}
 	static := defaults
 	static.Assigned = true
-	static.Endpoints = []*config.Endpoint{{Addr: netip.MustParseAddrPort("10.0.0.1:80"), Weight: 1}}
+	static.Endpoints = []*config.Endpoint{{Addr: config.Address{IP: netip.MustParseAddrPort("10.0.0.1:80")}, Weight: 1}}
 	full := config.Cluster{
 		Name: "x", Policy: config.LeastRequest, ConnectTimeout: time.Second, PanicThreshold: 1, IdleTimeout: time.Minute,
 		MaxConnections: 1, MaxPending: 2, MaxRequests: 3, MaxRetries: 4,
@@ -266,7 +266,9 @@ endpoints:
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := func(n int) netip.AddrPort { return netip.MustParseAddrPort(fmt.Sprintf("10.0.0.%d:80", n)) }
+	at := func(n int) config.Address {
+		return config.Address{IP: netip.MustParseAddrPort(fmt.Sprintf("10.0.0.%d:80", n))}
+	}
 	where := config.Locality{Region: "r", Zone: "z", SubZone: "s"}
 	plain := []*config.Endpoint{
 		{Addr: at(1), Hostname: "h", Weight: 2, Locality: where, LocalityWeight: 3},
@@ -280,6 +282,40 @@ endpoints:
 	a.give(&c, nil)
 	if diff := cmp.Diff(config.Cluster{Assigned: true, Endpoints: plain, Balancing: config.Balancing{Overprovisioning: 110}}, c, compareAddr); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestEndpointsOnUnixSockets: by EDS and in a STATIC cluster, beside those on IP addresses; a path once, as an address.
+func TestEndpointsOnUnixSockets(t *testing.T) {
+	long := "/" + strings.Repeat("x", 106)
+	list := `
+endpoints:
+- lb_endpoints:
+  - {endpoint: {address: {pipe: {path: /run/a.sock}}, hostname: h}, load_balancing_weight: 2}
+  - {endpoint: {address: {socket_address: {address: 10.0.0.1, port_value: 80}}}}
+  - {endpoint: {address: {pipe: {path: "@b"}}}}
+  - {endpoint: {address: {pipe: {path: /run/a.sock}}}, health_status: DRAINING}
+  - {endpoint: {address: {pipe: {path: ` + long + `}}}, health_status: DRAINING}
+`
+	want := []*config.Endpoint{
+		{Addr: config.Address{Path: "/run/a.sock"}, Hostname: "h", Weight: 2},
+		{Addr: config.Address{IP: netip.MustParseAddrPort("10.0.0.1:80")}, Weight: 1},
+		{Addr: config.Address{Path: "@b"}, Weight: 1},
+		{Addr: config.Address{Path: long}, Weight: 1, Health: config.Draining},
+	}
+	got, err := decoded(t, endpoints, "cluster_name: x"+list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got.(assignment).endpoints, compareAddr); diff != "" {
+		t.Errorf("EDS: %s", diff)
+	}
+	got, err = decoded(t, clusters, "name: x\ntype: STATIC\nload_assignment:\n  cluster_name: x"+strings.ReplaceAll(list, "\n", "\n  "))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got.(*cluster).Endpoints, compareAddr); diff != "" {
+		t.Errorf("STATIC: %s", diff)
 	}
 }
 
@@ -306,7 +342,7 @@ func TestAccessLogOfTheProxyTakesStdout(t *testing.T) {
 
 func mustWire(t testing.TB, k kind, text string) []byte {
 	t.Helper()
-	m := map[kind]proto.Message{listeners: new(listenerv3.Listener), clusters: new(clusterv3.Cluster), routeTables: new(routev3.RouteConfiguration)}[k]
+	m := map[kind]proto.Message{listeners: new(listenerv3.Listener), clusters: new(clusterv3.Cluster), routeTables: new(routev3.RouteConfiguration), endpoints: new(endpointv3.ClusterLoadAssignment)}[k]
 	raw, err := proto.Marshal(fromYAML(t, m, text))
 	if err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ package xds
 import (
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -227,6 +228,10 @@ func (r *reader) dnsName(at *path, m *endpointv3.LbEndpoint) (config.DNSName, bo
 	}
 	p := at.field("endpoint").field("address")
 	s := m.GetEndpoint().GetAddress().GetSocketAddress()
+	if pipe := m.GetEndpoint().GetAddress().GetPipe(); pipe != nil {
+		r.wrong(p.field("pipe"), strconv.Quote(clip(pipe.GetPath())), "a socket_address in a cluster that is found by name")
+		return config.DNSName{}, false
+	}
 	if s == nil {
 		r.missing(p, "no socket_address", "a socket_address")
 		return config.DNSName{}, false

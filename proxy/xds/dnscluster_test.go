@@ -106,7 +106,7 @@ func TestClustersByNameRefused(t *testing.T) {
 		{"unspecified", name("0.0.0.0"), []string{"got 0.0.0.0"}},
 		{"zone", name(`"fe80::1%eth0"`), []string{"got fe80::1%eth0"}},
 		{"port 0", strings.Replace(strict+oneName, "80", "0", 1), []string{at + ".socket_address.port_value: got 0"}},
-		{"pipe", strict + "load_assignment: {cluster_name: x, endpoints: [{lb_endpoints: [{endpoint: {address: {pipe: {path: /x}}}}]}]}", []string{at + ": got no socket_address"}},
+		{"pipe", strict + "load_assignment: {cluster_name: x, endpoints: [{lb_endpoints: [{endpoint: {address: {pipe: {path: /x}}}}]}]}", []string{at + `.pipe: got "/x", want a socket_address in a cluster that is found by name`}},
 		{"resolver name", strings.Replace(strict+oneName, "port_value: 80", "port_value: 80, resolver_name: r", 1), []string{at + ".socket_address.resolver_name: got r"}},
 		{"logical with two", "name: x\ntype: LOGICAL_DNS\n" + two, []string{"load_assignment.endpoints: got another number of endpoints"}},
 		{"logical with none", "name: x\ntype: LOGICAL_DNS\n", []string{"load_assignment.endpoints: got another number of endpoints"}},

@@ -2,7 +2,6 @@ package xds
 
 import (
 	"math"
-	"net/netip"
 	"slices"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -21,7 +20,7 @@ type assignment struct {
 // assignment reads a ClusterLoadAssignment. Of endpoints with equal addresses the first counts.
 func (r *reader) assignment(at *path, m *endpointv3.ClusterLoadAssignment) assignment {
 	out := assignment{name: m.GetClusterName(), overprovisioning: m.GetPolicy().GetOverprovisioningFactor().GetValue()}
-	seen := map[netip.AddrPort]bool{}
+	seen := map[config.Address]bool{}
 	for i, l := range m.GetEndpoints() {
 		p := at.at("endpoints", i)
 		sum := uint64(0)
@@ -56,16 +55,29 @@ func (r *reader) endpoint(at *path, m *endpointv3.LbEndpoint) *config.Endpoint {
 		return nil
 	}
 	p := at.field("endpoint").field("address")
-	addr, ok := r.address(p, m.GetEndpoint().GetAddress())
+	addr, ok := r.endpointAddress(p, m.GetEndpoint().GetAddress())
 	if !ok {
 		return nil
-	}
-	if addr.Port() == 0 || addr.Addr().IsUnspecified() {
-		r.wrong(p, addr, "an address and port that can be dialled")
 	}
 	out := &config.Endpoint{Addr: addr}
 	r.endpointValues(at, m, out)
 	return out
+}
+
+// endpointAddress reads an address to dial, of either kind.
+func (r *reader) endpointAddress(at *path, m *corev3.Address) (config.Address, bool) {
+	if pipe := m.GetPipe(); pipe != nil {
+		at = at.field("pipe")
+		if pipe.GetMode() != 0 {
+			r.wrong(at.field("mode"), pipe.GetMode(), "it unset: the endpoint makes its socket")
+		}
+		return config.Address{Path: intern(pipe.GetPath())}, r.socketPath(at.field("path"), pipe.GetPath())
+	}
+	ip, ok := r.address(at, m)
+	if ok && (ip.Port() == 0 || ip.Addr().IsUnspecified()) {
+		r.wrong(at, ip, "an address and port that can be dialled")
+	}
+	return config.Address{IP: ip}, ok
 }
 
 // endpointValues reads all of an endpoint but its address.

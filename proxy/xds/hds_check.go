@@ -48,7 +48,7 @@ type clusterChecks struct {
 }
 
 type checkedEndpoint struct {
-	at       netip.AddrPort
+	at       config.Address
 	asked    *endpointv3.Endpoint // is sent back as it came
 	locality *corev3.Locality
 }
@@ -133,11 +133,11 @@ func isConnect(check *corev3.HealthCheck) bool {
 		check.GetTransportSocketMatchCriteria() == nil
 }
 
-func connectAddress(e *endpointv3.Endpoint) (netip.AddrPort, bool) {
+func connectAddress(e *endpointv3.Endpoint) (config.Address, bool) {
 	socket := e.GetAddress().GetSocketAddress()
 	addr, err := netip.ParseAddr(socket.GetAddress())
 	port := socket.GetPortValue()
-	return netip.AddrPortFrom(addr, uint16(port)), err == nil && addr.Zone() == "" && port > 0 && port < 1<<16 &&
+	return config.Address{IP: netip.AddrPortFrom(addr, uint16(port))}, err == nil && addr.Zone() == "" && port > 0 && port < 1<<16 &&
 		socket.GetProtocol() == corev3.SocketAddress_TCP
 }
 

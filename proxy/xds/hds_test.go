@@ -297,7 +297,7 @@ func FuzzHealthCheckSpecifier(f *testing.F) {
 			n += len(cluster.endpoints)
 			for j, e := range cluster.endpoints {
 				h.results[checked{i, j}] = corev3.HealthStatus_HEALTHY
-				if !e.at.Addr().IsValid() || e.at.Port() == 0 {
+				if !e.at.IP.Addr().IsValid() || e.at.IP.Port() == 0 {
 					t.Errorf("%v is checked", e.at)
 				}
 			}

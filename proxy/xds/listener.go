@@ -69,17 +69,29 @@ func (r *reader) listenerAddress(at *path, m *corev3.Address, l *listener) {
 	at = at.field("pipe")
 	p := config.Pipe{Path: pipe.GetPath(), Mode: pipe.GetMode()}
 	switch {
-	case len(p.Path) < 2 || p.Path[0] != '/' && p.Path[0] != '@' || strings.ContainsRune(p.Path, 0):
-		r.wrong(at.field("path"), strconv.Quote(clip(p.Path)), "an absolute path, or a name that begins with @")
-	case len(p.Path) > maxSocketPath:
-		r.wrong(at.field("path"), strconv.Quote(clip(p.Path)), "a path of at most "+strconv.Itoa(maxSocketPath)+" bytes, the limit of Unix sockets")
+	case !r.socketPath(at.field("path"), p.Path):
 	case slices.ContainsFunc(l.Pipes, func(other config.Pipe) bool { return other.Path == p.Path }):
 		r.wrong(at.field("path"), p.Path, "each address once")
 	case p.Mode > 0o777:
 		r.wrong(at.field("mode"), p.Mode, "a mode of at most 0777")
+	case p.Mode != 0 && p.Path[0] == '@':
+		r.wrong(at.field("mode"), p.Mode, "it unset with a name that begins with @")
 	default:
 		l.Pipes = append(l.Pipes, p)
 	}
+}
+
+// socketPath checks where a unix socket is.
+func (r *reader) socketPath(at *path, p string) bool {
+	switch {
+	case len(p) < 2 || p[0] != '/' && p[0] != '@' || strings.ContainsRune(p, 0):
+		r.wrong(at, strconv.Quote(clip(p)), "an absolute path, or a name that begins with @")
+	case len(p) > maxSocketPath:
+		r.wrong(at, strconv.Quote(clip(p)), "a path of at most "+strconv.Itoa(maxSocketPath)+" bytes, the limit of Unix sockets")
+	default:
+		return true
+	}
+	return false
 }
 
 // networkFilter reads what a chain does. It returns the name of the route table if that comes by RDS.

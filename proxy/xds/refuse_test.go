@@ -39,6 +39,7 @@ func TestResourcesRefused(t *testing.T) {
 		{"pipe", listeners, strings.Replace(hcmYAML, "{socket_address: {address: 127.0.0.1, port_value: 80}}", "{pipe: {path: x}}", 1), []string{`address.pipe.path: got "x", want an absolute path`}},
 		{"long pipe", listeners, strings.Replace(hcmYAML, "{socket_address: {address: 127.0.0.1, port_value: 80}}", "{pipe: {path: /"+strings.Repeat("x", 107)+"}}", 1), []string{"address.pipe.path: got", "want a path of at most 107 bytes"}},
 		{"pipe twice", listeners, strings.Replace(hcmYAML, "{socket_address: {address: 127.0.0.1, port_value: 80}}", "{pipe: {path: /x}}\nadditional_addresses: [{address: {pipe: {path: /x}}}]", 1), []string{"additional_addresses[0].address.pipe.path: got /x, want each address once"}},
+		{"mode of an abstract pipe", listeners, strings.Replace(hcmYAML, "{socket_address: {address: 127.0.0.1, port_value: 80}}", "{pipe: {path: '@x', mode: 384}}", 1), []string{"address.pipe.mode: got 384, want it unset"}},
 		{"pipe's mode", listeners, strings.Replace(hcmYAML, "{socket_address: {address: 127.0.0.1, port_value: 80}}", "{pipe: {path: /x, mode: 512}}", 1), []string{"invalid Pipe.Mode"}},
 		{"host name", listeners, strings.Replace(hcmYAML, "127.0.0.1", "localhost", 1), []string{"address.socket_address.address: got localhost, want an IP address"}},
 		{"another name", listeners, strings.Replace(hcmYAML, "name: x", "name: y", 1), []string{"name: got y, want the resource's name x"}},
@@ -88,7 +89,14 @@ func TestResourcesRefused(t *testing.T) {
 		{"eds elsewhere", clusters, "name: x\ntype: EDS\neds_cluster_config: {eds_config: {self: {}}}", []string{"eds_cluster_config.eds_config.self: got a value"}},
 		{"rule of the API", clusters, "name: \"\"\ntype: EDS\neds_cluster_config: {eds_config: {ads: {}}}", []string{"invalid Cluster.Name"}},
 
-		{"endpoint pipe", endpoints, endpoint("{endpoint: {address: {pipe: {path: /x}}}}"), []string{"endpoints[0].lb_endpoints[0].endpoint.address: got no socket_address"}},
+		{"endpoint without an address", endpoints, endpoint("{endpoint: {address: {}}}"), []string{"invalid Address.Address"}},
+		{"endpoint on a relative path", endpoints, endpoint("{endpoint: {address: {pipe: {path: x}}}}"), []string{`endpoints[0].lb_endpoints[0].endpoint.address.pipe.path: got "x", want an absolute path`}},
+		{"endpoint on a path that is too long", endpoints, endpoint("{endpoint: {address: {pipe: {path: /" + strings.Repeat("x", 107) + "}}}}"), []string{"endpoint.address.pipe.path: got", "want a path of at most 107 bytes"}},
+		{"endpoint on a path with a 0", endpoints, endpoint(`{endpoint: {address: {pipe: {path: "/x\0y"}}}}`), []string{"endpoint.address.pipe.path: got", "want an absolute path"}},
+		{"endpoint on a name without a name", endpoints, endpoint("{endpoint: {address: {pipe: {path: '@'}}}}"), []string{`endpoint.address.pipe.path: got "@", want`}},
+		{"endpoint on a path with a mode", endpoints, endpoint("{endpoint: {address: {pipe: {path: /x, mode: 384}}}}"), []string{"endpoint.address.pipe.mode: got 384, want it unset"}},
+		{"endpoint on a path with no mode that there is", endpoints, endpoint("{endpoint: {address: {pipe: {path: /x, mode: 512}}}}"), []string{"invalid Pipe.Mode"}},
+		{"static endpoint on a relative path", clusters, "name: x\ntype: STATIC\nload_assignment: {cluster_name: x, endpoints: [{lb_endpoints: [{endpoint: {address: {pipe: {path: x}}}}]}]}", []string{`load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.pipe.path: got "x"`}},
 		{"endpoint name", endpoints, endpoint("{endpoint: {address: {socket_address: {address: web, port_value: 1}}}}"), []string{"address: got web, want an IP address"}},
 		{"endpoint port 0", endpoints, endpoint("{endpoint: {address: {socket_address: {address: 10.0.0.1, port_value: 0}}}}"), []string{"got 10.0.0.1:0, want an address and port that can be dialled"}},
 		{"endpoint fields", endpoints, endpoint("{endpoint: {address: {socket_address: {address: 10.0.0.1, port_value: 1}}, health_check_config: {port_value: 1}}}") + "\npolicy: {drop_overloads: [{category: a}]}", []string{"endpoint.health_check_config", "policy.drop_overloads"}},
@@ -132,6 +140,7 @@ func FuzzResource(f *testing.F) {
 	f.Add(int(routeTables), routesNamed(f, "x", "1", "a").GetResource().GetValue())
 	f.Add(int(routeTables), mustWire(f, routeTables, "name: x\nvirtual_hosts: [{name: v, domains: [a], routes: [{match: {connect_matcher: {}}, route: {cluster: c, upgrade_configs: [{upgrade_type: CONNECT, connect_config: {}}]}}]}]"))
 	f.Add(int(endpoints), endpointsNamed(f, "x", "1", 80).GetResource().GetValue())
+	f.Add(int(endpoints), mustWire(f, endpoints, "cluster_name: x\nendpoints: [{lb_endpoints: [{endpoint: {address: {pipe: {path: /x}}}}, {endpoint: {address: {pipe: {path: '@x'}}}}]}]"))
 	f.Fuzz(func(t *testing.T, n int, raw []byte) {
 		k := kind(uint(n) % uint(kinds))
 		got, err := decodedRaw(k, "x", raw)
@@ -157,7 +166,7 @@ func FuzzResource(f *testing.F) {
 			}
 		case assignment:
 			for _, e := range v.endpoints {
-				if !e.Addr.IsValid() || e.Weight == 0 {
+				if path := e.Addr.Path; e.Weight == 0 || e.Addr.IP.IsValid() == (path != "") || len(path) > 107 || strings.ContainsRune(path, 0) {
 					t.Errorf("accepted %+v", e)
 				}
 			}

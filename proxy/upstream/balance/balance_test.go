@@ -17,12 +17,12 @@ import (
 type loop struct {
 	balance.Picker
 	now    time.Time
-	states map[netip.AddrPort]*balance.State
-	active map[netip.AddrPort]int
+	states map[config.Address]*balance.State
+	active map[config.Address]int
 }
 
 func newLoop(c *config.Cluster, seed uint64) *loop {
-	l := &loop{now: time.Unix(1e9, 0), states: map[netip.AddrPort]*balance.State{}, active: map[netip.AddrPort]int{}}
+	l := &loop{now: time.Unix(1e9, 0), states: map[config.Address]*balance.State{}, active: map[config.Address]int{}}
 	l.Init(rand.New(rand.NewPCG(seed, 2)), l)
 	l.update(c)
 	return l
@@ -55,7 +55,7 @@ func (l *loop) number(i int) int {
 	if i < 0 {
 		return 0
 	}
-	return int(l.Plan().Hosts[i].Addr.Addr().As4()[3])
+	return int(l.Plan().Hosts[i].Addr.IP.Addr().As4()[3])
 }
 
 // shares are what part of n requests each host gets.
@@ -77,7 +77,7 @@ func near(got, want map[int]float64, off float64) bool {
 }
 
 func host(i int, weight uint32) *config.Endpoint {
-	return &config.Endpoint{Addr: netip.MustParseAddrPort(fmt.Sprintf("10.0.0.%d:80", i)), Weight: weight}
+	return &config.Endpoint{Addr: config.Address{IP: netip.MustParseAddrPort(fmt.Sprintf("10.0.0.%d:80", i))}, Weight: weight}
 }
 
 func in(e *config.Endpoint, zone string, weight uint32) *config.Endpoint {

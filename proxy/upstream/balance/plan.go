@@ -7,7 +7,6 @@ package balance
 
 import (
 	"cmp"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -103,7 +102,7 @@ func (p *Plan) Gauges() []Gauge {
 
 // distinct leaves out the endpoints that have the address of one before them: the same socket would be one host twice.
 func distinct(all []*config.Endpoint) []*config.Endpoint {
-	seen := make(map[netip.AddrPort]bool, len(all))
+	seen := make(map[config.Address]bool, len(all))
 	out := make([]*config.Endpoint, 0, len(all))
 	for _, e := range all {
 		if !seen[e.Addr] {

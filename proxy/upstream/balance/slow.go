@@ -2,7 +2,6 @@ package balance
 
 import (
 	"math"
-	"net/netip"
 	"time"
 
 	"github.com/hostmesh/hostmesh/proxy/config"
@@ -14,7 +13,7 @@ const leastFactor = 0.01
 
 // startSlowly notes since when the hosts are healthy.
 func (p *Plan) startSlowly(old *Plan, now time.Time) {
-	before := map[netip.AddrPort]time.Time{}
+	before := map[config.Address]time.Time{}
 	if old != nil {
 		for i, e := range old.Hosts {
 			switch {
@@ -42,11 +41,11 @@ func (p *Plan) startSlowly(old *Plan, now time.Time) {
 }
 
 // sinceByAddr is since when each host is healthy; nil without slow start.
-func (p *Plan) sinceByAddr() map[netip.AddrPort]time.Time {
+func (p *Plan) sinceByAddr() map[config.Address]time.Time {
 	if p.since == nil {
 		return nil
 	}
-	out := make(map[netip.AddrPort]time.Time, len(p.Hosts))
+	out := make(map[config.Address]time.Time, len(p.Hosts))
 	for i, e := range p.Hosts {
 		out[e.Addr] = p.since[i]
 	}
@@ -54,7 +53,7 @@ func (p *Plan) sinceByAddr() map[netip.AddrPort]time.Time {
 }
 
 // startAs has the hosts of a subset be as far as they are in the whole: one that gets other labels is not new.
-func (p *Plan) startAs(whole *Plan, since map[netip.AddrPort]time.Time) {
+func (p *Plan) startAs(whole *Plan, since map[config.Address]time.Time) {
 	if p.since == nil || since == nil {
 		return
 	}

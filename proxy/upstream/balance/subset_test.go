@@ -24,7 +24,7 @@ func members(p *balance.Plan) []int {
 	var out []int
 	if p != nil {
 		for _, e := range p.Hosts {
-			out = append(out, int(e.Addr.Addr().As4()[3]))
+			out = append(out, int(e.Addr.IP.Addr().As4()[3]))
 		}
 	}
 	return out
@@ -138,7 +138,7 @@ func TestSubsetsAreBounded(t *testing.T) {
 			cl := hashing(config.RoundRobin)
 			for i := range 5000 {
 				e := labelled(0, c.label(i))
-				e.Addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 80)
+				e.Addr.IP = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 80)
 				cl.Endpoints = append(cl.Endpoints, e)
 			}
 			cl.Subsets = &config.Subsets{Selectors: []config.Selector{{Keys: []string{"a"}}}}
