@@ -39,10 +39,24 @@ static_resources:
 // TestStockEnvoyHashesToTheSameHosts: with one configuration a stock Envoy and mesh-proxy send each key to the same host, by every
 // table and every kind of key. A mesh can then change proxies host by host without emptying a cache.
 func TestStockEnvoyHashesToTheSameHosts(t *testing.T) {
-	var hosts []string
+	dir := shortDir(t)
+	var hosts, piped []string
 	for i := range 6 {
-		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, i) }))
+		answer := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, i) })
+		s := httptest.NewServer(answer)
 		t.Cleanup(s.Close)
+		path := filepath.Join(dir, fmt.Sprint("h", i))
+		if i%2 > 0 {
+			path = "@" + path
+		}
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u := &http.Server{Handler: answer}
+		go func() { _ = u.Serve(l) }()
+		t.Cleanup(func() { u.Close() })
+		piped = append(piped, fmt.Sprintf("{endpoint: {address: {pipe: {path: %q}}}, load_balancing_weight: %d}", path, 1+i%3))
 		_, port, err := net.SplitHostPort(s.Listener.Addr().String())
 		if err != nil {
 			t.Fatal(err)
@@ -56,6 +70,7 @@ func TestStockEnvoyHashesToTheSameHosts(t *testing.T) {
 	}
 	assigned := fmt.Sprintf("endpoints: [{locality: {zone: a}, load_balancing_weight: 3, lb_endpoints: [%s]}, {locality: {zone: b}, load_balancing_weight: 1, lb_endpoints: [%s]}]",
 		strings.Join(hosts[:4], ", "), strings.Join(hosts[4:], ", "))
+	onPipes := fmt.Sprintf("endpoints: [{lb_endpoints: [%s, %s]}]", strings.Join(piped, ", "), hosts[0])
 	var clusters, routes []string
 	for name, policy := range map[string]string{
 		"ring":     "lb_policy: RING_HASH",
@@ -64,13 +79,18 @@ func TestStockEnvoyHashesToTheSameHosts(t *testing.T) {
 		"names":    "type: STRICT_DNS, lb_policy: RING_HASH, common_lb_config: {consistent_hashing_lb_config: {use_hostname_for_hashing: true}}",
 		"weighted": "lb_policy: RING_HASH, common_lb_config: {locality_weighted_lb_config: {}}",
 		"maglev":   "lb_policy: MAGLEV",
+		"pipes":    "lb_policy: RING_HASH",
+		"piped":    "lb_policy: MAGLEV",
 		"prime":    "lb_policy: MAGLEV, maglev_lb_config: {table_size: 251}, common_lb_config: {locality_weighted_lb_config: {}}",
 	} {
-		clusters = append(clusters, fmt.Sprintf("{name: %s, %s, load_assignment: {cluster_name: %[1]s, %[3]s}}", name, policy, assigned))
+		of := assigned
+		if strings.HasPrefix(name, "pipe") {
+			of = onPipes
+		}
+		clusters = append(clusters, fmt.Sprintf("{name: %s, %s, load_assignment: {cluster_name: %[1]s, %[3]s}}", name, policy, of))
 		routes = append(routes, fmt.Sprintf("{match: {prefix: /%s}, route: {cluster: %[1]s, hash_policy: [{header: {header_name: x-user}}, {cookie: {name: sid}}, "+
 			"{header: {header_name: \":path\"}}, {connection_properties: {source_ip: true}}]}}", name))
 	}
-	dir := shortDir(t)
 	ports, admins := map[string]int{}, map[string]int{}
 	for name, argv := range map[string][]string{
 		"envoy":      {envoyBinary(t), "--concurrency", "1", "--use-dynamic-base-id", "-l", "warning"},
@@ -98,7 +118,7 @@ func TestStockEnvoyHashesToTheSameHosts(t *testing.T) {
 	for proxy := range ports {
 		eventually(t, 30*time.Second, proxy+" answers", func() error { _, err := ask(proxy, "/ring", nil); return err })
 	}
-	for _, name := range []string{"ring", "murmur", "capped", "names", "weighted", "maglev", "prime"} {
+	for _, name := range []string{"ring", "murmur", "capped", "names", "weighted", "maglev", "prime", "pipes", "piped"} {
 		met := map[string]bool{}
 		for i := range 120 {
 			path, fields := fmt.Sprintf("/%s/%d?q=%d", name, i, i%7), http.Header{}

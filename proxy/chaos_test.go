@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,7 +26,9 @@ func misbehave(conn net.Conn, r *bufio.Reader) {
 		}
 		dice := rand.IntN(12)
 		if dice == 0 { // before the body
-			_ = conn.(*net.TCPConn).SetLinger(0)
+			if tcp, ok := conn.(*net.TCPConn); ok { // a unix socket resets as it is: the body was not read
+				_ = tcp.SetLinger(0)
+			}
 			return
 		}
 		if dice == 1 {
@@ -121,7 +124,9 @@ func bother(conn net.Conn) {
 // TestChaosLeavesNothingBehind lets bad clients meet bad backends while the configuration changes. Whatever they do, when
 // they are gone nothing is counted as active, and every request has its line in the access log.
 func TestChaosLeavesNothingBehind(t *testing.T) {
-	backends := []string{rawBackend(t, misbehave), rawBackend(t, misbehave), freeAddr(t).String(), rawBackend(t, misbehave)}
+	onUnix := filepath.Join(shortDir(t), "web")
+	acceptRaw(t, listenUnix(t, onUnix), misbehave)
+	backends := []string{rawBackend(t, misbehave), onUnix, freeAddr(t).String(), onUnix + "missing"}
 	cfg := func(i int) *config.Config {
 		v := vhost("web.mesh.internal", "web")
 		v.Routes[0].Retry = config.Retry{On: config.RetryConnectFailure | config.RetryReset | config.Retry5xx, Max: 3}
