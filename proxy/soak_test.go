@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -182,7 +183,9 @@ func TestSoakNothingIsForgotten(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			v := vhost("web.mesh.internal", "web")
 			v.Routes[0].Timeout, v.Routes[0].Retry.Max = 4*watchdog, 5
-			cl := cluster("web", rawBackend(t, soakBackend), rawBackend(t, soakBackend))
+			onUnix := filepath.Join(shortDir(t), "web")
+			acceptRaw(t, listenUnix(t, onUnix), soakBackend)
+			cl := cluster("web", rawBackend(t, soakBackend), onUnix)
 			cl.MaxConnections = c.connections
 			l := httpConfig(freeAddr(t), v)
 			l.HTTP.StreamIdleTimeout, l.HTTP.RequestHeadersTimeout, l.HTTP.AccessLogs = 4*watchdog, 4*watchdog, nil
