@@ -86,7 +86,8 @@ type Conn struct {
 	parting  bool  // all is sent, and the peer knows
 }
 
-// Serve begins a server's connection on an open socket, whose events have to be given to Ready. early is what was read from it.
+// Serve begins a server's connection on an open socket, whose events have to be given to Ready. early is what was read from it, at
+// most [loop.SharedSize] bytes.
 func (c *Conn) Serve(l *loop.Loop, socket *loop.Conn, limits http2.Limits, a *Arena, owner Owner, counts Counts, early []byte) {
 	c.begin(l, socket, a, owner, counts)
 	c.server = true
