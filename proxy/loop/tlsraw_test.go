@@ -34,8 +34,10 @@ type rawPeer struct {
 	out, in direction
 }
 
-// direction has the keys of one direction (RFC 8446 section 7.3), for TLS_AES_128_GCM_SHA256.
+// direction has the keys of one direction (RFC 8446 section 7.3), for the suites that crypto/tls likes best: with AES where the
+// processor knows that, else with ChaCha20.
 type direction struct {
+	suite  uint16
 	secret []byte
 	aead   cipher.AEAD
 	iv     []byte
@@ -54,11 +56,15 @@ func expand(secret []byte, label string, n int) []byte {
 }
 
 func (d *direction) use(secret []byte) {
+	d.secret, d.iv, d.seq = secret, expand(secret, "iv", 12), 0
+	if d.suite == tls.TLS_CHACHA20_POLY1305_SHA256 {
+		d.aead = newChaCha(expand(secret, "key", 32))
+		return
+	}
 	block, err := aes.NewCipher(expand(secret, "key", 16))
 	if err != nil {
 		panic(err)
 	}
-	*d = direction{secret: secret, iv: expand(secret, "iv", 12)}
 	if d.aead, err = cipher.NewGCM(block); err != nil {
 		panic(err)
 	}
@@ -111,10 +117,11 @@ func rawClient(t *testing.T, conn net.Conn, client *tls.Config) *rawPeer {
 	if err := c.Handshake(); err != nil {
 		t.Fatal(err)
 	}
-	if suite := c.ConnectionState().CipherSuite; suite != tls.TLS_AES_128_GCM_SHA256 {
-		t.Skipf("crypto/tls chose %s here", tls.CipherSuiteName(suite))
+	suite := c.ConnectionState().CipherSuite
+	if suite != tls.TLS_AES_128_GCM_SHA256 && suite != tls.TLS_CHACHA20_POLY1305_SHA256 {
+		t.Fatalf("crypto/tls chose %s, want one of the two that it likes best", tls.CipherSuiteName(suite))
 	}
-	p := &rawPeer{conn: conn}
+	p := &rawPeer{conn: conn, out: direction{suite: suite}, in: direction{suite: suite}}
 	for line := range strings.Lines(keys.String()) {
 		fields := strings.Fields(line)
 		secret, err := hex.DecodeString(fields[2])
