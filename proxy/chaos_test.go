@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"bufio"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -17,6 +18,16 @@ import (
 	"github.com/hostmesh/hostmesh/proxy/config"
 )
 
+// reset has the end of a connection be no orderly one.
+func reset(conn net.Conn) {
+	if c, ok := conn.(*tls.Conn); ok {
+		conn = c.NetConn()
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok { // a unix socket resets as it is, when something was not read
+		_ = tcp.SetLinger(0)
+	}
+}
+
 // misbehave answers requests as the die falls: well, slowly, in pieces, too short, too early, or with a reset.
 func misbehave(conn net.Conn, r *bufio.Reader) {
 	for {
@@ -26,9 +37,7 @@ func misbehave(conn net.Conn, r *bufio.Reader) {
 		}
 		dice := rand.IntN(12)
 		if dice == 0 { // before the body
-			if tcp, ok := conn.(*net.TCPConn); ok { // a unix socket resets as it is: the body was not read
-				_ = tcp.SetLinger(0)
-			}
+			reset(conn)
 			return
 		}
 		if dice == 1 {
@@ -92,7 +101,7 @@ func bother(conn net.Conn) {
 			return
 		case 1:
 			_, _ = io.WriteString(conn, request)
-			_ = conn.(*net.TCPConn).SetLinger(0)
+			reset(conn)
 			return
 		case 2:
 			_, _ = io.WriteString(conn, "malformed\r\n\r\n")
@@ -100,6 +109,7 @@ func bother(conn net.Conn) {
 			return
 		case 3:
 			_, _ = io.WriteString(conn, request+get)
+			_ = conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond)) // for what may be more than comes
 			_, _ = io.CopyN(io.Discard, r, int64(rand.IntN(50_000)))
 			return
 		case 4:
@@ -121,21 +131,27 @@ func bother(conn net.Conn) {
 	}
 }
 
-// TestChaosLeavesNothingBehind lets bad clients meet bad backends while the configuration changes. Whatever they do, when
-// they are gone nothing is counted as active, and every request has its line in the access log.
+// TestChaosLeavesNothingBehind lets bad clients meet bad backends while the configuration changes, in plaintext and over TLS. Whatever
+// they do, when they are gone nothing is counted as active, and every request has its line in the access log.
 func TestChaosLeavesNothingBehind(t *testing.T) {
+	t.Run("plaintext", func(t *testing.T) { testChaos(t, nil, 40, 200) })
+	t.Run("TLS", func(t *testing.T) { testChaos(t, newSafe(t), 20, 20) })
+}
+
+func testChaos(t *testing.T, s *safe, changes, least int) {
 	onUnix := filepath.Join(shortDir(t), "web")
-	acceptRaw(t, listenUnix(t, onUnix), misbehave)
-	backends := []string{rawBackend(t, misbehave), onUnix, freeAddr(t).String(), onUnix + "missing"}
+	acceptRaw(t, listenUnix(t, onUnix), s.backend(misbehave))
+	backends := []string{rawBackend(t, s.backend(misbehave)), onUnix, freeAddr(t).String(), onUnix + "missing"}
 	cfg := func(i int) *config.Config {
 		v := vhost("web.mesh.internal", "web")
 		v.Routes[0].Retry = config.Retry{On: config.RetryConnectFailure | config.RetryReset | config.Retry5xx, Max: 3}
-		c := cluster("web", backends[:2+i%3]...)
+		l, c := httpConfig(freeAddr(t), v), cluster("web", backends[:2+i%3]...)
 		c.Policy = config.Policy(i % 2)
 		if i%4 == 3 {
 			c.MaxConnections, c.MaxPending, c.MaxRetries = 3, 5, 1
 		}
-		return &config.Config{Clusters: clusters(c), Listeners: []*config.Listener{httpConfig(freeAddr(t), v)}}
+		s.secure(l, c)
+		return &config.Config{Clusters: clusters(c), Listeners: []*config.Listener{l}}
 	}
 	first := cfg(0)
 	p := start(t, first, nil)
@@ -150,12 +166,12 @@ func TestChaosLeavesNothingBehind(t *testing.T) {
 				default:
 				}
 				if conn, err := net.Dial("tcp", p.addr.String()); err == nil {
-					bother(conn)
+					bother(s.client(conn))
 				}
 			}
 		})
 	}
-	for i := range 40 {
+	for i := range changes {
 		next := cfg(i)
 		next.Listeners[0].Addresses = first.Listeners[0].Addresses
 		p.config.Set(next)
@@ -168,9 +184,10 @@ func TestChaosLeavesNothingBehind(t *testing.T) {
 		p.waitStat(name, "0")
 	}
 	total := p.stat("http.outbound.downstream_rq_total")
-	if n, _ := strconv.Atoi(total); n < 200 {
+	if n, _ := strconv.Atoi(total); n < least {
 		t.Errorf("only %d requests", n)
 	}
+	t.Logf("%s requests", total)
 	p.stop()
 	if lines := strings.Count(p.log.String(), "\n"); strconv.Itoa(lines) != total {
 		t.Errorf("%d access-log lines for %s requests", lines, total)

@@ -58,7 +58,7 @@ func unruly(w http.ResponseWriter, r *http.Request) {
 }
 
 // askChaos sends a request, goes away at any time or reads slowly, and judges the answer: it is right, or it failed visibly.
-func askChaos(client *http.Client) (right bool, err error) {
+func askChaos(client *http.Client, url string) (right bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	dice, size := rand.IntN(12), rand.IntN(1<<uint(1+rand.IntN(19)))
@@ -72,7 +72,7 @@ func askChaos(client *http.Client) (right bool, err error) {
 	if dice == 0 {
 		time.AfterFunc(time.Duration(rand.IntN(5_000))*time.Microsecond, cancel)
 	}
-	req, _ := http.NewRequestWithContext(ctx, method, pairURL+"/", body)
+	req, _ := http.NewRequestWithContext(ctx, method, url, body)
 	req.Header.Set("X-Sent", strconv.Itoa(size))
 	resp, err := client.Do(req)
 	if err != nil {
@@ -113,40 +113,51 @@ func forgotten(ctx context.Context) error {
 	return nil
 }
 
-// TestChaosInEveryPairing: whatever clients and hosts do, a request is answered right or fails visibly, and nothing is left of it.
+// TestChaosInEveryPairing: whatever clients and hosts do, in plaintext and over TLS, a request is answered right or fails visibly, and
+// nothing is left of it.
 func TestChaosInEveryPairing(t *testing.T) {
 	for _, pair := range pairings {
 		t.Run(pair.name, func(t *testing.T) {
-			p, first := startPairing(t, pair, unruly)
-			clients := []*http.Client{first, p.plainClient(pair.down), p.plainClient(pair.down)}
-			until := time.Now().Add(soakTime() / 2)
-			var right, total atomic.Int32
-			var all sync.WaitGroup
-			for i := range 24 {
-				all.Go(func() {
-					for time.Now().Before(until) && !t.Failed() {
-						total.Add(1)
-						ok, err := askChaos(clients[i%len(clients)])
-						if err != nil {
-							t.Error(err)
-						}
-						if ok {
-							right.Add(1)
-						}
-					}
-				})
+			p, client := startPairing(t, pair, unruly)
+			testChaosOfPairing(t, p, pairURL+"/", soakTime()/2, client, p.plainClient(pair.down), p.plainClient(pair.down))
+		})
+		t.Run(pair.name+" over TLS", func(t *testing.T) {
+			s := newSafe(t)
+			p := s.startPairing(pair, unruly)
+			var clients []*http.Client
+			for range 3 {
+				clients = append(clients, p.over(s.clientConfig(), pair.down == config.ProtocolHTTP2))
 			}
-			all.Wait()
-			t.Logf("%d of %d requests were answered right", right.Load(), total.Load())
-			if right.Load()*3 < total.Load() {
-				t.Errorf("only %d of %d requests were answered right", right.Load(), total.Load())
-			}
-			for _, name := range []string{"http.outbound.downstream_rq_active", "cluster.web.upstream_rq_active", "cluster.web.upstream_rq_pending_active"} {
-				p.waitStat(name, "0")
-			}
-			if pair.down == config.ProtocolHTTP2 {
-				p.waitStreams(0)
+			testChaosOfPairing(t, p, "https://web.mesh.internal/", soakTime()/2, clients...)
+		})
+	}
+}
+
+func testChaosOfPairing(t *testing.T, p *testProxy, url string, lasts time.Duration, clients ...*http.Client) {
+	until := time.Now().Add(lasts)
+	var right, total atomic.Int32
+	var all sync.WaitGroup
+	for i := range 24 {
+		all.Go(func() {
+			for time.Now().Before(until) && !t.Failed() {
+				total.Add(1)
+				ok, err := askChaos(clients[i%len(clients)], url)
+				if err != nil {
+					t.Error(err)
+				}
+				if ok {
+					right.Add(1)
+				}
 			}
 		})
 	}
+	all.Wait()
+	t.Logf("%d of %d requests were answered right", right.Load(), total.Load())
+	if right.Load()*3 < total.Load() {
+		t.Errorf("only %d of %d requests were answered right", right.Load(), total.Load())
+	}
+	for _, name := range []string{"http.outbound.downstream_rq_active", "cluster.web.upstream_rq_active", "cluster.web.upstream_rq_pending_active"} {
+		p.waitStat(name, "0")
+	}
+	p.waitStreams(0)
 }
