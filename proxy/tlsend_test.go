@@ -252,14 +252,18 @@ func TestRequestsOverTLSThatAreCutOff(t *testing.T) {
 	for _, pair := range pairings[:2] {
 		for _, orderly := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, close_notify %v", pair.name, orderly), func(t *testing.T) {
-				got := make(chan error, 1)
+				begun, got := make(chan error, 1), make(chan error, 1)
 				p := s.startPairing(pair, func(_ http.ResponseWriter, r *http.Request) {
-					_, err := io.ReadAll(r.Body)
+					_, err := io.ReadFull(r.Body, make([]byte, 3))
+					begun <- err
+					_, err = io.ReadAll(r.Body)
 					got <- err
 				})
 				conn := s.client(p.dial())
 				_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: web.mesh.internal\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
-				p.waitStat("cluster.web.upstream_rq_active", "1")
+				if err := <-begun; err != nil {
+					t.Fatal(err)
+				}
 				if orderly {
 					_ = conn.(halfCloser).CloseWrite()
 				} else {
