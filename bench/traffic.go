@@ -50,6 +50,9 @@ func (w traffic) unitName() string {
 
 // run measures each peer in turn, round after round, as a proxy between a load generator and a backend that share a processor.
 func (w traffic) run(ctx context.Context, o options, stdout io.Writer) ([]record, error) {
+	if w.cores > 1 {
+		o.rounds *= 2 // the load is in the way on a machine of two processors, and the rounds differ more
+	}
 	return onStage(o, stdout, w.cores, func(s *stage) ([]record, error) {
 		g, err := w.generator(s.certs)
 		if err != nil {

@@ -85,7 +85,7 @@ func assemble(data []byte, most int) (message []byte, done bool, err error) {
 			if need > most {
 				return nil, false, fmt.Errorf("read ClientHello: %d bytes, at most %d are read", need, most)
 			}
-			if len(message) > need {
+			if len(message)+size-len(part) > need { // also when the rest of the record has not come
 				return nil, false, errors.New("read ClientHello: something behind it in its record")
 			}
 			if len(message) == need {

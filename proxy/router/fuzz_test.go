@@ -64,7 +64,7 @@ func FuzzMatch(f *testing.F) {
 	f.Add("a.b *.b a.* *", "/a =/b ~/c ^/D", "x.b", "/c/d")
 	f.Add("a.b:80 *.a.b *-c.b", "/", "A.B:80", "/")
 	f.Fuzz(func(t *testing.T, domains, routes, host, p string) {
-		if !ascii(host) || !ascii(p) || !ascii(strings.ReplaceAll(domains+routes, " ", "")) || strings.ContainsAny(p+routes, `%\`) {
+		if !ascii(host) || !ascii(p) || !ascii(strings.ReplaceAll(domains+routes, " ", "")) || strings.ContainsAny(p+routes, `%\;`) {
 			return
 		}
 		if !strings.HasPrefix(p, "/") || strings.Contains(p+routes, "//") || strings.Contains(p+routes, "/.") {
@@ -131,7 +131,7 @@ func FuzzNormalize(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%q was accepted: %v", p, err)
 		}
-		if ambiguous {
+		if ambiguous || strings.Contains(strings.ToLower(p), "%2f") { // path.Clean would take an escaped slash for one
 			return
 		}
 		clean := path.Clean(decoded)

@@ -75,7 +75,7 @@ func TestSlashesDoNotAllocate(t *testing.T) {
 }
 
 // FuzzSlashes: what is forwarded has what the policy promises, and would be forwarded as it is when it came again. Where a
-// client is sent is on this host.
+// client is sent is on this host; it may be refused there.
 func FuzzSlashes(f *testing.F) {
 	for _, p := range []string{"/", "/a%2Fb", "//%5c/%2e%2e/x", "/%2F/..//", "/%", "/%252f"} {
 		f.Add(p, uint8(3), true)
@@ -104,7 +104,10 @@ func FuzzSlashes(f *testing.F) {
 		}
 		again := request("h", string(got), nil)
 		again.Slashes, again.MergeSlashes = r.Slashes, merge
-		if m, err := table.Match(again); err != nil || !bytes.Equal(m.Path, got) || m.Redirect {
+		sent := m.Redirect
+		if m, err := table.Match(again); sent && err == router.ErrAmbiguousPath {
+			return
+		} else if err != nil || !bytes.Equal(m.Path, got) || m.Redirect {
 			t.Fatalf("%q is forwarded as %q, and that as %q, %v", path, got, m.Path, err)
 		}
 	})
