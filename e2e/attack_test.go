@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -37,6 +38,7 @@ type tally struct {
 // playAttack is an attacker's process: NAME ADDRESS CONNECTIONS DURATION [tls]. When a connection has ended it makes another.
 func playAttack(args ...string) error {
 	_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, 19) // the clients and the proxy have one machine with it
+	runtime.GOMAXPROCS(1)
 	connections, err := strconv.Atoi(args[2])
 	if err != nil {
 		return err

@@ -230,6 +230,34 @@ func TestSessionsThatDrainEnd(t *testing.T) {
 	}
 }
 
+// TestCVEClass15_WhatIsTakenBackAtOnceReachesNobody: requests that are reset in the same breath are counted, but no host hears of
+// them; those beside them are served.
+func TestCVEClass15_WhatIsTakenBackAtOnceReachesNobody(t *testing.T) {
+	for _, up := range []config.Protocol{config.ProtocolHTTP1, config.ProtocolHTTP2} {
+		t.Run(fmt.Sprintf("host %d", up), func(t *testing.T) {
+			host := plainServer(t, func(http.ResponseWriter, *http.Request) {})
+			p := start2(t, config.ProtocolHTTP2, up, host, nil)
+			f := p.dial2(t)
+			var breath bytes.Buffer
+			all := &peer2{http2.NewFramer(&breath, nil), t, nil}
+			for i := range uint32(50) {
+				all.get(2*i + 1)
+			}
+			for i := range uint32(50) {
+				_ = all.WriteRSTStream(2*i+1, http2.ErrCodeCancel)
+			}
+			all.get(101)
+			_, _ = f.conn.Write(breath.Bytes())
+			f.until(ended(101))
+			p.waitStat("http.outbound.downstream_rq_total", "51")
+			p.waitStat("http.outbound.downstream_rq_rx_reset", "50")
+			p.waitStat("http.outbound.downstream_rq_active", "0")
+			p.waitStat("cluster.web.upstream_rq_total", "1")
+			p.waitStat("cluster.web.upstream_cx_total", "1")
+		})
+	}
+}
+
 // TestStreamsThatAreResetAreNotStale: a connection that was idle may be closed by the host at any time, so what is sent then is
 // sent again. A stream that the host resets has met it.
 func TestStreamsThatAreResetAreNotStale(t *testing.T) {

@@ -37,6 +37,7 @@ type lane struct {
 	m *mux.Stream
 	x *exchange
 
+	fresh bool       // the exchange waits for what else was received with it
 	timer loop.Timer // for the client to take the end of a response whose exchange is over
 }
 
@@ -89,7 +90,18 @@ func (s *session) Opened(m *mux.Stream, h *message.Head, end bool) {
 	if s.lastRequest() {
 		s.drain()
 	}
-	x.serve(nil)
+	l.fresh = true
+	w.fresh = append(w.fresh, l)
+}
+
+// Told implements mux.Owner: it begins the requests that were received. One that its client took back in the same breath is none
+// of them: who does that all the time makes no work for hosts, and breaks no connection to one (CVE-2023-44487).
+func (s *session) Told() {
+	w := s.w
+	for _, l := range w.fresh {
+		l.start()
+	}
+	w.fresh = w.fresh[:0]
 }
 
 // Event implements mux.Owner.
@@ -121,6 +133,7 @@ func (s *session) Ended(err error) {
 	}
 	s.timer.Stop()
 	s.life.Stop()
+	s.w.fresh = s.w.fresh[:0]
 	s.a.forget(&s.downstream)
 }
 
@@ -211,19 +224,38 @@ func (l *lane) close() {
 // Head implements mux.Receiver, as the methods below: a server gets requests by Opened only.
 func (l *lane) Head(*message.Head, bool) {}
 
+// start begins the exchange, which may end it.
+func (l *lane) start() {
+	if l.fresh {
+		l.fresh = false
+		l.x.serve(nil)
+	}
+}
+
 // Content takes content of the request.
 func (l *lane) Content(p loop.Piece, end bool) (more bool) {
+	l.start()
 	x := l.x
+	if x == nil { // it is answered
+		return true
+	}
 	x.requestContent(p, end)
 	return l.x == x && !x.full()
 }
 
 // Trailers ends the request.
-func (l *lane) Trailers(t *message.Fields) { l.x.requestTrailers(t) }
+func (l *lane) Trailers(t *message.Fields) {
+	if l.start(); l.x != nil {
+		l.x.requestTrailers(t)
+	}
+}
 
 // Reset tells that the client went away.
 func (l *lane) Reset(_ http2.ErrCode, remote bool) {
 	x := l.x
+	if l.fresh {
+		x.accept()
+	}
 	if !remote {
 		l.s.http().count[httpRqTxReset]++
 		x.flags |= flagProtocol

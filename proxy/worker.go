@@ -48,6 +48,7 @@ type worker struct {
 
 	exchanges   []*exchange // free
 	lanes       []*lane     // free
+	fresh       []*lane     // whose exchanges begin when a session has been told everything
 	extra, path []byte      // scratch
 	edit        message.Edit
 	reply       message.Head

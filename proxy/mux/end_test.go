@@ -50,6 +50,8 @@ func (e *end) note(format string, args ...any) {
 	e.lines = append(e.lines, fmt.Sprintf(format, args...))
 }
 
+func (e *end) Told() {}
+
 func (e *end) Opened(s *mux.Stream, h *message.Head, last bool) {
 	x := &exchange{Stream: s, e: e, id: s.ID()}
 	s.Use(x)

@@ -42,6 +42,8 @@ type Receiver interface {
 type Owner interface {
 	// Opened tells a new request on a server's connection. The owner gives the stream its receiver by [Stream.Use] or closes it.
 	Opened(s *Stream, h *message.Head, end bool)
+	// Told tells that everything was told that had been received; not when that ended the connection.
+	Told()
 	Event(e http2.Event)
 	// Idle tells that the last stream was closed.
 	Idle()
@@ -180,6 +182,9 @@ func (c *Conn) feed(data []byte) {
 	c.Tick(uint32(c.loop.Now()/1e9) + 1)
 	c.busy = true
 	used, err := c.Feed(data, (*handler)(c))
+	if err == nil && !c.closed {
+		c.owner.Told()
+	}
 	c.busy = false
 	switch {
 	case c.closed:

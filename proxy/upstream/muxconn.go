@@ -197,6 +197,9 @@ func (m *muxConn) finish() {
 // Opened implements mux.Owner: a host opens no streams.
 func (m *muxConn) Opened(s *mux.Stream, _ *message.Head, _ bool) { s.Close() }
 
+// Told implements mux.Owner.
+func (m *muxConn) Told() {}
+
 // Event implements mux.Owner.
 func (m *muxConn) Event(e http2.Event) {
 	switch e {
