@@ -38,7 +38,7 @@ func (c *Conn) beginData(f frame, p []byte, to Handler) (n int, code ErrCode) {
 		c.giveBackStream(s, overhead)
 	}
 	if code == NoError && length == 0 && !c.data.end {
-		code = c.charge(1)
+		code = c.charge(emptyNoise)
 	}
 	if code == NoError && length == 0 {
 		c.endContent(nil, to)
