@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -99,8 +100,8 @@ func hostileBackend(t testing.TB) string {
 	return back.Listener.Addr().String()
 }
 
-// attackWindows are how often, and for how long, an attack goes on between times of quiet: once in the ordinary run, longer in make
-// soak. HOSTMESH_SOAK is 24 such times.
+// attackWindows are how often, and for how long, an attack goes on: once in the ordinary run, longer in make soak. HOSTMESH_SOAK is 36
+// such times.
 func attackWindows(t testing.TB, k hostility) (rounds int, each time.Duration) {
 	each = max(k.lasts, time.Second)
 	soak := os.Getenv("HOSTMESH_SOAK")
@@ -111,7 +112,7 @@ func attackWindows(t testing.TB, k hostility) (rounds int, each time.Duration) {
 	if err != nil {
 		t.Fatalf("HOSTMESH_SOAK: %v", err)
 	}
-	return 4, max(d/24, each)
+	return 7, max(d/36, each)
 }
 
 // judgeHostile lets every kind of bad client at a hop while others are measured. Nobody else's request fails, the bad ones are
@@ -146,14 +147,14 @@ func hostile(t *testing.T, h, decoy hop, speak speech, k hostility) {
 	before, counted, open := h.resident(t), h.stats(t, k.counted), h.stats(t, `http\.in\.downstream_cx_active`)
 	most := watchResident(t, h)
 	var all tally
-	for range rounds {
-		others.during(attackedElsewhere)
+	for round := range rounds {
+		others.during(attackedElsewhere(round))
 		if decoy.addr == "" {
 			time.Sleep(time.Second)
 		} else {
 			attackHop(t, decoy, k, each)
 		}
-		others.during("the attack")
+		others.during(attacked(round))
 		one := attackHop(t, h, k, each)
 		all.Connections, all.Ended, all.Open = all.Connections+one.Connections, all.Ended+one.Ended, all.Open+one.Open
 	}
@@ -171,11 +172,14 @@ func hostile(t *testing.T, h, decoy hop, speak speech, k hostility) {
 	h.eventuallyStat(t, `http\.in\.downstream_cx_active`, func(n uint64) bool { return n <= open })
 	h.eventuallyStat(t, `cluster\.back\.upstream_rq_active`, func(n uint64) bool { return n <= bystanderClients })
 	others.finish()
-	tellTimes(t, others, all, grown)
+	t.Logf("%d connections, %d of them ended; resident memory +%d KiB", all.Connections, all.Ended, grown>>10)
+	judgeTimes(t, others, rounds)
 }
 
 // attackedElsewhere is the period with which that of the attack is compared.
-const attackedElsewhere = "an attack elsewhere"
+func attackedElsewhere(round int) string { return fmt.Sprintf("round %d, elsewhere", round) }
+
+func attacked(round int) string { return fmt.Sprintf("the attack, round %d", round) }
 
 func attackHop(t *testing.T, h hop, k hostility, d time.Duration) tally {
 	t.Helper()
@@ -194,14 +198,22 @@ func attackHop(t *testing.T, h hop, k hostility, d time.Duration) tally {
 	return one
 }
 
-// tellTimes says what became of the latencies; in make soak, which has the machine to itself, they are held to the promise.
-func tellTimes(t *testing.T, others *bystanders, all tally, grown int64) {
-	quiet, n := others.quantile(attackedElsewhere, 0.99)
-	during, m := others.quantile("the attack", 0.99)
-	t.Logf("%d connections, %d of them ended; resident memory +%d KiB; p99 %s of %d without, %s of %d during the attack",
-		all.Connections, all.Ended, grown>>10, quiet.Round(time.Microsecond), n, during.Round(time.Microsecond), m)
-	if os.Getenv("HOSTMESH_SOAK") != "" && during > quiet*3/2 {
-		t.Errorf("p99 %s during the attack, %s without: more than 1.5 times as long", during, quiet)
+// judgeTimes says what became of the latencies; in make soak, which has the machine to itself, they are held to the promise. Machines
+// have moods, so the periods of a round are compared with each other, and the median of the rounds counts.
+func judgeTimes(t *testing.T, others *bystanders, rounds int) {
+	t.Helper()
+	var ratios []float64
+	for round := range rounds {
+		without, n := others.quantile(attackedElsewhere(round), 0.99)
+		during, m := others.quantile(attacked(round), 0.99)
+		ratios = append(ratios, float64(during)/float64(max(without, 1)))
+		t.Logf("p99 %s of %d without, %s of %d during the attack", without.Round(time.Microsecond), n, during.Round(time.Microsecond), m)
+	}
+	slices.Sort(ratios)
+	median := ratios[len(ratios)/2]
+	t.Logf("ratio %.2f (%.2f to %.2f)", median, ratios[0], ratios[len(ratios)-1])
+	if rounds > 1 && median > 1.5 {
+		t.Errorf("p99 is %.2f times as long during the attack, want 1.5 at most", median)
 	}
 }
 
