@@ -13,6 +13,14 @@ func (d *decoder) decode(p []byte, s *section) error {
 	start := true
 	for len(p) > 0 {
 		var err ErrCode
+		if s.over { // a bomb is made of references, which change no table: this is most of the work that it makes
+			if p, err = d.skip(p); err != NoError {
+				return err
+			}
+			if len(p) == 0 {
+				break
+			}
+		}
 		if b := p[0]; b&0xe0 == 0x20 {
 			if p, err = d.update(p, start); err != NoError {
 				return err
@@ -54,7 +62,7 @@ func (d *decoder) field(p []byte, s *section) (rest []byte, err ErrCode) {
 	var f message.Field
 	bad := false
 	if index > 0 {
-		f, bad = d.indexed(h, index)
+		f, bad = d.indexed(h, index, prefix == 7)
 	} else if p, ok = readString(h, p, &f.Name); !ok {
 		return nil, CompressionError
 	} else {
@@ -65,9 +73,7 @@ func (d *decoder) field(p []byte, s *section) (rest []byte, err ErrCode) {
 	if prefix != 7 {
 		// The value of an entry that lent its name does not count, neither does what was wrong with it. A wrong name stays wrong.
 		if index > 0 {
-			name := h.Bytes(f.Name)
-			bad = bad && f.Known < message.NumNames && !message.ValidLowerName(name) || f.Known == pseudoUnknown
-			h.Text = h.Text[:f.Name.End]
+			bad = bad && f.Known < message.NumNames && !message.ValidLowerName(h.Bytes(f.Name)) || f.Known == pseudoUnknown
 		}
 		if p, ok = readString(h, p, &f.Value); !ok {
 			return nil, CompressionError
@@ -84,16 +90,35 @@ func (d *decoder) field(p []byte, s *section) (rest []byte, err ErrCode) {
 	return p, NoError
 }
 
-// indexed copies an entry's texts into the head.
-func (d *decoder) indexed(h *message.Head, index int) (f message.Field, bad bool) {
+// skip passes over whole entries that are named by one byte.
+func (d *decoder) skip(p []byte) (rest []byte, err ErrCode) {
+	known := byte(min(firstDynamic+d.table.count, 0x7f))
+	for i, b := range p {
+		if b <= 0x80 || b == 0xff {
+			return p[i:], NoError
+		}
+		if b&0x7f >= known {
+			return nil, CompressionError
+		}
+	}
+	return nil, NoError
+}
+
+// indexed copies an entry's name into the head, and its value if it is wanted.
+func (d *decoder) indexed(h *message.Head, index int, whole bool) (f message.Field, bad bool) {
 	if index < firstDynamic {
 		e := &staticTable[index]
 		f.Known = e.name
-		f.Name, f.Value = h.Put(tokenText(e.name)), h.Put(e.value)
+		if f.Name = h.Put(tokenText(e.name)); whole {
+			f.Value = h.Put(e.value)
+		}
 		return f, false
 	}
 	e := d.table.get(index - firstDynamic)
 	name, value := d.table.texts(e)
+	if !whole {
+		value = nil
+	}
 	start := uint32(len(h.Text))
 	h.Text = append(append(h.Text, name...), value...)
 	mid := start + uint32(len(name))

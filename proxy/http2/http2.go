@@ -67,6 +67,7 @@ const (
 	defaultFields   = 100
 	headerOverhead  = 32 // RFC 7541 section 4.1
 	frameHeaderSize = 9
+	overNoise       = 50 // what a field section beyond the limits counts as: it had to be decoded
 	emptyNoise      = 50 // what a DATA frame without content counts as: nobody needs any but the last (Envoy takes one in a row)
 	updatesPerFrame = 10 // window updates that a DATA frame we send may bring; Envoy's limit
 )

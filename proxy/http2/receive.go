@@ -84,6 +84,9 @@ func (c *Conn) fields(p []byte, to Handler) ErrCode {
 	case s != nil && s.ended:
 		return c.streamError(s, id, StreamClosed, to)
 	case c.section.over && !c.section.malformed:
+		if code := c.charge(overNoise); code != NoError {
+			return code
+		}
 		return c.streamError(s, id, EnhanceYourCalm, to)
 	case !ok || c.block.self:
 		return c.streamError(s, id, ProtocolError, to)
