@@ -3,6 +3,7 @@ package http2
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -316,6 +317,21 @@ func TestCVEClass15_HPACKBombIsBounded(t *testing.T) {
 	}
 	if d.table.count != 1 {
 		t.Error("the table is out of step")
+	}
+	// What is passed over is judged all the same: entries behind it come in, and references to none are errors.
+	s.begin(h, requestSection, &l)
+	if err := d.decode(append(bytes.Clone(block), 0x40, 1, 'c', 1, 'd'), &s); err != nil || d.table.count != 2 {
+		t.Errorf("%v, %d entries", err, d.table.count)
+	}
+	if name, value := d.table.texts(d.table.get(0)); string(name) != "c" || string(value) != "d" {
+		t.Errorf("the newest entry is %s: %s", name, value)
+	}
+	for _, wrong := range []byte{0x80, 0xbf, 0xfe, 0x20} {
+		d.init()
+		s.begin(h, requestSection, &l)
+		if err := d.decode(append(bytes.Clone(block), wrong, 0xbe), &s); !errors.Is(err, CompressionError) {
+			t.Errorf("%#x behind references: %v", wrong, err)
+		}
 	}
 }
 
