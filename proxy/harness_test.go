@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime"
+	"runtime/pprof"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -96,22 +98,24 @@ func clusters(all ...*config.Cluster) map[string]*config.Cluster {
 	return m
 }
 
-// goroutines counts those that run the proxy's code: those of a test's servers come and go with their connections.
-func goroutines() int {
-	buf := make([]byte, 4<<20)
-	count := 0
-	for g := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
-		if strings.Contains(g, "hostmesh/hostmesh/proxy.") || strings.Contains(g, "hostmesh/hostmesh/proxy/") {
-			count++
+// goroutines returns the stacks of those that a running proxy started, and those started: all bear its label.
+func goroutines(label string) (stacks []string) {
+	var all bytes.Buffer
+	if err := pprof.Lookup("goroutine").WriteTo(&all, 1); err != nil {
+		panic(err)
+	}
+	for stack := range strings.SplitSeq(all.String(), "\n\n") {
+		if strings.Contains(stack, strconv.Quote(label)) {
+			stacks = append(stacks, stack)
 		}
 	}
-	return count
+	return stacks
 }
 
 // start runs a proxy with a configuration and waits until its listeners are bound. The test fails if goroutines are left.
 func start(t testing.TB, cfg *config.Config, change func(*proxy.Options)) *testProxy {
 	t.Helper()
-	before := goroutines()
+	label := fmt.Sprintf("%s on %d", t.Name(), time.Now().UnixNano())
 	p := &testProxy{t: t, config: watch.New(cfg), log: &lockedBuffer{}, done: make(chan struct{})}
 	opts := proxy.Options{Config: p.config, Admin: "127.0.0.1:0", Loops: 2, DrainTime: 5 * time.Second, AccessLog: p.log, Version: "test"}
 	if change != nil {
@@ -122,12 +126,12 @@ func start(t testing.TB, cfg *config.Config, change func(*proxy.Options)) *testP
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	go func() {
+	go pprof.Do(ctx, pprof.Labels("proxy", label), func(ctx context.Context) {
 		defer close(p.done)
 		if err := p.Run(ctx); err != nil {
 			t.Errorf("Run: %v", err)
 		}
-	}()
+	})
 	p.cancel = cancel
 	p.stop = sync.OnceFunc(func() {
 		cancel()
@@ -141,18 +145,21 @@ func start(t testing.TB, cfg *config.Config, change func(*proxy.Options)) *testP
 	t.Cleanup(func() {
 		p.stop()
 		http.DefaultClient.CloseIdleConnections()
+		var left []string
 		for range 1000 {
-			if goroutines() <= before {
+			if left = goroutines(label); len(left) == 0 {
 				return
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
-		buf := make([]byte, 1<<20)
-		t.Errorf("goroutines: %d before, %d after\n%s", before, goroutines(), buf[:runtime.Stack(buf, true)])
+		t.Errorf("goroutines left:\n%s", strings.Join(left, "\n\n"))
 	})
 	if len(cfg.Listeners) > 0 {
 		p.addr = cfg.Listeners[0].Addresses[0]
 		p.waitBound(p.addr)
+		if len(goroutines(label)) == 0 {
+			t.Fatalf("no goroutine has the label %q: none that is left would be found", label)
+		}
 	}
 	return p
 }

@@ -13,8 +13,8 @@ func (d *decoder) decode(p []byte, s *section) error {
 	start := true
 	for len(p) > 0 {
 		var err ErrCode
-		if s.over { // a bomb is made of references, which change no table: this is most of the work that it makes
-			if p, err = d.skip(p); err != NoError {
+		if s.over { // what changes no table is most of what floods are made of
+			if p, err = d.skip(p, s.head); err != NoError {
 				return err
 			}
 			if len(p) == 0 {
@@ -90,15 +90,32 @@ func (d *decoder) field(p []byte, s *section) (rest []byte, err ErrCode) {
 	return p, NoError
 }
 
-// skip passes over whole entries that are named by one byte.
-func (d *decoder) skip(p []byte) (rest []byte, err ErrCode) {
-	known := byte(min(firstDynamic+d.table.count, 0x7f))
-	for i, b := range p {
-		if b <= 0x80 || b == 0xff {
-			return p[i:], NoError
-		}
-		if b&0x7f >= known {
-			return nil, CompressionError
+// skip passes over entries that change no table: references of one byte, and literals that are not to be kept. What cannot be
+// decoded is an error here as anywhere.
+func (d *decoder) skip(p []byte, h *message.Head) (rest []byte, err ErrCode) {
+	known := firstDynamic + d.table.count
+	for len(p) > 0 {
+		switch b := p[0]; {
+		case b > 0x80 && b < 0xff:
+			if int(b&0x7f) >= known {
+				return nil, CompressionError
+			}
+			p = p[1:]
+		case b&0xe0 == 0:
+			index, name, ok := readInt(p, 4)
+			if !ok || index >= known {
+				return nil, CompressionError
+			}
+			if index == 0 {
+				if name, ok = skipString(name, h); !ok {
+					return nil, CompressionError
+				}
+			}
+			if p, ok = skipString(name, h); !ok {
+				return nil, CompressionError
+			}
+		default:
+			return p, NoError
 		}
 	}
 	return nil, NoError
@@ -166,4 +183,22 @@ func readString(h *message.Head, p []byte, at *message.Span) (rest []byte, ok bo
 	}
 	at.End = uint32(len(h.Text))
 	return p[n:], true
+}
+
+// skipString passes over a string. One that is coded is decoded, for it may be wrong.
+func skipString(p []byte, h *message.Head) (rest []byte, ok bool) {
+	if len(p) == 0 {
+		return nil, false
+	}
+	if n := int(p[0]); n < 0x7f {
+		if n >= len(p) {
+			return nil, false
+		}
+		return p[1+n:], true
+	}
+	mark := len(h.Text)
+	var at message.Span
+	rest, ok = readString(h, p, &at)
+	h.Text = h.Text[:mark]
+	return rest, ok
 }
