@@ -1,6 +1,10 @@
 package http2
 
-import "github.com/hostmesh/hostmesh/proxy/message"
+import (
+	"encoding/binary"
+
+	"github.com/hostmesh/hostmesh/proxy/message"
+)
 
 // decoder reads field sections. An error is one of compression: both ends no longer have the same table.
 type decoder struct{ table table }
@@ -100,7 +104,7 @@ func (d *decoder) skip(p []byte, h *message.Head) (rest []byte, err ErrCode) {
 			if int(b&0x7f) >= known {
 				return nil, CompressionError
 			}
-			p = p[1:]
+			p = skipReferences(p[1:], known)
 		case b&0xe0 == 0:
 			index, name, ok := readInt(p, 4)
 			if !ok || index >= known {
@@ -183,6 +187,21 @@ func readString(h *message.Head, p []byte, at *message.Span) (rest []byte, ok bo
 	}
 	at.End = uint32(len(h.Text))
 	return p[n:], true
+}
+
+// skipReferences passes over references of one byte to known entries, eight at a time, as far as there are eight.
+func skipReferences(p []byte, known int) []byte {
+	const ones = 0x0101010101010101
+	limit := uint64(0x80-min(known, 0x7f)) * ones // added to an index that is known it does not reach the top bit
+	for len(p) >= 8 {
+		x := binary.LittleEndian.Uint64(p)
+		index := x & (0x7f * ones)
+		if x&(index+0x7f*ones)&^(index+limit)&(0x80*ones) != 0x80*ones {
+			break
+		}
+		p = p[8:]
+	}
+	return p
 }
 
 // skipString passes over a string. One that is coded is decoded, for it may be wrong.

@@ -162,6 +162,7 @@ func FuzzHuffman(f *testing.F) {
 // FuzzDecode compares with the oracle over several sections of one connection. The parts of the input are split at a marker.
 func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{
+		"8286838283848586878889bebdbcbbba3f", "4001610162bebebebebebebebebebe80bebebebebebebebe", "4001610162bebebebebebebebebebeffbebebebebebebe", "40016101628281bdbebebebebebebebebfbebebebe",
 		"828684410f7777772e6578616d706c652e636f6d0d0a828684be58086e6f2d6361636865", "828684418cf1e3c2e5f23a6ba0ab90f4ff0d0a828684be5886a8eb10649cbf",
 		"3fe11f82", "2082", "8220", "40000161", "80", "ff", "10", "be", "4101", "0001410142", "", "8286000161016210c2016101be0f2f016340016101627f80be", "828600018101ff",
 	} {
@@ -369,6 +370,26 @@ func TestCVEClass15_BrokenSectionsAreErrors(t *testing.T) {
 		s.begin(new(message.Head), requestSection, &l)
 		if err := d.decode(unhex(t, in), &s); err != CompressionError {
 			t.Errorf("%s: %v, want a compression error", in, err)
+		}
+	}
+}
+
+// References are passed over eight at a time just as they are one at a time, at every place and for every size of the tables.
+func TestReferencesArePassedOver(t *testing.T) {
+	for known := 2; known < 200; known++ {
+		for b := range 256 {
+			good := b > 0x80 && b < 0xff && b&0x7f < known
+			for at := range 8 {
+				p := bytes.Repeat([]byte{0x81}, 16)
+				p[8+at] = byte(b)
+				want := 8
+				if good {
+					want = 0
+				}
+				if got := len(skipReferences(p, known)); got != want {
+					t.Fatalf("%#x at %d of %d entries: %d bytes are left, want %d", b, at, known, got, want)
+				}
+			}
 		}
 	}
 }
