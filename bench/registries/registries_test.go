@@ -38,7 +38,8 @@ type server struct {
 	section  string // of control.yaml
 	// change marks an endpoint of each service with a number, in one transaction where the server has them; it returns
 	// when the server has taken it. It may be called from several goroutines for different services.
-	change func(ctx context.Context, marks map[int]int) error
+	change  func(ctx context.Context, marks map[int]int) error
+	witness *witness // of the server's event; nil: that it has taken a change counts as such, which is before it
 }
 
 // measure runs all three measurements and reports their figures.
@@ -48,7 +49,7 @@ func measure(b *testing.B, err error, s server) {
 		b.Fatal(err)
 	}
 	catalog, stop := firstView(b, s)
-	time.Sleep(10 * time.Second) // the first sync's work is over
+	settle(b)
 	singleChanges(b, s, catalog)
 	stop()
 	churn(b, s)
@@ -91,12 +92,17 @@ func countEndpoints(s *registry.Snapshot) int {
 	return n
 }
 
-// singleChanges measures from the server's word that it has a change to the Snapshot that has it.
+// singleChanges measures from the server's event to the Snapshot that has the change, and from its word that it has it.
 func singleChanges(b *testing.B, s server, catalog *registry.Catalog) {
 	b.Helper()
-	var took []time.Duration
+	var event, written []time.Duration
 	for i := range changes {
 		service, mark := (i*7919)%services, 10_000+i
+		if s.witness != nil {
+			if err := s.witness.watch(testbed.LoadedServiceName(service)); err != nil {
+				b.Fatal(err)
+			}
+		}
 		if err := s.change(context.Background(), map[int]int{service: mark}); err != nil {
 			b.Fatal(err)
 		}
@@ -112,12 +118,28 @@ func singleChanges(b *testing.B, s server, catalog *registry.Catalog) {
 				b.Fatalf("change %d is in no snapshot: %+v", i, catalog.Sources())
 			}
 		}
-		took = append(took, time.Since(began))
+		seen := time.Now()
+		written = append(written, seen.Sub(began))
+		if s.witness != nil {
+			told, err := s.witness.told()
+			if err != nil {
+				b.Fatal(err)
+			}
+			began = told
+		}
+		event = append(event, max(0, seen.Sub(began)))
 		time.Sleep(60 * time.Millisecond)
 	}
+	reportQuantiles(b, "", event)
+	if s.witness != nil {
+		reportQuantiles(b, "written-", written)
+	}
+}
+
+func reportQuantiles(b *testing.B, prefix string, took []time.Duration) {
 	slices.Sort(took)
 	for name, q := range map[string]float64{"p50-ms": 0.5, "p99-ms": 0.99, "max-ms": 1} {
-		b.ReportMetric(float64(took[min(int(q*float64(len(took))), len(took)-1)].Microseconds())/1000, name)
+		b.ReportMetric(float64(took[min(int(q*float64(len(took))), len(took)-1)].Microseconds())/1000, prefix+name)
 	}
 }
 

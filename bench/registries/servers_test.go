@@ -31,8 +31,8 @@ func BenchmarkConsul(b *testing.B) {
 	}
 	r, err := consul.New(consul.Config{Address: s.Address, CAFile: s.Certs.CAFile}, nil)
 	measure(b, err, server{
-		registry: r,
-		section:  fmt.Sprintf("  - {name: dc1, consul: {address: %q, caFile: %q}}\n", s.Address, s.Certs.CAFile),
+		registry: r, witness: startWitness(b, s.Address, s.Certs.CAFile),
+		section: fmt.Sprintf("  - {name: dc1, consul: {address: %q, caFile: %q}}\n", s.Address, s.Certs.CAFile),
 		change: func(ctx context.Context, marks map[int]int) error {
 			var ops api.TxnOps
 			for service, mark := range marks {
