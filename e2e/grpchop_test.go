@@ -40,13 +40,13 @@ func (c *callee) FullDuplexCall(stream testgrpc.TestService_FullDuplexCallServer
 const smallWindow = 64 << 10
 
 // serve runs the callee and returns where.
-func (c *callee) serve(t testing.TB) string {
+func (c *callee) serve(t testing.TB, options ...grpc.ServerOption) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer(grpc.StaticStreamWindowSize(smallWindow), grpc.StaticConnWindowSize(smallWindow))
+	server := grpc.NewServer(options...)
 	testgrpc.RegisterTestServiceServer(server, c)
 	go func() { _ = server.Serve(l) }()
 	t.Cleanup(server.Stop)
@@ -64,7 +64,7 @@ func judgeGRPC(t *testing.T, kind hopKind) {
 	for _, w := range grpcWays() {
 		t.Run(w.name, func(t *testing.T) {
 			s := &callee{}
-			addr, caFile := w.make(t, kind, s.serve(t))
+			addr, caFile := w.make(t, kind, s.serve(t, grpc.StaticStreamWindowSize(smallWindow), grpc.StaticConnWindowSize(smallWindow)))
 			for _, c := range []grpcTest{
 				{"cancel reaches the server", grpcCancel},
 				{"deadlines", grpcDeadline},
@@ -90,6 +90,11 @@ func judgeGRPC(t *testing.T, kind hopKind) {
 					})
 				})
 			}
+			t.Run("a long conversation", func(t *testing.T) {
+				s := &callee{}
+				addr, caFile := w.make(t, kind, s.serve(t))
+				grpcConversation(t, s, func() (*grpc.ClientConn, error) { return dialGRPC(addr, caFile) })
+			})
 			if caFile == "" {
 				t.Run("trailers only on the wire", func(t *testing.T) { trailersOnlyOnTheWire(t, s, addr) })
 			}

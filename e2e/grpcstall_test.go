@@ -129,3 +129,48 @@ func clientStalls(t *testing.T, s *callee, dial func(...grpc.DialOption) *grpc.C
 		t.Errorf("the client got %d bytes, want %d", n, stallTotal)
 	}
 }
+
+// grpcConversation: one stream of thousands of messages, both ends as they are by default. These measure the way to set their windows:
+// a ping is under way whenever content came.
+func grpcConversation(t *testing.T, s *callee, dial func() (*grpc.ClientConn, error)) {
+	t.Helper()
+	const turns = 5000
+	s.duplex = func(stream testgrpc.TestService_FullDuplexCallServer) error {
+		for {
+			in, err := stream.Recv()
+			if err == io.EOF {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if err := stream.Send(&testgrpc.StreamingOutputCallResponse{Payload: in.GetPayload()}); err != nil {
+				return err
+			}
+		}
+	}
+	conn, err := dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	stream, err := testgrpc.NewTestServiceClient(conn).FullDuplexCall(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	say := &testgrpc.StreamingOutputCallRequest{Payload: &testgrpc.Payload{Body: make([]byte, 100)}}
+	for i := range turns {
+		if err := stream.Send(say); err != nil {
+			t.Fatalf("message %d: %v", i, err)
+		}
+		if _, err := stream.Recv(); err != nil {
+			t.Fatalf("answer %d: %v", i, err)
+		}
+	}
+	if err := stream.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != io.EOF {
+		t.Errorf("the end of the stream: %v", err)
+	}
+}

@@ -61,7 +61,7 @@ func http2Hostilities() (all []hostility) {
 	for _, name := range []string{
 		"rapid-reset", "made-you-reset", "continuation", "empty-continuation", "settings", "ping", "priority", "empty-data", "window-updates",
 	} {
-		all = append(all, hostility{attack: name, connections: 4, ended: true, counted: countedFloods})
+		all = append(all, hostility{attack: name, connections: 4, lasts: 2 * time.Second, ended: true, counted: countedFloods})
 	}
 	// These may be answered each, or have their streams reset.
 	for _, name := range []string{"hpack-bomb", "many-fields"} {

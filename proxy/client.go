@@ -14,7 +14,6 @@ import (
 
 const (
 	turnBytes  = 256 << 10       // moved for one socket before the others have their turn
-	lingerTime = 2 * time.Second // for a client to read the last response before its unread input resets the connection
 	// maxHead leaves room in the shared read buffer, where heads are parsed.
 	maxHead = 60 << 10
 )
@@ -256,7 +255,8 @@ func (c *client) idleTimeout() time.Duration {
 
 // finishClose ends a connection in good order.
 func (c *client) finishClose() {
-	if !c.linger && len(c.in) == 0 && !c.readable || c.hup || c.broken {
+	patience := c.served.http().DelayedCloseTimeout
+	if !c.linger && len(c.in) == 0 && !c.readable || c.hup || c.broken || patience == 0 {
 		c.dispose()
 		return
 	}
@@ -265,7 +265,7 @@ func (c *client) finishClose() {
 	c.w.loop.Release(c.in)
 	c.in = nil
 	c.CloseWrite()
-	c.w.loop.Start(&c.timer, lingerTime, c)
+	c.w.loop.Start(&c.timer, patience, c)
 	c.Again()
 }
 

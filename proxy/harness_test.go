@@ -63,7 +63,7 @@ func (b *lockedBuffer) String() string {
 func httpConfig(addr netip.AddrPort, vhosts ...*config.VirtualHost) *config.Listener {
 	return &config.Listener{Name: "outbound", Addresses: []netip.AddrPort{addr}, HTTP: &config.HTTP{
 		StatPrefix: "outbound", Routes: &config.RouteTable{Name: "outbound", VirtualHosts: vhosts},
-		RequestHeadersTimeout: 2 * time.Second, StreamIdleTimeout: 10 * time.Second, IdleTimeout: time.Minute,
+		RequestHeadersTimeout: 2 * time.Second, StreamIdleTimeout: 10 * time.Second, IdleTimeout: time.Minute, DelayedCloseTimeout: time.Second,
 		MaxRequestHeadBytes: 60 << 10, MaxRequestHeaders: 100, UseRemoteAddress: true, GenerateRequestID: true,
 		ServerName: "envoy", Upgrades: []string{"websocket"}, AccessLogs: []config.AccessLog{{Path: "/dev/stdout"}},
 	}}

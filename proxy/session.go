@@ -16,6 +16,7 @@ const (
 	// goAwayTimes how often it has that time while it has not confirmed that it was told.
 	goAwayTime  = time.Second
 	goAwayTimes = 3
+	lingerTime  = 2 * time.Second // between two looks whether a client has got the last response
 )
 
 // session is a downstream HTTP/2 connection. Each of its streams is an exchange.
@@ -60,7 +61,7 @@ func (s *session) begin() {
 	s.mux.Serve(s.w.loop, &s.Conn, http2.Limits{
 		HeaderBytes: headLimit(http.MaxRequestHeadBytes), Fields: http.MaxRequestHeaders, Streams: int(http.HTTP2.MaxStreams),
 		Window: int(http.HTTP2.StreamWindow), ConnWindow: int(http.HTTP2.ConnWindow), ExtendedConnect: http.HTTP2.ExtendedConnect || len(http.Upgrades) > 0,
-	}, &s.w.arena.Arena, s, mux.Counts{Received: &s.a.stats.count[listenerRxBytes], Sent: &s.a.stats.count[listenerTxBytes]}, s.early)
+	}, &s.w.arena.Arena, s, mux.Counts{Received: &s.a.stats.count[listenerRxBytes], Sent: &s.a.stats.count[listenerTxBytes]}, http.DelayedCloseTimeout, s.early)
 	s.early = nil
 	s.w.loop.Start(&s.timer, http.IdleTimeout, s)
 }

@@ -49,6 +49,7 @@ type HTTP struct {
 	StreamIdleTimeout     time.Duration // without a byte in either direction, within a request
 	IdleTimeout           time.Duration // a connection without a request
 	DrainTimeout          time.Duration // how long a draining connection may still finish its request
+	DelayedCloseTimeout   time.Duration // for a client to read why its connection ends; 0: it may never know
 	MaxRequestHeadBytes   int           // a larger head is answered with 431
 	MaxRequestHeaders     int           // more header lines are answered with 431
 	UseRemoteAddress      bool          // the peer's address is the client's: append it to x-forwarded-for

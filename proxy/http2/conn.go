@@ -69,7 +69,7 @@ type Conn struct {
 	data  content
 
 	noise, resets int
-	updates       int // window updates that are owed to what was sent
+	echoes        int // window updates and pings that are owed to what was sent
 	now           uint32
 	failed        ErrCode
 	feeding       bool
@@ -269,10 +269,11 @@ func (c *Conn) charge(n int) ErrCode {
 	return NoError
 }
 
-// chargeUpdate counts a window update: those that follow from what was sent are no noise.
-func (c *Conn) chargeUpdate() ErrCode {
-	if c.updates > 0 {
-		c.updates--
+// chargeEcho counts a window update or a ping: those that follow from what was sent are no noise. A peer that measures the way, as
+// gRPC does to set its windows, has a ping under way whenever it gets content.
+func (c *Conn) chargeEcho() ErrCode {
+	if c.echoes > 0 {
+		c.echoes--
 		return NoError
 	}
 	return c.charge(1)

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	oracle "golang.org/x/net/http2"
+
+	"github.com/hostmesh/hostmesh/proxy/message"
 )
 
 // A path that does not start with a slash must not reach what decides by paths (CVE-2026-33186).
@@ -104,6 +106,31 @@ func TestCVEClass15_FloodsEndTheConnection(t *testing.T) {
 			}
 			t.Error("it was let through")
 		})
+	}
+}
+
+// Window updates and pings that follow from content are no noise, however long a stream lasts: gRPC has a ping under way whenever it
+// gets content, to set its windows.
+func TestEchoesOfContentAreNoNoise(t *testing.T) {
+	r, p := serverOf(Limits{}), newPeer()
+	p.request(1, true)
+	r.run(t, p.out.Bytes())
+	s, h := r.streams[0], new(message.Head)
+	h.Reset()
+	h.Status = 200
+	r.conn.AppendHeaders(nil, s, h, nil, false)
+	for i := range 5000 {
+		if _, n := r.conn.DataHeader(s, 10, false); n != 10 {
+			t.Fatalf("after %d: %d bytes may be sent", i, n)
+		}
+		p.out.Reset()
+		_ = p.WritePing(false, [8]byte{byte(i)})
+		_ = p.WriteWindowUpdate(0, 10)
+		_ = p.WriteWindowUpdate(1, 10)
+		if _, err := r.conn.Feed(p.out.Bytes(), r); err != nil {
+			t.Fatalf("after %d: %v", i, err)
+		}
+		r.conn.AppendControl(nil)
 	}
 }
 

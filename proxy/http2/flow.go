@@ -156,14 +156,14 @@ func (c *Conn) windowUpdate(f frame, p []byte, to Handler) ErrCode {
 			return FlowControlError
 		}
 		c.wake(to)
-		return c.chargeUpdate()
+		return c.chargeEcho()
 	}
 	if c.idle(f.stream) {
 		return ProtocolError
 	}
 	s := c.table.find(f.stream)
 	if s == nil || s.reset {
-		return c.chargeUpdate()
+		return c.chargeEcho()
 	}
 	if n == 0 {
 		return c.streamError(s, f.stream, ProtocolError, to)
@@ -175,7 +175,7 @@ func (c *Conn) windowUpdate(f frame, p []byte, to Handler) ErrCode {
 		c.blocked.remove(s)
 		to.Writable(s)
 	}
-	return c.chargeUpdate()
+	return c.chargeEcho()
 }
 
 // initialWindow changes the windows of all streams (RFC 9113 section 6.9.2).

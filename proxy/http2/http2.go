@@ -48,8 +48,8 @@ type Limits struct {
 	Window      int // of each stream; default 64 KiB
 	ConnWindow  int // of the connection: what it holds unconsumed at most; default 1 MiB, at least twice Window
 
-	// Noise bounds the frames that make work and move nothing: a bucket of that size that time, finished streams and content
-	// empty. Resets is the same for streams that are cut off before they are finished. Defaults 1,000 and 200.
+	// Noise bounds the frames that make work and move nothing: a bucket of that size that time and finished streams empty. Window
+	// updates and pings that follow from content we sent are none. Resets is the same for streams that are cut off before they are finished. Defaults 1,000 and 200.
 	Noise, Resets int
 
 	// ExtendedConnect lets a client open tunnels by :protocol (RFC 8441).
@@ -69,7 +69,7 @@ const (
 	frameHeaderSize = 9
 	overNoise       = 50 // what a field section beyond the limits counts as: it had to be decoded
 	emptyNoise      = 50 // what a DATA frame without content counts as: nobody needs any but the last (Envoy takes one in a row)
-	updatesPerFrame = 10 // window updates that a DATA frame we send may bring; Envoy's limit
+	echoesPerFrame  = 10 // window updates and pings that a DATA frame we send may bring; Envoy's limit
 )
 
 func (l Limits) orDefaults() Limits {

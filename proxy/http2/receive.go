@@ -207,7 +207,7 @@ func (c *Conn) ping(f frame, p []byte, to Handler) ErrCode {
 		return c.charge(1)
 	}
 	c.control = append(frame{8, framePing, flagAck, 0}.append(c.control), p...)
-	return c.charge(1)
+	return c.chargeEcho()
 }
 
 func (c *Conn) goAway(p []byte, to Handler) ErrCode {

@@ -85,7 +85,7 @@ func (c *Conn) DataHeader(s *Stream, n int, end bool) (header [frameHeaderSize]b
 	take = max(take, 0) // a window may be below zero
 	s.room -= take
 	c.room -= take
-	c.updates += updatesPerFrame
+	c.echoes += echoesPerFrame
 	f := frame{take, frameData, 0, s.id}
 	if end && take == n {
 		f.flags = flagEndStream

@@ -32,6 +32,7 @@ type end struct {
 	received, sent uint64
 	streams        map[uint32]*exchange
 	lines          []string
+	patience       time.Duration
 	full           bool // content is to wait until it is pulled
 	over           chan error
 }
@@ -206,7 +207,7 @@ func (e *end) begin(server bool, limits http2.Limits, early []byte) {
 			e.t.Error(err)
 		}
 		if server {
-			e.conn.Serve(e.l, &e.socket, limits, &e.arena, e, counts, early)
+			e.conn.Serve(e.l, &e.socket, limits, &e.arena, e, counts, e.patience, early)
 		} else {
 			e.conn.Dial(e.l, &e.socket, limits, &e.arena, e, counts)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	oracle "golang.org/x/net/http2"
 
@@ -135,5 +136,53 @@ func TestOrdinaryPeersAreNoFlood(t *testing.T) {
 			t.Fatalf("after %d: %q", i, got)
 		}
 		p.e.on(id, func(x *exchange) { x.close() })
+	}
+}
+
+// TestCVEClass15_WhoBreaksTheRulesWaits: a client that broke them reads why and the end, nothing more is read of what it sends, and for
+// a while it keeps the connection, which makes no work: it cannot begin anew as fast as it can write. It may also leave.
+func TestCVEClass15_WhoBreaksTheRulesWaits(t *testing.T) {
+	for _, leaves := range []bool{false, true} {
+		t.Run(fmt.Sprintf("leaves: %v", leaves), func(t *testing.T) {
+			l := run(t)
+			fd, conn := pair(t, 0)
+			e := newEnd(t, l, fd)
+			e.patience = 1500 * time.Millisecond
+			e.begin(true, http2.Limits{}, nil)
+			p := newPeer(t, e, conn, true)
+			p.out.WriteString(oracle.ClientPreface)
+			_ = p.WriteSettings()
+			p.message(1, false)
+			for range 3000 {
+				_ = p.WritePriority(1, oracle.PriorityParam{})
+			}
+			began := time.Now()
+			if all := p.fence(); len(all) < 2 || !strings.HasSuffix(all[len(all)-2], " ENHANCE_YOUR_CALM") || all[len(all)-1] != "end" {
+				t.Fatalf("it was told %q", all)
+			}
+			before := uint64(0)
+			p.e.do(func() {
+				before = p.e.received
+				if p.e.conn.Active() != 0 || !p.e.conn.Closed() {
+					t.Error("its streams are still open")
+				}
+			})
+			_, _ = p.conn.Write(make([]byte, 1000))
+			if leaves {
+				_ = p.conn.Close()
+			}
+			var code http2.ErrCode
+			if err := p.e.ended(); !errors.As(err, &code) || code != http2.EnhanceYourCalm {
+				t.Errorf("ended by %v", err)
+			}
+			if took := time.Since(began); !leaves && took < time.Second {
+				t.Errorf("it was let go after %s", took)
+			}
+			p.e.do(func() {
+				if p.e.received != before {
+					t.Errorf("%d bytes were read of it", p.e.received-before)
+				}
+			})
+		})
 	}
 }

@@ -8,6 +8,7 @@ package mux
 import (
 	"errors"
 	"syscall"
+	"time"
 
 	"github.com/hostmesh/hostmesh/proxy/http2"
 	"github.com/hostmesh/hostmesh/proxy/loop"
@@ -47,8 +48,8 @@ type Owner interface {
 	Event(e http2.Event)
 	// Idle tells that the last stream was closed.
 	Idle()
-	// Ended tells that the connection is over and its socket closed, after every stream was told. err says why; io.EOF is an
-	// orderly end.
+	// Ended tells that the connection is over and its socket closed, after every stream was told; later than that where a client
+	// broke the rules. err says why; io.EOF is an orderly end.
 	Ended(err error)
 }
 
@@ -86,13 +87,16 @@ type Conn struct {
 	failed   error // the connection ends, when out is sent if that may still be
 	linger   bool  // and not before the peer has ended it
 	parting  bool  // all is sent, and the peer knows
+	shunned  loop.Timer
+	patience time.Duration // of a server with who broke the rules
 }
 
 // Serve begins a server's connection on an open socket, whose events have to be given to Ready. early is what was read from it, at
-// most [loop.SharedSize] bytes.
-func (c *Conn) Serve(l *loop.Loop, socket *loop.Conn, limits http2.Limits, a *Arena, owner Owner, counts Counts, early []byte) {
+// most [loop.SharedSize] bytes. A client that breaks the rules keeps its connection for patience, but nothing of it is read any more: it
+// can read why, and cannot begin anew as fast as it can write.
+func (c *Conn) Serve(l *loop.Loop, socket *loop.Conn, limits http2.Limits, a *Arena, owner Owner, counts Counts, patience time.Duration, early []byte) {
 	c.begin(l, socket, a, owner, counts)
-	c.server = true
+	c.server, c.patience = true, patience
 	c.InitServer(limits, &a.Arena)
 	if len(early) > 0 {
 		c.in = append(l.Buffer(len(early)), early...)
@@ -116,6 +120,9 @@ func (c *Conn) begin(l *loop.Loop, socket *loop.Conn, a *Arena, owner Owner, cou
 // Ready takes the socket's events.
 func (c *Conn) Ready(e loop.Event) {
 	if c.closed {
+		if e&(loop.Err|loop.Hup) != 0 {
+			c.Abort()
+		}
 		return
 	}
 	if e&loop.Err != 0 {
@@ -191,8 +198,10 @@ func (c *Conn) feed(data []byte) {
 		return
 	case err != nil:
 		c.failed = err
-		if c.Flush(); !c.closed { // who breaks the rules and does not read is not waited for
-			c.end(err)
+		if err := c.push(); c.patience > 0 && err == nil && !c.stuck && !c.hup { // who breaks the rules and does not read is not waited for
+			c.shun()
+		} else {
+			c.end(c.failed)
 		}
 		return
 	}
@@ -361,20 +370,47 @@ func (c *Conn) discard() {
 }
 
 // Abort closes the connection at once.
-func (c *Conn) Abort() { c.end(syscall.ECONNABORTED) }
-
-func (c *Conn) end(err error) {
-	if c.closed {
+func (c *Conn) Abort() {
+	if c.shunned.Running() {
+		c.shunned.Stop()
+		c.part(c.failed)
 		return
 	}
+	c.end(syscall.ECONNABORTED)
+}
+
+func (c *Conn) end(err error) {
+	if !c.closed {
+		c.lose()
+		c.part(err)
+	}
+}
+
+// lose ends every stream.
+func (c *Conn) lose() {
 	c.closed = true
 	c.Close(http2.InternalError, (*handler)(c))
 	c.loop.Release(c.out)
 	c.loop.Release(c.in)
 	c.out, c.in, c.waiting = nil, nil, nil
+}
+
+func (c *Conn) part(err error) {
 	c.socket.Close()
 	c.owner.Ended(err)
 }
+
+// shun ends every stream and lets the peer, which was told why, wait.
+func (c *Conn) shun() {
+	c.lose()
+	c.socket.CloseWrite()
+	c.loop.Start(&c.shunned, c.patience, (*shunned)(c))
+}
+
+// shunned is a connection whose time to read why it ended runs out.
+type shunned Conn
+
+func (c *shunned) Expired(*loop.Timer) { (*Conn)(c).part(c.failed) }
 
 // handler is a connection as the protocol tells it of things.
 type handler Conn

@@ -71,6 +71,7 @@ func TestListenerDefaults(t *testing.T) {
 			Name: "x", Addresses: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:80")}, Filters: config.Filters{Timeout: 15 * time.Second},
 			HTTP: &config.HTTP{
 				StatPrefix: "s", RequestHeadersTimeout: 5 * time.Minute, StreamIdleTimeout: 5 * time.Minute, IdleTimeout: time.Hour, DrainTimeout: 5 * time.Second,
+				DelayedCloseTimeout: time.Second,
 				MaxRequestHeadBytes: 60 << 10, MaxRequestHeaders: 100, GenerateRequestID: true, ServerName: "envoy", Protocol: config.ProtocolAuto,
 			},
 		},
@@ -104,6 +105,7 @@ filter_chains:
       request_timeout: 7s
       request_headers_timeout: 3s
       drain_timeout: 9s
+      delayed_close_timeout: 4s
       max_request_headers_kb: 16
       common_http_protocol_options: {idle_timeout: 60s, max_headers_count: 50}
       upgrade_configs: [{upgrade_type: WebSocket}, {upgrade_type: foo, enabled: false}, {upgrade_type: CONNECT}]
@@ -121,7 +123,7 @@ filter_chains:
 		Filters:    config.Filters{Timeout: 15 * time.Second},
 		HTTP: &config.HTTP{
 			StatPrefix: "s", Routes: &config.RouteTable{Name: "inline"}, RequestTimeout: 7 * time.Second, RequestHeadersTimeout: 3 * time.Second,
-			DrainTimeout: 9 * time.Second, IdleTimeout: time.Minute, MaxRequestHeadBytes: 16 << 10, MaxRequestHeaders: 50,
+			DrainTimeout: 9 * time.Second, DelayedCloseTimeout: 4 * time.Second, IdleTimeout: time.Minute, MaxRequestHeadBytes: 16 << 10, MaxRequestHeaders: 50,
 			UseRemoteAddress: true, XFFTrustedHops: 2, ServerName: "mesh", Upgrades: []string{"websocket", "connect"},
 			AccessLogs: []config.AccessLog{{Path: "/tmp/log"}},
 		},

@@ -136,6 +136,7 @@ func (r *reader) http(at *path, m *hcmv3.HttpConnectionManager) (*config.HTTP, s
 		RequestTimeout:        r.duration(at.field("request_timeout"), m.GetRequestTimeout(), 0),
 		StreamIdleTimeout:     r.duration(at.field("stream_idle_timeout"), m.GetStreamIdleTimeout(), 5*time.Minute),
 		DrainTimeout:          r.duration(at.field("drain_timeout"), m.GetDrainTimeout(), 5*time.Second),
+		DelayedCloseTimeout:   r.duration(at.field("delayed_close_timeout"), m.GetDelayedCloseTimeout(), time.Second),
 		IdleTimeout:           r.duration(at.field("common_http_protocol_options").field("idle_timeout"), common.GetIdleTimeout(), time.Hour),
 		MaxRequestHeadBytes:   60 << 10,
 		MaxRequestHeaders:     100,

@@ -69,7 +69,7 @@ func (schema) addListener(add func(protoreflect.FullName, string)) {
 	add(listener+"AdditionalAddress", "address")
 	add(listener+"Filter", "name typed_config")
 	add(hcm+"HttpConnectionManager", `codec_type http2_protocol_options stat_prefix rds route_config http_filters common_http_protocol_options
-		server_name max_request_headers_kb stream_idle_timeout request_timeout request_headers_timeout drain_timeout access_log
+		server_name max_request_headers_kb stream_idle_timeout request_timeout request_headers_timeout drain_timeout delayed_close_timeout access_log
 		use_remote_address xff_num_trusted_hops generate_request_id upgrade_configs`+policyFields)
 	add(hcm+"Rds", "config_source route_config_name")
 	add(hcm+"HttpFilter", "name typed_config")
