@@ -285,3 +285,27 @@ func TestWhatWasReadBefore(t *testing.T) {
 		})
 	}
 }
+
+// TestAnswersBeforeAReset: a host answers while the request still comes, says that it goes away and closes the connection with bytes of
+// the request unread, which resets it. The answer was whole, and is told before the end, though both come in the same turn.
+func TestAnswersBeforeAReset(t *testing.T) {
+	l := run(t)
+	p := dial(t, l, http2.Limits{})
+	p.e.on(1, func(x *exchange) { x.Send(make([]byte, 10<<10), false) }) // which is never read
+	for _, id := range []uint32{1, 3} {
+		p.message(id, false)
+		_ = p.WriteData(id, id == 1, []byte("enough"))
+	}
+	_ = p.WriteGoAway(3, oracle.ErrCodeNo, nil)
+	p.e.do(func() { // the loop sees neither before both are there
+		p.send()
+		_ = p.conn.Close()
+	})
+	_ = p.e.ended()
+	told := p.e.told()
+	for _, want := range []string{`1 "enough" end`, `3 "enough"`, "3 cut off by loss: INTERNAL_ERROR"} {
+		if count(told, want) != 1 {
+			t.Errorf("told %q, want %q in it", told, want)
+		}
+	}
+}

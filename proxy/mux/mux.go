@@ -126,12 +126,15 @@ func (c *Conn) Ready(e loop.Event) {
 		return
 	}
 	if e&loop.Err != 0 {
-		errno := c.socket.Failure()
-		if errno == 0 {
-			errno = syscall.ECONNRESET
+		if c.server || c.failed != nil {
+			errno := c.socket.Failure()
+			if errno == 0 {
+				errno = syscall.ECONNRESET
+			}
+			c.end(errno)
+			return
 		}
-		c.end(errno)
-		return
+		e |= loop.Hup // a host may have answered before it reset the connection: that is read first, and then the error
 	}
 	if c.parting {
 		c.discard()
