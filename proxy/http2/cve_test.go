@@ -134,6 +134,35 @@ func TestEchoesOfContentAreNoNoise(t *testing.T) {
 	}
 }
 
+// Clients that take back what has lasted for a while are no flood, even if there are many of them behind one proxy.
+func TestLateResetsAreNoFlood(t *testing.T) {
+	const many = 500
+	r, p := serverOf(Limits{Streams: many}), newPeer()
+	r.release = true
+	r.conn.Tick(10)
+	for _, c := range []struct {
+		at   uint32
+		want error
+	}{{12, nil}, {13, EnhanceYourCalm}} { // those of the second time are reset within a second
+		for i := range uint32(many) {
+			p.request(2*i+1+c.at*2000, true)
+		}
+		if c.want == nil {
+			r.run(t, p.out.Bytes())
+			p.out.Reset()
+		}
+		r.conn.Tick(c.at)
+		for i := range uint32(many) {
+			_ = p.WriteRSTStream(2*i+1+c.at*2000, oracle.ErrCodeCancel)
+		}
+		if _, err := r.conn.Feed(p.out.Bytes(), r); err != c.want && (err != nil || c.want != nil) {
+			t.Errorf("at %d: %v, want %v", c.at, err, c.want)
+		}
+		p.out.Reset()
+		r.conn.AppendControl(nil)
+	}
+}
+
 // Control that nobody takes away does not pile up.
 func TestCVEClass15_AnswersAreBounded(t *testing.T) {
 	r, p := serverOf(Limits{Noise: 1 << 30}), newPeer()

@@ -49,7 +49,8 @@ type Limits struct {
 	ConnWindow  int // of the connection: what it holds unconsumed at most; default 1 MiB, at least twice Window
 
 	// Noise bounds the frames that make work and move nothing: a bucket of that size that time and finished streams empty. Window
-	// updates and pings that follow from content we sent are none. Resets is the same for streams that are cut off before they are finished. Defaults 1,000 and 200.
+	// updates and pings that follow from content we sent are none. Resets is the same for streams that are cut off by a client
+	// within a second or two and before they are finished. Defaults 1,000 and 200.
 	Noise, Resets int
 
 	// ExtendedConnect lets a client open tunnels by :protocol (RFC 8441).

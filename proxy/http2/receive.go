@@ -132,7 +132,7 @@ func (c *Conn) request(id uint32, h *message.Head, to Handler) ErrCode {
 	}
 	s := c.arena.stream()
 	s.id, s.window, s.room = id, c.streamWindow(), c.peer.window
-	s.remaining, s.started, s.ended = h.ContentLength, true, c.block.end
+	s.remaining, s.started, s.ended, s.began = h.ContentLength, true, c.block.end, c.now
 	c.table.add(s)
 	c.active++
 	to.Headers(s, h, c.block.end)
@@ -189,10 +189,11 @@ func (c *Conn) peerReset(f frame, p []byte, to Handler) ErrCode {
 	if s == nil || s.reset {
 		return c.charge(1)
 	}
-	whole := s.complete()
+	// Clients that have had enough of a long answer, many of them behind one proxy, are no flood of requests for nothing.
+	meant := s.complete() || c.now-s.began > 1
 	c.cutOff(s)
 	to.Reset(s, ErrCode(binary.BigEndian.Uint32(p)), true)
-	if whole || c.client {
+	if meant || c.client {
 		return c.charge(1)
 	}
 	return c.chargeReset()

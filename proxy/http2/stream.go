@@ -26,6 +26,7 @@ type received struct {
 	remaining int64 // of Content-Length; -1 when it is not told
 	started   bool  // the head is there
 	ended     bool
+	began     uint32 // when, as told by Tick
 }
 
 type sent struct {
