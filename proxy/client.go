@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	turnBytes  = 256 << 10       // moved for one socket before the others have their turn
+	turnBytes = 256 << 10 // moved for one socket before the others have their turn
 	// maxHead leaves room in the shared read buffer, where heads are parsed.
 	maxHead = 60 << 10
 )

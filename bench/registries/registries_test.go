@@ -157,7 +157,7 @@ func churn(b *testing.B, s server) {
 	used := cpu(b, control) - before
 	b.ReportMetric(used.Seconds()/elapsed.Seconds(), "churn-cores")
 	b.ReportMetric(float64(sent)/elapsed.Seconds(), "churn-rate")
-	b.Logf("%d changes in %s, %.2f cores of mesh control, %s", sent, elapsed.Round(time.Millisecond), used.Seconds()/elapsed.Seconds(), resident(b, control))
+	b.ReportMetric(resident(b, control), "control-MB")
 	ended := time.Now()
 	for {
 		lost := finalState(b, api, want)
@@ -327,17 +327,22 @@ func cpu(b *testing.B, cmd *exec.Cmd) time.Duration {
 	return time.Duration(ticks) * time.Second / 100
 }
 
-// resident returns the process's resident memory as the kernel writes it.
-func resident(b *testing.B, cmd *exec.Cmd) string {
+// resident returns the process's resident memory in MB of 10^6 bytes.
+func resident(b *testing.B, cmd *exec.Cmd) float64 {
 	b.Helper()
 	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(cmd.Process.Pid), "status"))
 	if err != nil {
 		b.Fatal(err)
 	}
 	for line := range strings.Lines(string(data)) {
-		if strings.HasPrefix(line, "VmRSS") {
-			return strings.Join(strings.Fields(line), " ")
+		if text, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(text), " kB"), 64)
+			if err != nil {
+				b.Fatal(err)
+			}
+			return kib * 1024 / 1e6
 		}
 	}
-	return ""
+	b.Fatalf("the process has no memory:\n%s", data)
+	return 0
 }
