@@ -4,7 +4,7 @@ LDFLAGS  = -s -w -X main.version=$(VERSION)
 GOFUMPT     = go run mvdan.cc/gofumpt@v0.9.2
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFLAGS_TEST ?= -race -count=1 -timeout 20m
-WORK ?= all
+WORK ?= dataplane
 FUZZTIME ?= 20s
 SOAK ?= 3m
 
@@ -31,7 +31,7 @@ unit: build ## all tests with the race detector, without the set-up
 lint: ## formatting, vet, staticcheck, shellcheck, yamllint
 	e2e/lint.sh "$(GOFUMPT)" "$(STATICCHECK)"
 
-bench: build ## side by side with the peers; WORK=http1-128 for one work
+bench: build ## side by side with the peers; WORK=http1-128 for one work, WORK=all for all
 	go run ./bench -work $(WORK) -out bench/results.jsonl
 
 soak: build ## the fault tests with outages of full length, the judges with attacks measured, adapters at full size, the event loops under load for SOAK, upgrades under the load of a busy host

@@ -81,7 +81,7 @@ func latencyWork(name, about string, size int, most limits) work {
 			return records, nil
 		})
 	}
-	return work{name, about, true, run}
+	return work{name, about, dataplane, run}
 }
 
 // pair measures a peer and mesh-proxy at half of the peer's peak.

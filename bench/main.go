@@ -40,7 +40,7 @@ func main() {
 
 func run(args []string, stdout io.Writer) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	names := flags.String("work", "all", "works to do, by comma; all, or "+dataplane+" for all that have peers beside mesh-proxy")
+	names := flags.String("work", "all", "works to do, by comma; all; "+dataplane+" for all that have peers beside mesh-proxy; "+twoCores+" for more of these on two processors")
 	peers := flags.String("peers", "mesh-proxy,haproxy,nginx,envoy", "who does the works of the data plane, by comma")
 	list := flags.Bool("list", false, "list the works and end")
 	o := options{}
@@ -84,7 +84,7 @@ func runAll(ctx context.Context, o options, chosen []work, stdout io.Writer) err
 	var failures error
 	installed := false
 	for _, w := range chosen {
-		if w.plane && !installed {
+		if w.group != "" && !installed {
 			install(ctx, o, stdout)
 			installed = true
 		}

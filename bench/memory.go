@@ -50,7 +50,7 @@ func idleWork(name, about string, h hop, most float64) work {
 			return reportGrowth(stdout, work{name: name}, "connection", names, rows, most), nil
 		})
 	}
-	return work{name, about, true, run}
+	return work{name, about, dataplane, run}
 }
 
 // growth is what a process has for n more of something.
@@ -137,7 +137,7 @@ func clusterWork(name, about string, most float64) work {
 			return reportGrowth(stdout, work{name: name}, "cluster", names, rows, most), nil
 		})
 	}
-	return work{name, about, true, run}
+	return work{name, about, dataplane, run}
 }
 
 func reportGrowth(stdout io.Writer, w work, of string, names []string, rows map[string]growth, most float64) []record {

@@ -39,7 +39,7 @@ type sample struct {
 	rate float64 // units per second
 }
 
-func (w traffic) work() work { return work{w.name, w.about, true, w.run} }
+func (w traffic) work(group string) work { return work{w.name, w.about, group, w.run} }
 
 func (w traffic) unitName() string {
 	if w.unit == "" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -11,21 +12,24 @@ import (
 type work struct {
 	name  string
 	about string
-	plane bool // of the data plane: one of the works that the name dataplane stands for
+	group string // a name that stands for all works of it
 	run   func(context.Context, options, io.Writer) ([]record, error)
 }
 
-// dataplane is the name of all works of the data plane.
-const dataplane = "dataplane"
+// Groups of works: those of the data plane, and what of it can be done with two threads or loops on two processors.
+const (
+	dataplane = "dataplane"
+	twoCores  = "two-cores"
+)
 
 func works() []work {
-	return append(dataplaneWorks(), otherWorks()...)
+	return slices.Concat(dataplaneWorks(), twoCoreWorks(), otherWorks())
 }
 
 func dataplaneWorks() []work {
 	var all []work
 	for _, w := range traffics() {
-		all = append(all, w.work())
+		all = append(all, w.work(dataplane))
 	}
 	return append(
 		all,
@@ -38,6 +42,20 @@ func dataplaneWorks() []work {
 
 // noH2 is why nginx does not do the works of HTTP/2 but gRPC.
 const noH2 = "nginx has no HTTP/2 to upstreams but grpc_pass, which has one request at a time on a connection"
+
+// twoCoreWorks are those of the data plane that are not done with two processors there.
+func twoCoreWorks() (all []work) {
+	there := traffics()
+	for _, w := range there {
+		w.name += "-2"
+		if w.cores == 0 && !slices.ContainsFunc(there, func(other traffic) bool { return other.name == w.name }) {
+			w.about += "; with two threads or loops on two processors"
+			w.cores = 2
+			all = append(all, w.work(twoCores))
+		}
+	}
+	return all
+}
 
 func traffics() []traffic {
 	return []traffic{
@@ -147,7 +165,7 @@ func tcpLoad(conns, chunk int) func(*certificates) (generator, error) {
 func otherWorks() []work {
 	var all []work
 	add := func(name, about string, run func(context.Context, options, io.Writer) ([]record, error)) {
-		all = append(all, work{name, about, false, run})
+		all = append(all, work{name, about, "", run})
 	}
 	add("xds-100", "one endpoint changes, 100 delta clients", xdsWork(100))
 	add("xds-1000", "one endpoint changes, 1,000 delta clients", xdsWork(1000))
@@ -184,7 +202,7 @@ func choose(names string) ([]work, error) {
 	for name := range strings.SplitSeq(names, ",") {
 		found := false
 		for _, w := range works() {
-			if w.name == name || name == dataplane && w.plane {
+			if name == w.name || name == w.group {
 				chosen, found = append(chosen, w), true
 			}
 		}
