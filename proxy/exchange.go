@@ -196,6 +196,7 @@ func (x *exchange) accept() {
 	x.d.http().count[httpRqTotal]++
 	x.d.http().active++
 	x.method = h.Method
+	x.sanitize(http)
 	x.upgrade = h.Protocol.End > h.Protocol.Start || h.Method == message.MethodConnect
 	if x.connects() && x.down.protocol() != http2Protocol {
 		x.whole = false // nobody knows what the client takes the connection for: if it is refused, what follows is no request
@@ -210,12 +211,15 @@ func (x *exchange) note(m *router.Match) {
 	h, http := &x.req, x.d.served.http()
 	b := x.appendForwarded(x.text[:0], http)
 	forwarded := len(b)
-	if id := h.Known(message.XRequestID); len(id) > 0 || !http.GenerateRequestID {
-		b = append(b, id...)
-	} else {
+	if x.ownID(http) {
 		b = x.w.appendUUID(b)
+	} else {
+		b = append(b, h.Known(message.XRequestID)...)
 	}
 	id := len(b)
+	x.xff = b[:forwarded:forwarded]
+	b = x.appendExternal(b, http)
+	address := len(b)
 	if len(m.Path) > 0 && len(x.match.Path) > 0 && &m.Path[0] != &x.match.Path[0] {
 		b = append(b, m.Path...)
 		if h.HasQuery {
@@ -227,8 +231,8 @@ func (x *exchange) note(m *router.Match) {
 
 	e := &x.edit
 	*e = message.Edit{Set: e.Set[:0], Drop: message.Names(message.XRequestID, message.XForwardedFor), Scheme: x.d.scheme()}
-	if id < len(b) {
-		e.Target = b[id:]
+	if address < len(b) {
+		e.Target = b[address:]
 		x.w.path = append(x.w.path[:0], e.Target...)
 	}
 	if len(x.id) > 0 {
@@ -236,6 +240,9 @@ func (x *exchange) note(m *router.Match) {
 	}
 	if len(x.xff) > 0 {
 		e.Set = append(e.Set, message.SetKnown(message.XForwardedFor, x.xff))
+	}
+	if id < address {
+		e.Set = append(e.Set, message.SetKnown(message.XEnvoyExternalAddress, b[id:address]))
 	}
 	if x.setsProto() {
 		e.Drop = e.Drop.Or(message.Names(message.XForwardedProto))
