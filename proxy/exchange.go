@@ -57,9 +57,10 @@ type exchange struct {
 	bytesIn, bytesOut uint64
 	status            int
 	flags             flags
-	attempts          int // connections tried
-	retries           int // by policy
-	stale             int // retries because a pooled connection had been closed
+	attempts          int    // connections tried
+	retries           int    // by policy
+	stale             int    // retries because a pooled connection had been closed
+	hints, hintBytes  uint32 // informational responses so far
 
 	parsed   bool // there is a head
 	upgrade  bool // the client wants a tunnel

@@ -57,10 +57,28 @@ func (x *exchange) answerEdit(h *message.Head) *message.Edit {
 	return e
 }
 
+// Of informational responses there may be so many to one request, with so much to say in all: who sends them for ever does not
+// answer. No window holds them back, and a client that does not read has to be kept what they say. (A host that shows in this way
+// that it is at work does so every 20 seconds, RFC 2518 section 10.1.)
+const (
+	maxInterim      = 100
+	maxInterimBytes = maxHead // as one head
+)
+
 // interim passes a 1xx response on.
 func (x *exchange) interim(h *message.Head) {
 	x.cluster.Stats.Count[upstream.Request1xx]++
 	x.retain = false // the upstream has begun to answer
+	x.hints++
+	x.hintBytes += uint32(len(h.Text))
+	if x.hints > maxInterim || x.hintBytes > maxInterimBytes {
+		up := x.up
+		x.up = nil
+		up.Drop()
+		x.malformedResponse()
+		return
+	}
+	x.touch()
 	x.down.inform(h)
 }
 
