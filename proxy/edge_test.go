@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"net/http"
@@ -158,5 +159,32 @@ func TestClientCertFields(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestCVEClass14_OffersOfH2CGoNoFurther: who offers to go on in HTTP/2, as curl and Java's clients do by default, is served in
+// HTTP/1.1; no host sees the offer, and what comes behind it is as without it (CVE-2022-41721).
+func TestCVEClass14_OffersOfH2CGoNoFurther(t *testing.T) {
+	const offer = " HTTP/1.1\r\nHost: web.mesh.internal\r\nConnection: Upgrade, HTTP2-Settings, X-Hop\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\nX-Hop: 1\r\n"
+	for _, pair := range pairings[:2] { // those of clients of HTTP/1
+		t.Run(pair.name, func(t *testing.T) {
+			p, _ := startPairing(t, pair, func(w http.ResponseWriter, r *http.Request) {
+				body, _ := io.ReadAll(r.Body)
+				fmt.Fprintf(w, "%s %s %q", r.Method, r.URL.Path, body)
+				for _, name := range []string{"Upgrade", "Connection", "Http2-Settings", "X-Hop"} {
+					if r.Header[name] != nil {
+						t.Errorf("the host was told %s: %q", name, r.Header[name])
+					}
+				}
+			})
+			conn := p.dial()
+			r := bufio.NewReader(conn)
+			_, _ = io.WriteString(conn, "GET /a"+offer+"\r\n"+"POST /b"+offer+"Content-Length: 4\r\n\r\nbody"+"POST /c"+offer+"Transfer-Encoding: chunked\r\n\r\n4\r\nmore\r\n0\r\n\r\n")
+			for _, c := range []struct{ method, want string }{{"GET", `GET /a ""`}, {"POST", `POST /b "body"`}, {"POST", `POST /c "more"`}} {
+				if resp, body := readResponse(t, r, c.method); resp.StatusCode != 200 || body != c.want {
+					t.Errorf("%s %q, want %q", resp.Status, body, c.want)
+				}
+			}
+		})
 	}
 }
