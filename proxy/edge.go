@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"net/netip"
+
 	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/message"
 )
@@ -56,4 +58,19 @@ func (x *exchange) appendExternal(b []byte, http *config.HTTP) []byte {
 		return addr.AppendTo(b)
 	}
 	return b
+}
+
+// authority is whom a request is for that does not say it, which only HTTP/1.0 allows: the address where the client came in, for
+// hosts have to be told one (RFC 9112 section 3.2, RFC 9113 section 8.3.1). A unix socket has none that could stand in a field.
+func (c *client) authority(h *message.Head) message.Span {
+	local := c.LocalAddr()
+	if c.via != nil {
+		local = c.via.local
+	}
+	if !local.IsValid() {
+		return h.Put("localhost")
+	}
+	start := uint32(len(h.Text))
+	h.Text = netip.AddrPortFrom(local.Addr().WithZone(""), local.Port()).AppendTo(h.Text)
+	return message.Span{Start: start, End: uint32(len(h.Text))}
 }
