@@ -56,6 +56,7 @@ type exchange struct {
 
 	bytesIn, bytesOut uint64
 	status            int
+	instead           int // of a reply to a call of gRPC: the status that anybody else would have got; else 0
 	flags             flags
 	attempts          int    // connections tried
 	retries           int    // by policy

@@ -36,6 +36,7 @@ const (
 	Expires
 	Forwarded
 	From
+	GRPCMessage
 	GRPCStatus
 	GRPCTimeout
 	Host
@@ -128,6 +129,7 @@ var nameTexts = [NumNames]string{
 	Expires:                            "expires",
 	Forwarded:                          "forwarded",
 	From:                               "from",
+	GRPCMessage:                        "grpc-message",
 	GRPCStatus:                         "grpc-status",
 	GRPCTimeout:                        "grpc-timeout",
 	Host:                               "host",
