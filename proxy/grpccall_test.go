@@ -103,3 +103,51 @@ func TestBrokenCallsOfGRPC(t *testing.T) {
 		}
 	}
 }
+
+// TestHostsThatFailCallsAreEjected: a host that fails calls of gRPC at once says so in its heads, whose status is 200 all the same; in
+// every pairing, and for calls only.
+func TestHostsThatFailCallsAreEjected(t *testing.T) {
+	for _, pair := range pairings {
+		for _, c := range []struct {
+			name, kind, code string
+			ejected          bool
+		}{
+			{"unavailable", "application/grpc", "14", true},
+			{"nonsense", "application/grpc", "x", true},
+			{"not found", "application/grpc", "5", false},
+			{"fine", "application/grpc", "0", false},
+			{"no call", "text/plain", "14", false},
+		} {
+			t.Run(pair.name+" "+c.name, func(t *testing.T) {
+				answers := func(code string) string {
+					return plainServer(t, func(w http.ResponseWriter, _ *http.Request) {
+						w.Header().Set("Content-Type", "application/grpc")
+						w.Header().Set("Grpc-Status", code)
+						w.Header().Set("X-Code", code)
+					})
+				}
+				bad := answers(c.code)
+				cl := cluster("web", bad, answers("0"))
+				cl.Protocol = pair.up
+				cl.Outlier = ejecting(func(o *config.Outlier) { o.Consecutive5xx = 3; o.ConsecutiveGateway = 0 })
+				l := httpConfig(freeAddr(t), plain("web"))
+				l.HTTP.Protocol = pair.down
+				p := start(t, &config.Config{Listeners: []*config.Listener{l}, Clusters: clusters(cl)}, nil)
+				client := p.plainClient(pair.down)
+				for range 40 {
+					resp, err := client.Post(pairURL+"/", c.kind, strings.NewReader(""))
+					if err != nil {
+						t.Fatal(err)
+					}
+					resp.Body.Close()
+				}
+				want := "0"
+				if c.ejected {
+					want = "1"
+					p.waitFlags(bad, "/failed_outlier_check")
+				}
+				p.waitStat("cluster.web.outlier_detection.ejections_enforced_consecutive_5xx", want)
+			})
+		}
+	}
+}

@@ -23,7 +23,7 @@ func (x *exchange) Head(h *message.Head, end bool) {
 		return
 	}
 	x.firstByte = x.w.loop.Clock()
-	x.host.Answered(h.Status)
+	x.host.Answered(x.judged(h))
 	if x.statusRetry(h) {
 		return
 	}
@@ -39,6 +39,15 @@ func (x *exchange) Head(h *message.Head, end bool) {
 	if end {
 		x.complete()
 	}
+}
+
+// judged is the status by which a host is judged that gave a response: of one to a call of gRPC that says in its head how the call
+// ended, what that means. As in Envoy, what trailers say is not held against a host.
+func (x *exchange) judged(h *message.Head) int {
+	if s := h.Known(message.GRPCStatus); s != nil && x.callsGRPC() {
+		return message.OfGRPC(message.ParseGRPC(s))
+	}
+	return h.Status
 }
 
 // answerEdit is what the proxy changes in a response.
