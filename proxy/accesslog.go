@@ -104,7 +104,10 @@ func (x *exchange) accountCluster(now int64) {
 	if x.received > 0 {
 		stats.Observe(time.Duration(now - x.received))
 	}
-	if x.host != nil && x.flags&(flagConnectFailed|flagUpstreamEnded|flagUpstreamProtocol) == 0 {
+	if x.host != nil && x.flags&(flagConnectFailed|flagUpstreamEnded|flagUpstreamReset|flagUpstreamProtocol) == 0 {
+		if x.grpcTold && x.callsGRPC() {
+			status = message.OfGRPC(x.grpcStatus)
+		}
 		if status >= 500 {
 			x.host.Stats.RequestErr++
 		} else if status > 0 {

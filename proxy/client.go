@@ -289,7 +289,7 @@ func (c *client) drainInput() {
 // gone handles a client that went away, or whom nothing can be sent any more.
 func (c *client) gone() {
 	if x := c.x; x != nil && (c.phase == phaseServing || c.phase == phaseTunnel) {
-		x.clientGone()
+		x.clientGone(flagClientGone)
 	}
 	c.dispose()
 }

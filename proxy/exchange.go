@@ -58,6 +58,7 @@ type exchange struct {
 	status            int
 	instead           int // of a reply to a call of gRPC: the status that anybody else would have got; else 0
 	flags             flags
+	grpcStatus        int    // of gRPC, if grpcTold
 	attempts          int    // connections tried
 	retries           int    // by policy
 	stale             int    // retries because a pooled connection had been closed
@@ -75,6 +76,7 @@ type exchange struct {
 	retrying bool // counted in the cluster's retries
 	headDone bool // the response's head was passed on
 	answered bool // the response is complete
+	grpcTold bool // the response has a status of gRPC
 	held     bool // the upstream was told to wait
 	backoff  bool // tryTimer is the wait before a retry
 	noRetry  bool // the policy's request headers do not match

@@ -29,10 +29,12 @@ const (
 	flagNoCluster
 	flagTimeoutDownstream
 	flagOverload
+	flagUpstreamReset // the stream alone
+	flagClientReset
 	flagNone flags = 0
 )
 
-var flagNames = [...]string{"UH", "UF", "UT", "UC", "UO", "NR", "URX", "DC", "DPE", "UPE", "SI", "NC", "DT", "OM"}
+var flagNames = [...]string{"UH", "UF", "UT", "UC", "UO", "NR", "URX", "DC", "DPE", "UPE", "SI", "NC", "DT", "OM", "UR", "DR"}
 
 // append writes the flags as the access log has them.
 func (f flags) append(b []byte) []byte {
@@ -112,6 +114,7 @@ func (x *exchange) reply(status int, text string, f flags) {
 		x.replyHead(h, status, text)
 	}
 	x.replyFields(h, text)
+	x.noteGRPC(h)
 	x.headDone, x.answered, x.tunnel = true, true, false
 	x.bytesOut = uint64(len(body))
 	bodiless := x.method == message.MethodHead || x.status == http.StatusNoContent || x.status == http.StatusNotModified

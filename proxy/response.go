@@ -29,6 +29,7 @@ func (x *exchange) Head(h *message.Head, end bool) {
 	}
 	x.tryTimer.Stop()
 	x.status = h.Status
+	x.noteGRPC(h)
 	x.touch()
 	e := x.answerEdit(h)
 	x.headDone = true
@@ -48,6 +49,13 @@ func (x *exchange) judged(h *message.Head) int {
 		return message.OfGRPC(message.ParseGRPC(s))
 	}
 	return h.Status
+}
+
+// noteGRPC notes the status of gRPC in the head of a response, or in its trailers, which are the last to tell.
+func (x *exchange) noteGRPC(h *message.Head) {
+	if s := h.Known(message.GRPCStatus); s != nil {
+		x.grpcTold, x.grpcStatus = true, message.ParseGRPC(s)
+	}
 }
 
 // answerEdit is what the proxy changes in a response.
@@ -115,6 +123,10 @@ func (x *exchange) Trailers(t *message.Fields) {
 		return
 	}
 	x.touch()
+	x.noteGRPC(t)
+	if x.kept != nil {
+		x.kept.keepTrailers(x.d.served.lines, t)
+	}
 	x.down.trailers(t)
 	x.complete()
 }
