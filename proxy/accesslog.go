@@ -88,23 +88,29 @@ func (x *exchange) account() {
 }
 
 func (x *exchange) accountCluster(now int64) {
-	stats := &x.cluster.Stats
+	stats, status := &x.cluster.Stats, x.status
+	if x.instead != 0 {
+		status = x.instead
+	}
 	if x.headDone && !x.upgrade {
 		stats.Count[upstream.RequestCompleted]++
 	}
-	if class := x.status / 100; class >= 2 && class <= 5 {
+	if class := status / 100; class >= 2 && class <= 5 {
 		stats.Count[upstream.Request2xx+upstream.Counter(class-2)]++
 	}
-	if x.retries > 0 && x.status < 500 && x.status > 0 {
+	if x.retries > 0 && status < 500 && status > 0 {
 		stats.Count[upstream.RetrySuccess]++
 	}
 	if x.received > 0 {
 		stats.Observe(time.Duration(now - x.received))
 	}
-	if x.host != nil && x.flags&(flagConnectFailed|flagUpstreamEnded|flagUpstreamProtocol) == 0 {
-		if x.status >= 500 {
+	if x.host != nil && x.flags&(flagConnectFailed|flagUpstreamEnded|flagUpstreamReset|flagUpstreamProtocol) == 0 {
+		if x.grpcTold && x.callsGRPC() {
+			status = message.OfGRPC(x.grpcStatus)
+		}
+		if status >= 500 {
 			x.host.Stats.RequestErr++
-		} else if x.status > 0 {
+		} else if status > 0 {
 			x.host.Stats.RequestSuccess++
 		}
 	}

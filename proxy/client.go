@@ -174,6 +174,9 @@ func (c *client) serve(data []byte, head int) {
 	c.phase = phaseServing
 	c.timer.Stop()
 	c.http10 = c.parser.HTTP10()
+	if h := &x.req; c.http10 && h.Authority.Start == h.Authority.End {
+		h.Authority = c.authority(h)
+	}
 	c.keep = !c.lastRequest() && c.parser.KeepAlive()
 	c.body = http1.NewBody(c.parser.Framing())
 	rest, err := c.takeBody(data[head:])
@@ -286,7 +289,7 @@ func (c *client) drainInput() {
 // gone handles a client that went away, or whom nothing can be sent any more.
 func (c *client) gone() {
 	if x := c.x; x != nil && (c.phase == phaseServing || c.phase == phaseTunnel) {
-		x.clientGone()
+		x.clientGone(flagClientGone)
 	}
 	c.dispose()
 }

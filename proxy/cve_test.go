@@ -266,7 +266,7 @@ func TestCVEClass14_RefusedUpgradeSmugglesNothing(t *testing.T) {
 		t.Errorf("%d upstream connections, want 2", n)
 	}
 	for _, request := range []string{
-		"GET / HTTP/1.1\r\nHost: web.mesh.internal\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: web.mesh.internal\r\nConnection: Upgrade\r\nUpgrade: h2c, websocket\r\n\r\n",
 		"CONNECT web.mesh.internal:80 HTTP/1.1\r\nHost: web.mesh.internal\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 		"POST / HTTP/1.1\r\nHost: web.mesh.internal\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\nabc",
 	} {

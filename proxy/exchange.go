@@ -56,10 +56,13 @@ type exchange struct {
 
 	bytesIn, bytesOut uint64
 	status            int
+	instead           int // of a reply to a call of gRPC: the status that anybody else would have got; else 0
 	flags             flags
-	attempts          int // connections tried
-	retries           int // by policy
-	stale             int // retries because a pooled connection had been closed
+	grpcStatus        int    // of gRPC, if grpcTold
+	attempts          int    // connections tried
+	retries           int    // by policy
+	stale             int    // retries because a pooled connection had been closed
+	hints, hintBytes  uint32 // informational responses so far
 
 	parsed   bool // there is a head
 	upgrade  bool // the client wants a tunnel
@@ -73,6 +76,7 @@ type exchange struct {
 	retrying bool // counted in the cluster's retries
 	headDone bool // the response's head was passed on
 	answered bool // the response is complete
+	grpcTold bool // the response has a status of gRPC
 	held     bool // the upstream was told to wait
 	backoff  bool // tryTimer is the wait before a retry
 	noRetry  bool // the policy's request headers do not match
@@ -196,6 +200,7 @@ func (x *exchange) accept() {
 	x.d.http().count[httpRqTotal]++
 	x.d.http().active++
 	x.method = h.Method
+	x.sanitize(http)
 	x.upgrade = h.Protocol.End > h.Protocol.Start || h.Method == message.MethodConnect
 	if x.connects() && x.down.protocol() != http2Protocol {
 		x.whole = false // nobody knows what the client takes the connection for: if it is refused, what follows is no request
@@ -210,12 +215,15 @@ func (x *exchange) note(m *router.Match) {
 	h, http := &x.req, x.d.served.http()
 	b := x.appendForwarded(x.text[:0], http)
 	forwarded := len(b)
-	if id := h.Known(message.XRequestID); len(id) > 0 || !http.GenerateRequestID {
-		b = append(b, id...)
-	} else {
+	if x.ownID(http) {
 		b = x.w.appendUUID(b)
+	} else {
+		b = append(b, h.Known(message.XRequestID)...)
 	}
 	id := len(b)
+	x.xff = b[:forwarded:forwarded]
+	b = x.appendExternal(b, http)
+	address := len(b)
 	if len(m.Path) > 0 && len(x.match.Path) > 0 && &m.Path[0] != &x.match.Path[0] {
 		b = append(b, m.Path...)
 		if h.HasQuery {
@@ -227,8 +235,8 @@ func (x *exchange) note(m *router.Match) {
 
 	e := &x.edit
 	*e = message.Edit{Set: e.Set[:0], Drop: message.Names(message.XRequestID, message.XForwardedFor), Scheme: x.d.scheme()}
-	if id < len(b) {
-		e.Target = b[id:]
+	if address < len(b) {
+		e.Target = b[address:]
 		x.w.path = append(x.w.path[:0], e.Target...)
 	}
 	if len(x.id) > 0 {
@@ -236,6 +244,9 @@ func (x *exchange) note(m *router.Match) {
 	}
 	if len(x.xff) > 0 {
 		e.Set = append(e.Set, message.SetKnown(message.XForwardedFor, x.xff))
+	}
+	if id < address {
+		e.Set = append(e.Set, message.SetKnown(message.XEnvoyExternalAddress, b[id:address]))
 	}
 	if x.setsProto() {
 		e.Drop = e.Drop.Or(message.Names(message.XForwardedProto))

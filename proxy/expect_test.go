@@ -258,3 +258,58 @@ func TestEveryPairingPassesEventsOnAtOnce(t *testing.T) {
 		})
 	}
 }
+
+// TestEveryPairingBoundsHints: a host that sends informational responses for ever, to a client that reads them or does not, is given
+// up; what it says in them takes no more than a head may.
+func TestEveryPairingBoundsHints(t *testing.T) {
+	for _, pair := range pairings {
+		for _, c := range []struct {
+			name string
+			size int // of each
+			most int
+		}{{"small", 10, 100}, {"large", 10_000, 7}} {
+			t.Run(pair.name+" "+c.name, func(t *testing.T) {
+				gone := make(chan struct{}, 10)
+				p, client := startPairing(t, pair, func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Link", strings.Repeat("a", c.size))
+					for r.Context().Err() == nil {
+						w.WriteHeader(http.StatusEarlyHints)
+					}
+					gone <- struct{}{}
+				})
+				seen := 0
+				ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(int, textproto.MIMEHeader) error {
+					seen++
+					return nil
+				}})
+				req, _ := http.NewRequestWithContext(ctx, http.MethodGet, pairURL+"/", nil)
+				resp, err := client.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, _ := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if resp.StatusCode != http.StatusBadGateway || !strings.Contains(string(body), "protocol error") || seen == 0 || seen > c.most {
+					t.Errorf("%s %q behind %d others, want 502 behind %d at most", resp.Status, body, seen, c.most)
+				}
+				<-gone // the host is told
+				client.CloseIdleConnections()
+				p.stop()
+				if !strings.Contains(p.log.String(), `" 502 UPE `) {
+					t.Errorf("access log %q", p.log)
+				}
+			})
+		}
+	}
+	for _, up := range []config.Protocol{config.ProtocolHTTP1, config.ProtocolHTTP2} { // nobody reads
+		gone := make(chan struct{})
+		p, _ := startPairing(t, pairing{down: config.ProtocolHTTP1, up: up}, func(w http.ResponseWriter, r *http.Request) {
+			for r.Context().Err() == nil {
+				w.WriteHeader(http.StatusEarlyHints)
+			}
+			close(gone)
+		})
+		_, _ = io.WriteString(p.dial(), "GET / HTTP/1.1\r\nHost: web.mesh.internal\r\n\r\n")
+		<-gone
+	}
+}

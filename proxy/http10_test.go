@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -145,4 +147,64 @@ func TestResponsesThatEndWithTheConnection(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestEveryPairingNamesWhomHTTP10IsFor: a client of HTTP/1.0 need not say whom its request is for, and hosts have to be told: it is for
+// the address where the client came in, also through a second proxy.
+func TestEveryPairingNamesWhomHTTP10IsFor(t *testing.T) {
+	told := func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "for "+r.Host) }
+	listener := func(addr netip.AddrPort, protocol config.Protocol) *config.Listener {
+		v := vhost("*", "web")
+		v.Domains = []string{"*"}
+		l := httpConfig(addr, v)
+		l.HTTP.Protocol = protocol
+		return l
+	}
+	for _, pair := range pairings[:2] { // those of clients of HTTP/1
+		for _, at := range []string{"127.0.0.1", "::1"} {
+			t.Run(pair.name+" at "+at, func(t *testing.T) {
+				c := cluster("web", plainServer(t, told))
+				c.Protocol = pair.up
+				far := start(t, &config.Config{Listeners: []*config.Listener{listener(freeAddr(t), config.ProtocolAuto)}, Clusters: clusters(c)}, nil)
+				hop := cluster("web", far.addr.String())
+				hop.Protocol = pair.up
+				addr := netip.AddrPortFrom(netip.MustParseAddr(at), freeAddr(t).Port())
+				near := start(t, &config.Config{Listeners: []*config.Listener{listener(addr, config.ProtocolHTTP1)}, Clusters: clusters(hop)}, nil)
+				for request, want := range map[string]string{
+					"GET / HTTP/1.0\r\n\r\n":                            addr.String(),
+					"POST / HTTP/1.0\r\nContent-Length: 1\r\n\r\na":     addr.String(),
+					"GET http://other.example/ HTTP/1.0\r\n\r\n":        "other.example",
+					"GET / HTTP/1.0\r\nHost: web.mesh.internal\r\n\r\n": "web.mesh.internal",
+				} {
+					if got := near.raw(request); !strings.HasPrefix(got, "HTTP/1.1 200 ") || !strings.HasSuffix(got, "\r\n\r\nfor "+want) {
+						t.Errorf("%q: %q, want it for %s", request, got, want)
+					}
+				}
+				for _, request := range []string{"GET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.0\r\nHost:\r\n\r\n"} {
+					if got := near.raw(request); !strings.HasPrefix(got, "HTTP/1.1 400 ") {
+						t.Errorf("%q: %q", request, got)
+					}
+				}
+				near.stop()
+				if !strings.Contains(near.log.String(), `"`+addr.String()+`" "`+far.addr.String()) {
+					t.Errorf("access log %q", near.log)
+				}
+			})
+		}
+	}
+	t.Run("unix socket", func(t *testing.T) {
+		l := listener(freeAddr(t), config.ProtocolHTTP1)
+		path := filepath.Join(t.TempDir(), "s")
+		l.Pipes = []config.Pipe{{Path: path}}
+		start(t, &config.Config{Listeners: []*config.Listener{l}, Clusters: clusters(cluster("web", plainServer(t, told)))}, nil)
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "GET / HTTP/1.0\r\n\r\n")
+		if got, _ := io.ReadAll(conn); !strings.HasSuffix(string(got), "for localhost") {
+			t.Errorf("%q", got)
+		}
+	})
 }

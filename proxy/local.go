@@ -29,10 +29,12 @@ const (
 	flagNoCluster
 	flagTimeoutDownstream
 	flagOverload
+	flagUpstreamReset // the stream alone
+	flagClientReset
 	flagNone flags = 0
 )
 
-var flagNames = [...]string{"UH", "UF", "UT", "UC", "UO", "NR", "URX", "DC", "DPE", "UPE", "SI", "NC", "DT", "OM"}
+var flagNames = [...]string{"UH", "UF", "UT", "UC", "UO", "NR", "URX", "DC", "DPE", "UPE", "SI", "NC", "DT", "OM", "UR", "DR"}
 
 // append writes the flags as the access log has them.
 func (f flags) append(b []byte) []byte {
@@ -100,28 +102,36 @@ func (x *exchange) reply(status int, text string, f flags) {
 	if status == http.StatusBadRequest || status == http.StatusRequestTimeout {
 		x.whole = false // nobody knows where another request begins
 	}
-	x.status = status
 	x.firstByte = w.loop.Clock()
-	h := x.replyHead(status, text)
+	h, body := &w.reply, text
+	h.Reset()
+	if x.callsGRPC() {
+		x.status, x.instead = http.StatusOK, status
+		x.grpcHead(h, status, text)
+		body = ""
+	} else {
+		x.status = status
+		x.replyHead(h, status, text)
+	}
+	x.replyFields(h, text)
+	x.noteGRPC(h)
 	x.headDone, x.answered, x.tunnel = true, true, false
-	x.bytesOut = uint64(len(text))
-	bodiless := x.method == message.MethodHead || status == http.StatusNoContent || status == http.StatusNotModified
-	x.down.respond(h, nil, bodiless || text == "")
+	x.bytesOut = uint64(len(body))
+	bodiless := x.method == message.MethodHead || x.status == http.StatusNoContent || x.status == http.StatusNotModified
+	x.down.respond(h, nil, bodiless || body == "")
 	if x.d.served.lines != nil {
 		x.keepReply(h, status, text)
 	}
-	if !bodiless && text != "" {
-		w.extra = append(w.extra[:0], text...)
+	if !bodiless && body != "" {
+		w.extra = append(w.extra[:0], body...)
 		x.down.content(loop.Sealed(w.extra), true)
 	}
 	x.finish()
 }
 
 // replyHead makes the head of a response of the proxy's own.
-func (x *exchange) replyHead(status int, text string) *message.Head {
+func (x *exchange) replyHead(h *message.Head, status int, text string) {
 	w := x.w
-	h := &w.reply
-	h.Reset()
 	h.Status = status
 	if status >= 200 && status != http.StatusNoContent && status != http.StatusNotModified {
 		h.ContentLength = int64(len(text))
@@ -131,7 +141,33 @@ func (x *exchange) replyHead(status int, text string) *message.Head {
 			h.AddField("content-type", "text/plain")
 		}
 	}
-	h.AddBytes(message.Date, w.date())
+}
+
+// callsGRPC reports whether the request is a call of gRPC, whose client knows a failure by the status of gRPC only.
+func (x *exchange) callsGRPC() bool {
+	return x.parsed && message.IsGRPC(x.req.Known(message.ContentType))
+}
+
+// grpcHead is replyHead for a call of gRPC: the head is the whole response.
+func (x *exchange) grpcHead(h *message.Head, status int, text string) {
+	w := x.w
+	h.Status = http.StatusOK
+	h.AddField("content-type", "application/grpc")
+	code := message.GRPCOf(status)
+	if text == textDurationTimeout {
+		code = message.GRPCDeadlineExceeded
+	}
+	w.extra = strconv.AppendInt(w.extra[:0], int64(code), 10)
+	h.AddBytes(message.GRPCStatus, w.extra)
+	if text != "" && x.method != message.MethodHead {
+		w.extra = message.AppendGRPCText(w.extra[:0], text)
+		h.AddBytes(message.GRPCMessage, w.extra)
+	}
+}
+
+// replyFields adds what all responses of the proxy's own have.
+func (x *exchange) replyFields(h *message.Head, text string) {
+	h.AddBytes(message.Date, x.w.date())
 	h.AddBytes(message.Server, x.d.served.server)
 	if via := x.d.served.via; via != nil {
 		h.AddBytes(message.Via, via)
@@ -142,7 +178,6 @@ func (x *exchange) replyHead(status int, text string) *message.Head {
 	if text == textOverflow {
 		h.AddField("x-envoy-overloaded", "true")
 	}
-	return h
 }
 
 // malformed refuses what is no request: nothing of it is forwarded and the connection is closed.

@@ -37,16 +37,17 @@ func (w *worker) takeKept() *kept {
 	}
 	k := w.kept[n-1]
 	w.kept = w.kept[:n-1]
-	request, response := k.record.Request, k.record.Response
+	request, response, trailer := k.record.Request, k.record.Response, k.record.Trailer
 	request.Reset()
 	response.Reset()
-	*k = kept{record: accesslog.Record{Request: request, Response: response}, id: k.id[:0]}
+	trailer.Reset()
+	*k = kept{record: accesslog.Record{Request: request, Response: response, Trailer: trailer}, id: k.id[:0]}
 	return k
 }
 
 // giveKept takes k back, which may be nil.
 func (w *worker) giveKept(k *kept) {
-	if k != nil && len(w.kept) < maxFreeKept && k.record.Request.Size()+k.record.Response.Size() <= maxKeptSize {
+	if k != nil && len(w.kept) < maxFreeKept && k.record.Request.Size()+k.record.Response.Size()+k.record.Trailer.Size() <= maxKeptSize {
 		w.kept = append(w.kept, k)
 	}
 }
@@ -79,6 +80,13 @@ func (x *exchange) keepAnswer(h *message.Head, e *message.Edit) {
 		e.Set = append(e.Set, message.SetKnown(message.Connection, option))
 	}
 	x.kept.record.Response.Collect(&x.d.served.lines.names.Response, h, e)
+}
+
+// keepTrailers keeps what the access logs want to know of the response's trailers.
+func (k *kept) keepTrailers(l *lines, t *message.Fields) {
+	if !l.names.Trailer.Empty() {
+		k.record.Trailer.Collect(&l.names.Trailer, t, nil)
+	}
 }
 
 // keepReply is keepAnswer for a response of the proxy's own.
@@ -140,6 +148,10 @@ func (x *exchange) details() string {
 		return k.details
 	case x.flags&flagClientGone != 0:
 		return "downstream_remote_disconnect"
+	case x.flags&flagClientReset != 0:
+		return "http2.remote_reset"
+	case x.flags&flagUpstreamReset != 0:
+		return "upstream_reset_after_response_started{remote_reset}"
 	case x.flags&flagUpstreamEnded != 0:
 		return "upstream_reset_after_response_started{connection_termination}"
 	case x.flags&flagUpstreamProtocol != 0:
@@ -167,6 +179,7 @@ func (x *exchange) record(now int64) *accesslog.Record {
 	x.recordTimes(r, now)
 	r.Status, r.Flags, r.FlagNames = x.status, uint32(x.flags), flagNames[:]
 	r.Details, r.Failure = x.details(), k.failure
+	r.GRPC, r.GRPCTold, r.GRPCStatus = x.callsGRPC(), x.grpcTold, x.grpcStatus
 	r.BytesReceived, r.BytesSent = x.bytesIn, x.bytesOut
 	// A pooled connection that the host had closed is no attempt: the request met nobody.
 	r.Connection, r.Attempts = d.id, x.attempts-x.stale

@@ -32,11 +32,14 @@ func originate(t *testing.T, c *config.Cluster, a *testbed.Authority, cert tls.C
 }
 
 // inbound runs the proxy in front of a back end, which speaks mTLS to the proxies of others.
-func inbound(t *testing.T, a *testbed.Authority, up config.Protocol, h http.HandlerFunc) *testProxy {
+func inbound(t *testing.T, a *testbed.Authority, up config.Protocol, h http.HandlerFunc, change ...func(*config.HTTP)) *testProxy {
 	t.Helper()
 	l := httpConfig(freeAddr(t), vhost("web.mesh.internal", "web"))
 	l.Name = "inbound"
 	l.HTTP.Protocol, l.HTTP.UseRemoteAddress = config.ProtocolAuto, false
+	for _, f := range change {
+		f(l.HTTP)
+	}
 	l.Chains = []*config.FilterChain{{HTTP: l.HTTP, TLS: asking(settings(t, a.Leaf("b.mesh.internal"), "h2", "http/1.1"), a)}}
 	l.HTTP = nil
 	c := cluster("web", plainServer(t, h))
@@ -45,10 +48,13 @@ func inbound(t *testing.T, a *testbed.Authority, up config.Protocol, h http.Hand
 }
 
 // outbound runs the proxy beside a client, which speaks mTLS to the proxy at addr.
-func outbound(t *testing.T, a *testbed.Authority, down, hop config.Protocol, addr netip.AddrPort, name string) *testProxy {
+func outbound(t *testing.T, a *testbed.Authority, down, hop config.Protocol, addr netip.AddrPort, name string, change ...func(*config.HTTP)) *testProxy {
 	t.Helper()
 	l := httpConfig(freeAddr(t), vhost("web.mesh.internal", "hop"))
 	l.HTTP.Protocol = down
+	for _, f := range change {
+		f(l.HTTP)
+	}
 	c := cluster("hop", addr.String())
 	c.Protocol = hop
 	originate(t, c, a, a.Leaf("a.mesh.internal"), name)

@@ -75,7 +75,7 @@ func (u *unary2) receive() (uint32, error) {
 }
 
 const (
-	unaryRequest  = "\x83\x86\x84\x01\x11web.mesh.internal\x00\x02te\x08trailers" // POST http /
+	unaryRequest  = "\x83\x86\x84\x01\x11web.mesh.internal\x00\x02te\x08trailers\x00\x0ccontent-type\x10application/grpc" // POST http /
 	unaryResponse = "\x88\x00\x0ccontent-type\x10application/grpc"
 	unaryStatus   = "\x00\x0bgrpc-status\x010"
 )
@@ -105,6 +105,9 @@ func TestNoAllocationOnTheHotPathOfHTTP2(t *testing.T) {
 		c.Protocol = config.ProtocolHTTP2
 		l := httpConfig(freeAddr(t), vhost("web.mesh.internal", "web"))
 		l.HTTP.Protocol = down
+		l.HTTP.AccessLogs = append(l.HTTP.AccessLogs, config.AccessLog{
+			Path: "/dev/stdout", Format: &config.LogFormat{Text: "%GRPC_STATUS% %GRPC_STATUS_NUMBER% %TRAILER(GRPC-STATUS)% %REQ(X-ENVOY-EXTERNAL-ADDRESS)%\n"},
+		})
 		p := start(t, &config.Config{Listeners: []*config.Listener{l}, Clusters: clusters(c)}, func(o *proxy.Options) { o.AccessLog = io.Discard; o.Loops = 1 })
 		do := call(p)
 		many := func(n int) {

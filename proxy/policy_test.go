@@ -50,7 +50,7 @@ func TestRequestPolicies(t *testing.T) {
 		{"via not asked for", "GET /" + host + "\r\n", func(*config.HTTP) {}, nil, []string{"via: "}, ""},
 		{"via of a local reply", "GET / HTTP/1.1\r\nHost: nobody\r\nConnection: close\r\n\r\n", func(h *config.HTTP) { h.Via = "mesh" }, []string{"HTTP/1.1 404", "via: mesh\r\n"}, nil, ""},
 		{"x-forwarded-for", "GET /" + host + "X-Forwarded-For: 10.0.0.1\r\n\r\n", func(*config.HTTP) {}, []string{"x-forwarded-for: 10.0.0.1,127.0.0.1\r\n"}, nil, ""},
-		{"x-forwarded-for not appended to", "GET /" + host + "X-Forwarded-For: 10.0.0.1\r\n\r\n", func(h *config.HTTP) { h.SkipXFFAppend = true }, []string{"x-forwarded-for: 10.0.0.1\r\n"}, []string{"127.0.0.1\r\n"}, ""},
+		{"x-forwarded-for not appended to", "GET /" + host + "X-Forwarded-For: 10.0.0.1\r\n\r\n", func(h *config.HTTP) { h.SkipXFFAppend = true }, []string{"x-forwarded-for: 10.0.0.1\r\n"}, []string{"x-forwarded-for: 127.0.0.1\r\n", ",127.0.0.1\r\n"}, ""},
 		{"x-forwarded-for of a proxy behind one", "GET /" + host + "X-Forwarded-Proto: https\r\n\r\n", func(h *config.HTTP) { h.XFFTrustedHops = 1 }, []string{"X-Forwarded-Proto: https\r\n"}, []string{"x-forwarded-proto: http\r\n"}, ""},
 		{"underscores", "GET /" + host + "A_b: c\r\n\r\n", func(*config.HTTP) {}, []string{"A_b: c\r\n"}, nil, ""},
 		{"underscores dropped", "GET /" + host + "A_b: c\r\nD: e\r\n\r\n", func(h *config.HTTP) { h.Underscores = config.UnderscoresDrop }, []string{"HTTP/1.1 200", "D: e\r\n"}, []string{"A_b"}, "http1.dropped_headers_with_underscores"},

@@ -242,7 +242,7 @@ func (x *exchange) Cut(cut upstream.Cut) {
 		// The client must see that the response was cut off.
 		x.cluster.Stats.Count[upstream.RequestRxReset]++
 		x.host.Reached(upstream.LocalFailed)
-		x.abort(flagUpstreamEnded)
+		x.abort(cutFlag(cut))
 	default:
 		x.upstreamEnded(cut)
 	}
@@ -273,10 +273,22 @@ func (x *exchange) upstreamEnded(cut upstream.Cut) {
 		}
 	}
 	reason := "connection termination"
-	if cut.Kind != upstream.CutClosed {
+	switch {
+	case cutFlag(cut) != flagUpstreamReset:
+	case cut.Kind == upstream.CutRefused:
+		reason = "remote refused stream reset"
+	default:
 		reason = "remote reset"
 	}
-	x.reply(503, x.failureText(reason), flagUpstreamEnded)
+	x.reply(503, x.failureText(reason), cutFlag(cut))
+}
+
+// cutFlag tells whether a host has reset a stream, or is gone with its connection.
+func cutFlag(cut upstream.Cut) flags {
+	if !cut.Lost && cut.Kind != upstream.CutClosed {
+		return flagUpstreamReset
+	}
+	return flagUpstreamEnded
 }
 
 // malformedResponse answers for an upstream that does not speak HTTP.
@@ -310,9 +322,9 @@ func (x *exchange) requestTimeout() {
 	x.timedOut(408, "request timeout", flagTimeoutDownstream)
 }
 
-// clientGone ends the exchange of a client that went away: the upstream is told by the end of its stream.
-func (x *exchange) clientGone() {
-	x.flags |= flagClientGone
+// clientGone ends the exchange of a client that went away, as f says: the upstream is told by the end of its stream.
+func (x *exchange) clientGone(f flags) {
+	x.flags |= f
 	x.d.http().count[httpRqRxReset]++
 	if x.cluster != nil {
 		x.cluster.Stats.Count[upstream.RequestCancelled]++

@@ -23,12 +23,13 @@ func (x *exchange) Head(h *message.Head, end bool) {
 		return
 	}
 	x.firstByte = x.w.loop.Clock()
-	x.host.Answered(h.Status)
+	x.host.Answered(x.judged(h))
 	if x.statusRetry(h) {
 		return
 	}
 	x.tryTimer.Stop()
 	x.status = h.Status
+	x.noteGRPC(h)
 	x.touch()
 	e := x.answerEdit(h)
 	x.headDone = true
@@ -38,6 +39,22 @@ func (x *exchange) Head(h *message.Head, end bool) {
 	}
 	if end {
 		x.complete()
+	}
+}
+
+// judged is the status by which a host is judged that gave a response: of one to a call of gRPC that says in its head how the call
+// ended, what that means. As in Envoy, what trailers say is not held against a host.
+func (x *exchange) judged(h *message.Head) int {
+	if s := h.Known(message.GRPCStatus); s != nil && x.callsGRPC() {
+		return message.OfGRPC(message.ParseGRPC(s))
+	}
+	return h.Status
+}
+
+// noteGRPC notes the status of gRPC in the head of a response, or in its trailers, which are the last to tell.
+func (x *exchange) noteGRPC(h *message.Head) {
+	if s := h.Known(message.GRPCStatus); s != nil {
+		x.grpcTold, x.grpcStatus = true, message.ParseGRPC(s)
 	}
 }
 
@@ -57,10 +74,28 @@ func (x *exchange) answerEdit(h *message.Head) *message.Edit {
 	return e
 }
 
+// Of informational responses there may be so many to one request, with so much to say in all: who sends them for ever does not
+// answer. No window holds them back, and a client that does not read has to be kept what they say. (A host that shows in this way
+// that it is at work does so every 20 seconds, RFC 2518 section 10.1.)
+const (
+	maxInterim      = 100
+	maxInterimBytes = maxHead // as one head
+)
+
 // interim passes a 1xx response on.
 func (x *exchange) interim(h *message.Head) {
 	x.cluster.Stats.Count[upstream.Request1xx]++
 	x.retain = false // the upstream has begun to answer
+	x.hints++
+	x.hintBytes += uint32(len(h.Text))
+	if x.hints > maxInterim || x.hintBytes > maxInterimBytes {
+		up := x.up
+		x.up = nil
+		up.Drop()
+		x.malformedResponse()
+		return
+	}
+	x.touch()
 	x.down.inform(h)
 }
 
@@ -88,6 +123,10 @@ func (x *exchange) Trailers(t *message.Fields) {
 		return
 	}
 	x.touch()
+	x.noteGRPC(t)
+	if x.kept != nil {
+		x.kept.keepTrailers(x.d.served.lines, t)
+	}
 	x.down.trailers(t)
 	x.complete()
 }

@@ -257,11 +257,15 @@ func (l *lane) Reset(_ http2.ErrCode, remote bool) {
 	if l.fresh {
 		x.accept()
 	}
-	if !remote {
+	f := flagClientReset
+	switch {
+	case l.m.Conn().Lost():
+		f = flagClientGone
+	case !remote:
 		l.s.http().count[httpRqTxReset]++
-		x.flags |= flagProtocol
+		f = flagProtocol
 	}
-	x.clientGone()
+	x.clientGone(f)
 	l.s.w.freeExchange(x)
 	l.close()
 }

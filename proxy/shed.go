@@ -172,7 +172,7 @@ func (l *lane) overloaded(m *mux.Stream) {
 	l.s.a.stats.count[listenerOverloadReset]++
 	if x := l.x; x != nil {
 		x.flags |= flagOverload
-		x.clientGone()
+		x.clientGone(flagClientGone)
 		l.s.w.freeExchange(x)
 	}
 	m.Cancel(http2.EnhanceYourCalm)

@@ -140,7 +140,7 @@ func TestUpgrade(t *testing.T) {
 func TestRefusedUpgrades(t *testing.T) {
 	t.Run("protocol", func(t *testing.T) {
 		p := startHTTP(t, rawBackend(t, func(net.Conn, *bufio.Reader) { t.Error("the upstream was reached") }))
-		for _, protocol := range []string{"h2c", "websocket, h2c", "tls/1.0"} {
+		for _, protocol := range []string{"websocket, h2c", "h2c, foo", "h2", "tls/1.0"} {
 			got := p.raw("GET / HTTP/1.1\r\nHost: web.mesh.internal\r\nConnection: Upgrade, close\r\nUpgrade: " + protocol + "\r\n\r\n")
 			if !strings.HasPrefix(got, "HTTP/1.1 403 ") {
 				t.Errorf("%s: %q", protocol, got)

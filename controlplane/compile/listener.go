@@ -66,7 +66,8 @@ func apiListener(name string, p port) *listenerv3.Listener {
 }
 
 // connectionManager is how a mesh reads HTTP: the peer is the client, a request has an id and a line in the access log,
-// websockets pass. Everything else is Envoy's default.
+// websockets pass. The peers are the host's own programs: the id with which they pass a request on, so that it can be followed
+// through the mesh, stays. Everything else is Envoy's default.
 func connectionManager(stats, routes string) *hcmv3.HttpConnectionManager {
 	return &hcmv3.HttpConnectionManager{
 		StatPrefix:        stats,
@@ -77,6 +78,8 @@ func connectionManager(stats, routes string) *hcmv3.HttpConnectionManager {
 		UseRemoteAddress:  wrapperspb.Bool(true),
 		GenerateRequestId: wrapperspb.Bool(true),
 		UpgradeConfigs:    []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
+
+		PreserveExternalRequestId: true,
 	}
 }
 

@@ -193,6 +193,9 @@ func (c *Compiler) operator(call call) (op, error) {
 		}
 		return o, nil
 	}
+	if call.name == "GRPC_STATUS" {
+		return grpcOperator(call)
+	}
 	write, known := operators[call.name]
 	switch {
 	case call.name == "HOSTNAME":
@@ -238,6 +241,7 @@ const (
 	schemePart
 	requestIDPart
 	statusPart
+	trailerField
 )
 
 // field compiles REQ(name?alternative):length and its like.
@@ -265,8 +269,10 @@ func (c *Compiler) field(call call) (op, error) {
 
 func (c *Compiler) fieldRef(operator, name string, all bool) (fieldRef, error) {
 	switch {
+	case operator == "TRAILER" && (name[0] == ':' || name == "host"):
+		return fieldRef{}, nil // no trailer section has these
 	case operator == "TRAILER":
-		return fieldRef{}, nil // as in Envoy with its defaults, trailers of HTTP/1 are not looked at
+		return fieldRef{trailerField, c.Names.Trailer.slot(name, all)}, nil
 	case operator == "RESP" && name == ":status":
 		return fieldRef{from: statusPart}, nil
 	case operator == "RESP" && name[0] != ':':

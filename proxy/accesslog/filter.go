@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hostmesh/hostmesh/proxy/config"
+	"github.com/hostmesh/hostmesh/proxy/message"
 )
 
 // Filter says of which records a log has a line. A nil Filter takes all.
@@ -79,6 +80,8 @@ func (f *Filter) Takes(r *Record) bool {
 		return f.flagged(r)
 	case config.LogHeader:
 		return f.matches(r)
+	case config.LogGRPC:
+		return f.ended(r)
 	case config.LogRuntime:
 		return f.drawn(r)
 	case config.LogAnd:
@@ -119,6 +122,15 @@ func (f *Filter) flagged(r *Record) bool {
 		}
 	}
 	return false
+}
+
+// ended compares how a call of gRPC ended, or what the status of HTTP would mean for one; what tells nothing is unknown, as in Envoy.
+func (f *Filter) ended(r *Record) bool {
+	code, ok := r.grpcStatus()
+	if !ok {
+		code = message.GRPCUnknown
+	}
+	return (code >= 0 && code < len(grpcNames) && f.value>>code&1 != 0) == (f.op == config.LogEqual)
 }
 
 // matches compares a request's field as routes do: a field that is missing has no value, so that only an inverted test for

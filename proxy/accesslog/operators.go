@@ -60,8 +60,7 @@ var operators = map[string]writer{
 	"DOWNSTREAM_PEER_DNS_SAN":                       tls(func(t *TLS) string { return t.DNSNames }),
 	"REQUESTED_SERVER_NAME":                         tls(func(t *TLS) string { return t.ServerName }),
 	"FILTER_CHAIN_NAME":                             func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, r.Chain) },
-	"GRPC_STATUS":                                   func(_ *op, dst []byte, _ *Record) ([]byte, valueKind) { return dst, missing }, // no gRPC over HTTP/1
-	"GRPC_STATUS_NUMBER":                            func(_ *op, dst []byte, _ *Record) ([]byte, valueKind) { return dst, missing },
+	"GRPC_STATUS_NUMBER":                            func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return appendGRPC(dst, r, grpcNumber) },
 }
 
 func logType(r *Record) string {
@@ -169,6 +168,8 @@ func (f fieldRef) value(r *Record) ([]byte, bool) {
 		return r.Request.at(f.slot)
 	case responseField:
 		return r.Response.at(f.slot)
+	case trailerField:
+		return r.Trailer.at(f.slot)
 	case statusPart:
 		return nil, true
 	case methodPart:

@@ -43,8 +43,20 @@ type Record struct {
 	Chain string // of filters
 	TLS   *TLS   // nil: plaintext, or nothing is known
 
-	Request, Response Values
-	Random            uint64 // for filters that take a share
+	GRPC       bool // the request was a call of gRPC
+	GRPCTold   bool // the response, call or not, told a status of gRPC:
+	GRPCStatus int  // in its trailers, or else in its head; [message.GRPCInvalid] for what is none
+
+	Request, Response, Trailer Values
+	Random                     uint64 // for filters that take a share
+}
+
+// grpcStatus is how a call of gRPC ended; a response that does not tell says so by its status of HTTP.
+func (r *Record) grpcStatus() (code int, ok bool) {
+	if r.GRPCTold {
+		return r.GRPCStatus, true
+	}
+	return message.GRPCOf(r.Status), r.Status > 0
 }
 
 // Fields are the header fields that the programs and filters of a listener read. Their values have to be kept while a request
@@ -72,9 +84,9 @@ func (f *Fields) slot(name string, all bool) int {
 	return len(f.names) - 1
 }
 
-// Names are the fields of requests and of responses that are read.
+// Names are the fields of requests, of responses and of their trailers that are read.
 type Names struct {
-	Request, Response Fields
+	Request, Response, Trailer Fields
 }
 
 // Values are the values of Fields in one head. Its memory is used again.

@@ -18,7 +18,7 @@ type LogFormat struct {
 type LogFilter struct {
 	Kind    LogFilterKind
 	Op      LogComparison
-	Value   uint64      // to compare with: a status, or milliseconds
+	Value   uint64      // to compare with: a status, or milliseconds; of LogGRPC a bit for each status, LogEqual to be one of them
 	Flags   []string    // of LogFlags; none: any
 	Header  HeaderMatch // of LogHeader
 	Share   LogShare    // of LogRuntime
@@ -38,6 +38,7 @@ const (
 	LogRuntime
 	LogAnd
 	LogOr
+	LogGRPC
 )
 
 // LogComparison is how a figure is compared.

@@ -12,7 +12,19 @@ type RequestPolicy struct {
 	MaxStreamDuration     time.Duration // of a request and its response; 0: no limit
 	MaxConnectionDuration time.Duration // then a connection ends with its present request; 0: no limit
 	MaxConnectionRequests uint32        // a connection ends with this request; 0: no limit
+	KeepRequestID         bool          // an x-request-id from outside is passed on even where the peer is the client itself
+	ClientCert            ClientCert    // what is done about x-forwarded-client-cert
 }
+
+// ClientCert is a way to treat x-forwarded-client-cert, which tells hosts who the client is.
+type ClientCert uint8
+
+// The ways, by Envoy's names of forward_client_cert_details.
+const (
+	ClientCertDrop    ClientCert = iota // SANITIZE
+	ClientCertForward                   // FORWARD_ONLY: as it came, from clients that have shown a certificate; else it is dropped
+	ClientCertAlways                    // ALWAYS_FORWARD_ONLY: as it came, from anybody
+)
 
 // Slashes is a way to treat paths with escaped slashes and backslashes.
 type Slashes uint8

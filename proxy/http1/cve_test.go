@@ -81,7 +81,8 @@ func TestCVEClass14_UpgradeAndConnect(t *testing.T) {
 		{crlf("CONNECT a:443 HTTP/1.1", "Host: a", "Transfer-Encoding: chunked"), ErrConnect},
 		{crlf("CONNECT a:443 HTTP/1.1", "Host: a", "Connection: upgrade", "Upgrade: websocket"), ErrUpgrade},
 		{get("Connection: Upgrade", "Upgrade: websocket", "Content-Length: 20"), ErrUpgrade},
-		{get("Connection: Upgrade", "Upgrade: h2c", "Transfer-Encoding: chunked"), ErrUpgrade},
+		{get("Connection: Upgrade", "Upgrade: h2c, websocket", "Transfer-Encoding: chunked"), ErrUpgrade},
+		{crlf("CONNECT a:443 HTTP/1.1", "Host: a", "Connection: upgrade", "Upgrade: h2c"), ErrUpgrade},
 		{get("Connection: Upgrade", "Upgrade: h2c", "Upgrade: websocket"), ErrUpgrade},
 		{"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", ErrHTTP2Preface},
 	} {
@@ -89,13 +90,19 @@ func TestCVEClass14_UpgradeAndConnect(t *testing.T) {
 			t.Errorf("%q: %v, want %v", tt.in, err, tt.want)
 		}
 	}
-	r, h, _, err := parseRequest(t, get("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.Protocol = message.Span{}
-	if head := string(AppendRequest(nil, h, nil, r.Framing())); head != crlf("GET / HTTP/1.1", "Host: a") {
-		t.Errorf("an upgrade that nobody wants was passed on: %q", head)
+	// The offer of h2c is not taken, and goes no further (CVE-2022-41721).
+	for _, c := range []struct{ upgrade, framing, want string }{
+		{"h2c", "X-A: b", crlf("GET / HTTP/1.1", "Host: a", "X-A: b")},
+		{"H2C", "Content-Length: 20", crlf("GET / HTTP/1.1", "Host: a", "Content-Length: 20")},
+		{"h2c", "Transfer-Encoding: chunked", crlf("GET / HTTP/1.1", "Host: a", "Transfer-Encoding: chunked")},
+	} {
+		r, h, _, err := parseRequest(t, get("Connection: Upgrade, HTTP2-Settings", "Upgrade: "+c.upgrade, "HTTP2-Settings: AAMAAABk", c.framing))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if head := string(AppendRequest(nil, h, nil, r.Framing())); head != c.want || h.Protocol.End > h.Protocol.Start {
+			t.Errorf("%+v: %q was passed on", c, head)
+		}
 	}
 	for _, in := range []string{
 		crlf("HTTP/1.1 101 S", "Upgrade: websocket"), crlf("HTTP/1.1 101 S", "Connection: upgrade"),

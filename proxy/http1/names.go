@@ -2,7 +2,7 @@ package http1
 
 import "github.com/hostmesh/hostmesh/proxy/message"
 
-// Fields of one hop: never passed on as they came. (HTTP2-Settings belongs to an upgrade that nobody makes any more.)
+// Fields of one hop: never passed on as they came. (HTTP2-Settings belongs to an offer that is not taken.)
 var hopByHop = message.Names(message.Connection, message.KeepAlive, message.ProxyConnection, message.TE, message.Upgrade,
 	message.TransferEncoding, message.HTTP2Settings)
 

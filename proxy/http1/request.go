@@ -22,7 +22,8 @@ func (r *Request) Reset() { *r = Request{} }
 //
 // h.Authority is whom the request is for: that of a target in absolute form or of CONNECT, else Host; empty only in HTTP/1.0.
 // h.Path starts with '/', or is "*", or is empty for CONNECT; its percent-encoding is as received. h.Protocol is the value of
-// Upgrade when the client wants to change to another protocol (RFC 9110 section 7.8); such a request has no body.
+// Upgrade when the client wants to change to another protocol (RFC 9110 section 7.8); such a request has no body. The offer to go on
+// in HTTP/2 (h2c), which many clients make with every first request, is not taken, and the request is what it is without it.
 func (r *Request) Parse(buf []byte, h *message.Head, l Limits) (n int, err error) {
 	r.begin(h)
 	done, err := r.parse(buf, h, l.orDefaults())
@@ -108,6 +109,9 @@ func (r *Request) finish(h *message.Head) error {
 		return ErrConnect
 	}
 	protocol, count := r.protocol(h)
+	if count == 1 && h.Method != message.MethodConnect && message.EqualFold(h.Bytes(protocol), "h2c") {
+		protocol, count = message.Span{}, 0
+	}
 	if count > 1 || count == 1 && (body || h.Method == message.MethodConnect) {
 		return ErrUpgrade
 	}

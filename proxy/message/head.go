@@ -176,6 +176,15 @@ func (h *Head) Hide(name []byte) {
 	}
 }
 
+// HideKnown sets Hop for the fields whose names are in a set.
+func (h *Head) HideKnown(names NameSet) {
+	for i := range h.fields {
+		if f := &h.fields[i]; f.Known != Other && names.Has(f.Known) {
+			f.Hop = true
+		}
+	}
+}
+
 // Underscored is the number of fields whose names have an underscore and that would be passed on. If drop is set they are not.
 func (h *Head) Underscored(drop bool) int {
 	count := 0

@@ -36,6 +36,7 @@ const (
 	Expires
 	Forwarded
 	From
+	GRPCMessage
 	GRPCStatus
 	GRPCTimeout
 	Host
@@ -69,8 +70,30 @@ const (
 	Via
 	WWWAuthenticate
 	XEnvoyAttemptCount
+	XEnvoyDecoratorOperation
+	XEnvoyDownstreamServiceCluster
+	XEnvoyDownstreamServiceNode
 	XEnvoyExpectedRqTimeoutMs
+	XEnvoyExternalAddress
+	XEnvoyForceTrace
+	XEnvoyHedgeOnPerTryTimeout
+	XEnvoyInternal
+	XEnvoyIPTags
+	XEnvoyMaxRetries
+	XEnvoyOriginalHost
+	XEnvoyOriginalPath
+	XEnvoyOriginalURL
+	XEnvoyRetriableHeaderNames
+	XEnvoyRetriableStatusCodes
+	XEnvoyRetryGRPCOn
+	XEnvoyRetryOn
+	XEnvoyUpstreamAltStatName
+	XEnvoyUpstreamRqPerTryTimeoutMs
+	XEnvoyUpstreamRqTimeoutAltResponse
+	XEnvoyUpstreamRqTimeoutMs
 	XEnvoyUpstreamServiceTime
+	XEnvoyUpstreamStreamDurationMs
+	XForwardedClientCert
 	XForwardedFor
 	XForwardedHost
 	XForwardedPort
@@ -81,72 +104,95 @@ const (
 )
 
 var nameTexts = [NumNames]string{
-	Accept:                    "accept",
-	AcceptCharset:             "accept-charset",
-	AcceptEncoding:            "accept-encoding",
-	AcceptLanguage:            "accept-language",
-	AcceptRanges:              "accept-ranges",
-	AccessControlAllowOrigin:  "access-control-allow-origin",
-	Age:                       "age",
-	Allow:                     "allow",
-	Authorization:             "authorization",
-	CacheControl:              "cache-control",
-	Connection:                "connection",
-	ContentDisposition:        "content-disposition",
-	ContentEncoding:           "content-encoding",
-	ContentLanguage:           "content-language",
-	ContentLength:             "content-length",
-	ContentLocation:           "content-location",
-	ContentRange:              "content-range",
-	ContentType:               "content-type",
-	Cookie:                    "cookie",
-	Date:                      "date",
-	ETag:                      "etag",
-	Expect:                    "expect",
-	Expires:                   "expires",
-	Forwarded:                 "forwarded",
-	From:                      "from",
-	GRPCStatus:                "grpc-status",
-	GRPCTimeout:               "grpc-timeout",
-	Host:                      "host",
-	HTTP2Settings:             "http2-settings",
-	IfMatch:                   "if-match",
-	IfModifiedSince:           "if-modified-since",
-	IfNoneMatch:               "if-none-match",
-	IfRange:                   "if-range",
-	IfUnmodifiedSince:         "if-unmodified-since",
-	KeepAlive:                 "keep-alive",
-	LastModified:              "last-modified",
-	Link:                      "link",
-	Location:                  "location",
-	MaxForwards:               "max-forwards",
-	ProxyAuthenticate:         "proxy-authenticate",
-	ProxyAuthorization:        "proxy-authorization",
-	ProxyConnection:           "proxy-connection",
-	Range:                     "range",
-	Referer:                   "referer",
-	Refresh:                   "refresh",
-	RetryAfter:                "retry-after",
-	Server:                    "server",
-	SetCookie:                 "set-cookie",
-	StrictTransportSecurity:   "strict-transport-security",
-	TE:                        "te",
-	Trailer:                   "trailer",
-	TransferEncoding:          "transfer-encoding",
-	Upgrade:                   "upgrade",
-	UserAgent:                 "user-agent",
-	Vary:                      "vary",
-	Via:                       "via",
-	WWWAuthenticate:           "www-authenticate",
-	XEnvoyAttemptCount:        "x-envoy-attempt-count",
-	XEnvoyExpectedRqTimeoutMs: "x-envoy-expected-rq-timeout-ms",
-	XEnvoyUpstreamServiceTime: "x-envoy-upstream-service-time",
-	XForwardedFor:             "x-forwarded-for",
-	XForwardedHost:            "x-forwarded-host",
-	XForwardedPort:            "x-forwarded-port",
-	XForwardedProto:           "x-forwarded-proto",
-	XRealIP:                   "x-real-ip",
-	XRequestID:                "x-request-id",
+	Accept:                             "accept",
+	AcceptCharset:                      "accept-charset",
+	AcceptEncoding:                     "accept-encoding",
+	AcceptLanguage:                     "accept-language",
+	AcceptRanges:                       "accept-ranges",
+	AccessControlAllowOrigin:           "access-control-allow-origin",
+	Age:                                "age",
+	Allow:                              "allow",
+	Authorization:                      "authorization",
+	CacheControl:                       "cache-control",
+	Connection:                         "connection",
+	ContentDisposition:                 "content-disposition",
+	ContentEncoding:                    "content-encoding",
+	ContentLanguage:                    "content-language",
+	ContentLength:                      "content-length",
+	ContentLocation:                    "content-location",
+	ContentRange:                       "content-range",
+	ContentType:                        "content-type",
+	Cookie:                             "cookie",
+	Date:                               "date",
+	ETag:                               "etag",
+	Expect:                             "expect",
+	Expires:                            "expires",
+	Forwarded:                          "forwarded",
+	From:                               "from",
+	GRPCMessage:                        "grpc-message",
+	GRPCStatus:                         "grpc-status",
+	GRPCTimeout:                        "grpc-timeout",
+	Host:                               "host",
+	HTTP2Settings:                      "http2-settings",
+	IfMatch:                            "if-match",
+	IfModifiedSince:                    "if-modified-since",
+	IfNoneMatch:                        "if-none-match",
+	IfRange:                            "if-range",
+	IfUnmodifiedSince:                  "if-unmodified-since",
+	KeepAlive:                          "keep-alive",
+	LastModified:                       "last-modified",
+	Link:                               "link",
+	Location:                           "location",
+	MaxForwards:                        "max-forwards",
+	ProxyAuthenticate:                  "proxy-authenticate",
+	ProxyAuthorization:                 "proxy-authorization",
+	ProxyConnection:                    "proxy-connection",
+	Range:                              "range",
+	Referer:                            "referer",
+	Refresh:                            "refresh",
+	RetryAfter:                         "retry-after",
+	Server:                             "server",
+	SetCookie:                          "set-cookie",
+	StrictTransportSecurity:            "strict-transport-security",
+	TE:                                 "te",
+	Trailer:                            "trailer",
+	TransferEncoding:                   "transfer-encoding",
+	Upgrade:                            "upgrade",
+	UserAgent:                          "user-agent",
+	Vary:                               "vary",
+	Via:                                "via",
+	WWWAuthenticate:                    "www-authenticate",
+	XEnvoyAttemptCount:                 "x-envoy-attempt-count",
+	XEnvoyDecoratorOperation:           "x-envoy-decorator-operation",
+	XEnvoyDownstreamServiceCluster:     "x-envoy-downstream-service-cluster",
+	XEnvoyDownstreamServiceNode:        "x-envoy-downstream-service-node",
+	XEnvoyExpectedRqTimeoutMs:          "x-envoy-expected-rq-timeout-ms",
+	XEnvoyExternalAddress:              "x-envoy-external-address",
+	XEnvoyForceTrace:                   "x-envoy-force-trace",
+	XEnvoyHedgeOnPerTryTimeout:         "x-envoy-hedge-on-per-try-timeout",
+	XEnvoyInternal:                     "x-envoy-internal",
+	XEnvoyIPTags:                       "x-envoy-ip-tags",
+	XEnvoyMaxRetries:                   "x-envoy-max-retries",
+	XEnvoyOriginalHost:                 "x-envoy-original-host",
+	XEnvoyOriginalPath:                 "x-envoy-original-path",
+	XEnvoyOriginalURL:                  "x-envoy-original-url",
+	XEnvoyRetriableHeaderNames:         "x-envoy-retriable-header-names",
+	XEnvoyRetriableStatusCodes:         "x-envoy-retriable-status-codes",
+	XEnvoyRetryGRPCOn:                  "x-envoy-retry-grpc-on",
+	XEnvoyRetryOn:                      "x-envoy-retry-on",
+	XEnvoyUpstreamAltStatName:          "x-envoy-upstream-alt-stat-name",
+	XEnvoyUpstreamRqPerTryTimeoutMs:    "x-envoy-upstream-rq-per-try-timeout-ms",
+	XEnvoyUpstreamRqTimeoutAltResponse: "x-envoy-upstream-rq-timeout-alt-response",
+	XEnvoyUpstreamRqTimeoutMs:          "x-envoy-upstream-rq-timeout-ms",
+	XEnvoyUpstreamServiceTime:          "x-envoy-upstream-service-time",
+	XEnvoyUpstreamStreamDurationMs:     "x-envoy-upstream-stream-duration-ms",
+	XForwardedClientCert:               "x-forwarded-client-cert",
+	XForwardedFor:                      "x-forwarded-for",
+	XForwardedHost:                     "x-forwarded-host",
+	XForwardedPort:                     "x-forwarded-port",
+	XForwardedProto:                    "x-forwarded-proto",
+	XRealIP:                            "x-real-ip",
+	XRequestID:                         "x-request-id",
 }
 
 // String returns the name in lower case, "" for Other.
@@ -175,7 +221,7 @@ func (s NameSet) Or(t NameSet) NameSet { return NameSet{s[0] | t[0], s[1] | t[1]
 func (s NameSet) Has(n Name) bool { return s[n>>6&1]>>(n&63)&1 != 0 }
 
 const (
-	longestName = 30
+	longestName = 40
 	ones        = 0x0101010101010101
 )
 

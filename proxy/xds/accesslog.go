@@ -26,13 +26,14 @@ func (schema) addAccessLog(add func(protoreflect.FullName, string)) {
 	)
 	add(log+"AccessLog", "name typed_config filter")
 	add(log+"AccessLogFilter", `status_code_filter duration_filter not_health_check_filter response_flag_filter header_filter
-		and_filter or_filter runtime_filter`)
+		and_filter or_filter runtime_filter grpc_status_filter`)
 	add(log+"StatusCodeFilter", "comparison")
 	add(log+"DurationFilter", "comparison")
 	add(log+"ComparisonFilter", "op value")
 	add(log+"NotHealthCheckFilter", "")
 	add(log+"ResponseFlagFilter", "flags")
 	add(log+"HeaderFilter", "header")
+	add(log+"GrpcStatusFilter", "statuses exclude")
 	add(log+"AndFilter", "filters")
 	add(log+"OrFilter", "filters")
 	add(log+"RuntimeFilter", "runtime_key percent_sampled use_independent_randomness")
@@ -137,6 +138,19 @@ func (r *reader) logFilter(at *path, m *accesslogv3.AccessLogFilter) config.LogF
 		return r.logFilters(at.field("and_filter"), config.LogAnd, s.AndFilter.GetFilters())
 	case *accesslogv3.AccessLogFilter_OrFilter:
 		return r.logFilters(at.field("or_filter"), config.LogOr, s.OrFilter.GetFilters())
+	case *accesslogv3.AccessLogFilter_GrpcStatusFilter:
+		f := config.LogFilter{Kind: config.LogGRPC, Op: config.LogEqual}
+		if s.GrpcStatusFilter.GetExclude() {
+			f.Op = config.LogNotEqual
+		}
+		for i, code := range s.GrpcStatusFilter.GetStatuses() {
+			if code < 0 || code > accesslogv3.GrpcStatusFilter_UNAUTHENTICATED {
+				r.wrong(at.field("grpc_status_filter").at("statuses", i), code, "a status that gRPC has")
+				continue
+			}
+			f.Value |= 1 << code
+		}
+		return f
 	case *accesslogv3.AccessLogFilter_RuntimeFilter:
 		return r.logShare(at.field("runtime_filter"), s.RuntimeFilter)
 	}

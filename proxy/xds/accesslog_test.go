@@ -36,6 +36,14 @@ func TestAccessLogsAreRead(t *testing.T) {
 		{"health", "not_health_check_filter: {}", "", config.AccessLog{Filter: &config.LogFilter{Kind: config.LogNotHealthCheck}}},
 		{"flags", "response_flag_filter: {flags: [UF, DC]}", "", config.AccessLog{Filter: &config.LogFilter{Kind: config.LogFlags, Flags: []string{"UF", "DC"}}}},
 		{
+			"gRPC", "grpc_status_filter: {statuses: [OK, UNAVAILABLE]}", "",
+			config.AccessLog{Filter: &config.LogFilter{Kind: config.LogGRPC, Op: config.LogEqual, Value: 1 | 1<<14}},
+		},
+		{
+			"not gRPC", "grpc_status_filter: {statuses: [UNAUTHENTICATED], exclude: true}", "",
+			config.AccessLog{Filter: &config.LogFilter{Kind: config.LogGRPC, Op: config.LogNotEqual, Value: 1 << 16}},
+		},
+		{
 			"header", "header_filter: {header: {name: X-A, string_match: {exact: b}, invert_match: true}}", "",
 			config.AccessLog{Filter: &config.LogFilter{Kind: config.LogHeader, Header: config.HeaderMatch{Name: "x-a", Exact: "b", Invert: true}}},
 		},

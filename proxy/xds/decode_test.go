@@ -101,6 +101,8 @@ filter_chains:
       use_remote_address: true
       xff_num_trusted_hops: 2
       generate_request_id: false
+      preserve_external_request_id: true
+      forward_client_cert_details: FORWARD_ONLY
       stream_idle_timeout: 0s
       request_timeout: 7s
       request_headers_timeout: 3s
@@ -125,7 +127,8 @@ filter_chains:
 			StatPrefix: "s", Routes: &config.RouteTable{Name: "inline"}, RequestTimeout: 7 * time.Second, RequestHeadersTimeout: 3 * time.Second,
 			DrainTimeout: 9 * time.Second, DelayedCloseTimeout: 4 * time.Second, IdleTimeout: time.Minute, MaxRequestHeadBytes: 16 << 10, MaxRequestHeaders: 50,
 			UseRemoteAddress: true, XFFTrustedHops: 2, ServerName: "mesh", Upgrades: []string{"websocket", "connect"},
-			AccessLogs: []config.AccessLog{{Path: "/tmp/log"}},
+			AccessLogs:    []config.AccessLog{{Path: "/tmp/log"}},
+			RequestPolicy: config.RequestPolicy{KeepRequestID: true, ClientCert: config.ClientCertForward},
 		},
 	}, routes: []string{""}}
 	if diff := cmp.Diff(want, got, compareAddr, cmp.AllowUnexported(listener{})); diff != "" {

@@ -14,7 +14,8 @@ import (
 const maxHeadKB = 60
 
 // policyFields are what the reader below knows of an HttpConnectionManager.
-const policyFields = " via skip_xff_append normalize_path merge_slashes path_with_escaped_slashes_action"
+const policyFields = " via skip_xff_append normalize_path merge_slashes path_with_escaped_slashes_action" +
+	" forward_client_cert_details preserve_external_request_id"
 
 func (schema) addPolicy(add func(protoreflect.FullName, string)) {
 	add("envoy.config.core.v3.HttpProtocolOptions", `idle_timeout max_headers_count max_stream_duration max_connection_duration
@@ -31,6 +32,8 @@ func (r *reader) requestPolicy(at *path, m *hcmv3.HttpConnectionManager) config.
 		MaxStreamDuration:     r.duration(options.field("max_stream_duration"), common.GetMaxStreamDuration(), 0),
 		MaxConnectionDuration: r.duration(options.field("max_connection_duration"), common.GetMaxConnectionDuration(), 0),
 		MaxConnectionRequests: common.GetMaxRequestsPerConnection().GetValue(),
+		KeepRequestID:         m.GetPreserveExternalRequestId(),
+		ClientCert:            r.clientCert(at.field("forward_client_cert_details"), m.GetForwardClientCertDetails()),
 	}
 	if n := m.GetNormalizePath(); n != nil && !n.GetValue() {
 		r.wrong(at.field("normalize_path"), false, "true or nothing: what is routed is always the normal form")
@@ -59,6 +62,20 @@ func (r *reader) requestPolicy(at *path, m *hcmv3.HttpConnectionManager) config.
 		r.wrong(at.field("max_request_headers_kb"), kb.GetValue(), "at most 60")
 	}
 	return p
+}
+
+// clientCert reads what is done about x-forwarded-client-cert.
+func (r *reader) clientCert(at *path, d hcmv3.HttpConnectionManager_ForwardClientCertDetails) config.ClientCert {
+	switch d {
+	case hcmv3.HttpConnectionManager_SANITIZE:
+	case hcmv3.HttpConnectionManager_FORWARD_ONLY:
+		return config.ClientCertForward
+	case hcmv3.HttpConnectionManager_ALWAYS_FORWARD_ONLY:
+		return config.ClientCertAlways
+	default:
+		r.wrong(at, d, "SANITIZE, FORWARD_ONLY or ALWAYS_FORWARD_ONLY")
+	}
+	return config.ClientCertDrop
 }
 
 // poolOptions reads the limits of a cluster's connections.

@@ -55,7 +55,7 @@ func TestResourcesRefused(t *testing.T) {
 		{"log JSON", listeners, logs("", "json_format: {a: {b: '%REQ%'}}"), []string{log + "typed_config.log_format.json_format: \"a\": \"b\": got %REQ()%"}},
 		{"log fields", listeners, logs("", "json_format: {a: b}, content_type: a, formatters: [{name: a, typed_config: {\"@type\": type.googleapis.com/envoy.config.core.v3.Pipe, path: a}}]"), []string{log + "typed_config.log_format.content_type: got a", log + "typed_config.log_format.formatters"}},
 		{"log file", listeners, logs("", "text_format_source: {filename: /a}"), []string{log + "typed_config.log_format.text_format_source.filename: got /a"}},
-		{"log filter", listeners, logs("filter: {grpc_status_filter: {statuses: [OK]}}, ", "json_format: {a: b}"), []string{log + "filter.grpc_status_filter: got a value"}},
+		{"log filter", listeners, logs("filter: {traceable_filter: {}}, ", "json_format: {a: b}"), []string{log + "filter.traceable_filter: got a value"}},
 		{"log filter in filters", listeners, logs("filter: {and_filter: {filters: [{not_health_check_filter: {}}, {metadata_filter: {}}]}}, ", "json_format: {a: b}"), []string{log + "filter.and_filter.filters[1].metadata_filter"}},
 		{"log header", listeners, logs("filter: {header_filter: {header: {name: a, range_match: {start: 1, end: 2}}}}, ", "json_format: {a: b}"), []string{log + "filter.header_filter.header"}},
 		{"log header name", listeners, logs("filter: {header_filter: {header: {name: ':b', present_match: true}}}, ", "json_format: {a: b}"), []string{log + "filter: got the field name \":b\""}},
