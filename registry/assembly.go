@@ -84,7 +84,14 @@ func (a *Assembly) Reject(key, reason string) { a.RejectAs(key, "", reason) }
 
 // RejectAs is Reject, with the kind of the Problem.
 func (a *Assembly) RejectAs(key, kind, reason string) {
-	a.problems[key] = Problem{Object: key, Kind: kind, Reason: reason}
+	a.Note(key, Problem{Kind: kind, Reason: reason})
+}
+
+// Note is RejectAs for a Problem that may be Stale although nothing is set under its key: what it is about stands in
+// entries of other keys.
+func (a *Assembly) Note(key string, p Problem) {
+	p.Object = key
+	a.problems[key] = p
 }
 
 // Delete forgets a key and its problem.
@@ -136,7 +143,9 @@ func (a *Assembly) View() View {
 	clear(a.dirty)
 	v := View{Services: slices.Clone(a.services)}
 	for _, key := range slices.Sorted(maps.Keys(a.problems)) {
-		v.Problems = append(v.Problems, a.problems[key])
+		p := a.problems[key]
+		p.Stale = p.Stale || a.entries[key] != nil
+		v.Problems = append(v.Problems, p)
 	}
 	return v
 }

@@ -62,22 +62,25 @@ func TestAssemblyKeepsTheLastGoodWord(t *testing.T) {
 	a.Set("k", bad)
 	a.Reject("other", "got junk")
 	a.RejectAs("syntax", "syntax", "got more junk")
+	a.Note("target", registry.Problem{Kind: "unanswered", Reason: "got nothing", Stale: true})
 	v := a.View()
 	if v.Services[0] != good.Services[0] {
 		t.Error("a bad entry changed the service")
 	}
 	want := []registry.Problem{
-		{Object: "k", Kind: "entry", Reason: `endpoint "1": address 0.0.0.0: want one that leads to one host from everywhere`},
+		{Object: "k", Kind: "entry", Reason: `endpoint "1": address 0.0.0.0: want one that leads to one host from everywhere`, Stale: true},
 		{Object: "other", Reason: "got junk"},
 		{Object: "syntax", Kind: "syntax", Reason: "got more junk"},
+		{Object: "target", Kind: "unanswered", Reason: "got nothing", Stale: true},
 	}
 	if d := cmp.Diff(want, v.Problems); d != "" {
 		t.Errorf("problems (-want +got):\n%s", d)
 	}
-	if keys := a.Keys(); len(keys) != 4 {
-		t.Errorf("keys %v, want all four", keys)
+	if keys := a.Keys(); len(keys) != 5 {
+		t.Errorf("keys %v, want all five", keys)
 	}
 	a.Delete("k")
+	a.Delete("target")
 	a.Delete("syntax")
 	a.Set("other", entry("web", "3", "10.0.0.3"))
 	if v := a.View(); len(v.Problems) != 0 || len(v.Services[0].Endpoints) != 2 {

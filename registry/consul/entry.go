@@ -86,15 +86,13 @@ func (cfg *Config) parse(name string, body []byte, before *part) (*part, error) 
 	protocols := make(map[registry.Protocol]bool)
 	ports := make(map[string]bool)
 	for _, b := range bad {
-		p.problem("syntax", fmt.Sprintf("%s[%d]", name, b.index), b.err.Error())
-		p.keep(before, b.id)
+		p.unread(before, b.id, "syntax", fmt.Sprintf("%s[%d]", name, b.index), b.err.Error())
 	}
 	for i := range entries {
 		e := &entries[i]
 		endpoint, kind, err := cfg.endpoint(name, e)
 		if err != nil {
-			p.problem(kind, fmt.Sprintf("%s/%s/%s", name, e.Node.Node, e.Service.ID), err.Error())
-			p.keep(before, e.id())
+			p.unread(before, e.id(), kind, fmt.Sprintf("%s/%s/%s", name, e.Node.Node, e.Service.ID), err.Error())
 			continue
 		}
 		if endpoint == nil {

@@ -88,6 +88,8 @@ func TestBadEntryKeepsWhatItSaid(t *testing.T) {
 		if len(p.endpoints) != 2 || p.endpoints[0] != before.endpoints[0] || p.endpoints[1].Ports[0].Number != 82 || len(p.problems) != 1 {
 			t.Errorf("%s: got %d endpoints, problems %v, want the old one, the changed one and one problem", name, len(p.endpoints), p.problems)
 		}
+		} else if fresh, err := cfg.parse("web", []byte("["+instance("a", bad, "")+"]"), nil); err != nil || !p.problems[0].Stale || fresh.problems[0].Stale {
+			t.Errorf("%s: %v; stale only where the old one stands: %v, %v", name, err, p.problems, fresh.problems)
 		if p.lost(before) {
 			t.Errorf("%s: it counts as lost", name)
 		}
