@@ -82,8 +82,11 @@ func randomRules(random *rand.Rand) Rules {
 func checkRule(t *testing.T, names []string, views [][]*Service, rule Rule, s *Service) {
 	t.Helper()
 	all := slices.Concat(s.Endpoints, s.Standby)
-	has := func(source string, serving bool) bool {
-		return slices.ContainsFunc(all, func(e *Endpoint) bool { return slices.Contains(e.Sources, source) && (!serving || e.Health.Serving()) })
+	known := func(*Endpoint) bool { return true }
+	serves := func(e *Endpoint) bool { return e.Health.Serving() }
+	sure := func(e *Endpoint) bool { return serves(e) && e.Doubt == nil }
+	has := func(source string, kind func(*Endpoint) bool) bool {
+		return slices.ContainsFunc(all, func(e *Endpoint) bool { return slices.Contains(e.Sources, source) && kind(e) })
 	}
 	inOrder := func(named []string) []string {
 		order := slices.Clone(named)
@@ -94,10 +97,12 @@ func checkRule(t *testing.T, names []string, views [][]*Service, rule Rule, s *S
 		}
 		return order
 	}
-	firstOf := func(order []string, serving bool) []string {
-		for _, source := range order {
-			if has(source, serving) {
-				return []string{source}
+	firstOf := func(order []string, kinds ...func(*Endpoint) bool) []string {
+		for _, kind := range kinds {
+			for _, source := range order {
+				if has(source, kind) {
+					return []string{source}
+				}
 			}
 		}
 		return nil
@@ -105,11 +110,9 @@ func checkRule(t *testing.T, names []string, views [][]*Service, rule Rule, s *S
 	chosen := names
 	switch {
 	case rule.Prefer != nil:
-		chosen = firstOf(inOrder(rule.Prefer), false)
+		chosen = firstOf(inOrder(rule.Prefer), known)
 	case rule.Failover != nil:
-		if chosen = firstOf(inOrder(rule.Failover), true); chosen == nil {
-			chosen = firstOf(inOrder(rule.Failover), false)
-		}
+		chosen = firstOf(inOrder(rule.Failover), sure, serves, known)
 	case rule.Weights != nil:
 		chosen = slices.DeleteFunc(slices.Clone(names), func(source string) bool { return rule.Weights[source] == 0 })
 	}
