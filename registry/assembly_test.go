@@ -113,6 +113,50 @@ func TestAssemblyTellsWhatEntriesSayDifferently(t *testing.T) {
 	}
 }
 
+// One entry does not turn what a service's port is for the others, whatever its key.
+func TestAssemblyTakesWhatMostEntriesSayOfAPort(t *testing.T) {
+	say := func(ports ...registry.Port) registry.Entry {
+		e := entry("web", "", "10.0.0.1")
+		e.Ports, e.Endpoint = ports, nil
+		return e
+	}
+	admin := registry.Port{Name: "admin", Number: 9, Protocol: registry.TCP}
+	for _, c := range []struct {
+		name    string
+		entries []registry.Entry
+		want    []registry.Port
+		says    [2]string // of the first conflict
+	}{
+		{"one of three", []registry.Entry{say(registry.Port{Protocol: registry.GRPC}), say(registry.Port{Protocol: registry.HTTP}), say(registry.Port{Protocol: registry.HTTP})}, []registry.Port{{Protocol: registry.HTTP}}, [2]string{"http", "grpc"}},
+		{"who says nothing has no vote", []registry.Entry{say(registry.Port{}), say(registry.Port{}), say(registry.Port{Protocol: registry.HTTP})}, []registry.Port{{Protocol: registry.HTTP}}, [2]string{}},
+		{"as many, the first", []registry.Entry{say(registry.Port{Protocol: registry.HTTP}), say(registry.Port{Protocol: registry.GRPC})}, []registry.Port{{Protocol: registry.HTTP}}, [2]string{"http", "grpc"}},
+		{"numbers and protocols apart", []registry.Entry{
+			say(admin, registry.Port{Name: "x", Number: 1, Protocol: registry.HTTP}), say(registry.Port{Name: "x", Number: 2, Protocol: registry.HTTP}),
+			say(registry.Port{Name: "x", Number: 2, Protocol: registry.GRPC}), say(registry.Port{Name: "x", Protocol: registry.GRPC}), say(registry.Port{Name: "x", Protocol: registry.GRPC}),
+		}, []registry.Port{admin, {Name: "x", Number: 2, Protocol: registry.GRPC}}, [2]string{"2", "1"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := registry.NewAssembly()
+			for i, e := range c.entries {
+				a.Set(fmt.Sprint(i), e)
+			}
+			s := a.View().Services[0]
+			if d := cmp.Diff(c.want, s.Ports); d != "" {
+				t.Errorf("ports (-want +got):\n%s", d)
+			}
+			if c.says == [2]string{} {
+				if len(s.Conflicts) > 0 {
+					t.Errorf("conflicts %v, want none", s.Conflicts)
+				}
+				return
+			}
+			if sides := s.Conflicts[0].Sides; sides[0].Says != c.says[0] || sides[1].Says != c.says[1] {
+				t.Errorf("the conflict is %v, want %v", s.Conflicts[0], c.says)
+			}
+		})
+	}
+}
+
 // TestAssemblyByStepsIsAssemblyAtOnce sets and deletes at random: every view is what a fresh Assembly makes of the same
 // entries, and services whose entries did not change keep their pointer.
 func TestAssemblyByStepsIsAssemblyAtOnce(t *testing.T) {
