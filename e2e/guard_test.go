@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,17 +24,19 @@ func TestFaultHalfOfConsulDeregisteredByMistake(t *testing.T) {
 	at := demoAt(t, "victim", "v1", "127.0.0.1")
 	name := func(i int) string { return fmt.Sprintf("svc-%02d", i) }
 	var registered []string
+	all := make(map[string][]netip.AddrPort) // by service
 	for i := range services {
 		for j := range 1 + i%3/2 { // most have one endpoint, some two
 			id := fmt.Sprintf("%s-%d", name(i), j)
-			addr := netip.AddrFrom4([4]byte{127, 0, byte(j), 1})
-			register(t, client, name(i), id, netip.AddrPortFrom(addr, at.Port()))
+			place := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, byte(j), 1}), at.Port())
+			register(t, client, name(i), id, place)
 			registered = append(registered, id)
+			all[name(i)] = append(all[name(i)], place)
 		}
 	}
 	p := newParts(t, fmt.Sprintf("  - {name: dc1, consul: {address: %q}}\n", server.Address))
 	p.startPair(t)
-	eventually(t, 30*time.Second, "the proxy knows every service", func() error { return p.missing(services, name) })
+	eventually(t, 30*time.Second, "the proxy knows every endpoint", func() error { return p.missing(all) })
 	p.eventuallyAnswers(t, name(0)+".mesh.internal", "victim v1\n")
 	traffic := startLoad(t, p.outbound, name(1)+".mesh.internal", 200)
 
@@ -48,7 +51,7 @@ func TestFaultHalfOfConsulDeregisteredByMistake(t *testing.T) {
 				return
 			case <-time.After(20 * time.Millisecond):
 			}
-			if err := p.missing(services, name); err != nil {
+			if err := p.missing(all); err != nil {
 				lost <- err
 				return
 			}
@@ -89,7 +92,7 @@ func TestFaultHalfOfConsulDeregisteredByMistake(t *testing.T) {
 		t.Errorf("mesh registry accept dc1: %s", out)
 	}
 	eventually(t, 20*time.Second, "what the operator accepted has left", func() error {
-		if p.resolves(name(0)) == nil {
+		if p.resolves(name(0), all[name(0)]) == nil {
 			return errors.New("it is still in DNS")
 		}
 		clusters, err := fetch(p.admin, "", "/clusters")
@@ -98,7 +101,7 @@ func TestFaultHalfOfConsulDeregisteredByMistake(t *testing.T) {
 		}
 		return err
 	})
-	if err := p.resolves(name(services - 1)); err != nil {
+	if err := p.resolves(name(services-1), all[name(services-1)]); err != nil {
 		t.Errorf("a service that was not deregistered: %v", err)
 	}
 }
@@ -147,25 +150,27 @@ func register(t testing.TB, client *api.Client, service, id string, at netip.Add
 	}
 }
 
-// missing says which of the services is not in DNS or not at the proxy.
-func (p parts) missing(services int, name func(int) string) error {
+// missing says which endpoint of the services is not in DNS or not at the proxy.
+func (p parts) missing(services map[string][]netip.AddrPort) error {
 	clusters, err := fetch(p.admin, "", "/clusters")
 	if err != nil {
 		return err
 	}
-	for i := range services {
-		if !strings.Contains(clusters, "||"+name(i)+".default.mesh.internal::127.") {
-			return fmt.Errorf("%s has no endpoint at the proxy", name(i))
+	for name, endpoints := range services {
+		for _, at := range endpoints {
+			if !strings.Contains(clusters, "||"+name+".default.mesh.internal::"+at.String()+"::") {
+				return fmt.Errorf("%s has no endpoint %s at the proxy", name, at)
+			}
 		}
-		if err := p.resolves(name(i)); err != nil {
+		if err := p.resolves(name, endpoints); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// resolves asks the mesh's DNS for the address of a service's endpoints.
-func (p parts) resolves(service string) error {
+// resolves asks the mesh's DNS for the addresses of a service's endpoints, and wants each.
+func (p parts) resolves(service string, endpoints []netip.AddrPort) error {
 	question := new(dns.Msg).SetQuestion(service+".default.mesh.internal.", dns.TypeA)
 	answer, _, err := (&dns.Client{Timeout: 5 * time.Second}).Exchange(question, p.dns)
 	switch {
@@ -173,6 +178,14 @@ func (p parts) resolves(service string) error {
 		return err
 	case answer.Rcode != dns.RcodeSuccess || len(answer.Answer) == 0:
 		return fmt.Errorf("DNS says %s with %d answers for %s", dns.RcodeToString[answer.Rcode], len(answer.Answer), service)
+	}
+	for _, at := range endpoints {
+		if !slices.ContainsFunc(answer.Answer, func(r dns.RR) bool {
+			a, ok := r.(*dns.A)
+			return ok && a.A.String() == at.Addr().String()
+		}) {
+			return fmt.Errorf("DNS does not say %s for %s: %v", at.Addr(), service, answer.Answer)
+		}
 	}
 	return nil
 }

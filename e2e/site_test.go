@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -61,16 +62,27 @@ func demoAt(t testing.TB, service, version, addr string) netip.AddrPort {
 	return at
 }
 
-func (s *site) inConsul(t testing.TB, service, id string, at netip.AddrPort) {
+// inConsul registers an instance, with labels of the form key=value.
+func (s *site) inConsul(t testing.TB, service, id string, at netip.AddrPort, labels ...string) {
 	t.Helper()
 	registration := &api.CatalogRegistration{
 		Node: "test-host", Address: "127.0.0.1",
-		Service: &api.AgentService{ID: id, Service: service, Address: at.Addr().String(), Port: int(at.Port()), Meta: map[string]string{"protocol": "http"}},
+		Service: &api.AgentService{ID: id, Service: service, Address: at.Addr().String(), Port: int(at.Port()), Meta: overHTTP(labels)},
 	}
 	eventually(t, 30*time.Second, "Consul takes a registration", func() error {
 		_, err := s.consul.Client().Catalog().Register(registration, nil)
 		return err
 	})
+}
+
+// overHTTP are labels of the form key=value, and the protocol.
+func overHTTP(labels []string) map[string]string {
+	all := map[string]string{"protocol": "http"}
+	for _, l := range labels {
+		key, value, _ := strings.Cut(l, "=")
+		all[key] = value
+	}
+	return all
 }
 
 func (s *site) inEtcd(t testing.TB, service, id string, at netip.AddrPort) {
@@ -87,10 +99,11 @@ func (s *site) inEtcd(t testing.TB, service, id string, at netip.AddrPort) {
 	})
 }
 
-func (s *site) inZooKeeper(t testing.TB, service, id string, at netip.AddrPort) {
+// inZooKeeper registers an instance, with labels of the form key=value.
+func (s *site) inZooKeeper(t testing.TB, service, id string, at netip.AddrPort, labels ...string) {
 	t.Helper()
 	value, err := json.Marshal(map[string]any{
-		"name": service, "id": id, "address": at.Addr(), "port": at.Port(), "serviceType": "STATIC", "payload": map[string]string{"protocol": "http"},
+		"name": service, "id": id, "address": at.Addr(), "port": at.Port(), "serviceType": "STATIC", "payload": overHTTP(labels),
 	})
 	if err != nil {
 		t.Fatal(err)

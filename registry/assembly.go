@@ -84,7 +84,14 @@ func (a *Assembly) Reject(key, reason string) { a.RejectAs(key, "", reason) }
 
 // RejectAs is Reject, with the kind of the Problem.
 func (a *Assembly) RejectAs(key, kind, reason string) {
-	a.problems[key] = Problem{Object: key, Kind: kind, Reason: reason}
+	a.Note(key, Problem{Kind: kind, Reason: reason})
+}
+
+// Note is RejectAs for a Problem that may be Stale although nothing is set under its key: what it is about stands in
+// entries of other keys.
+func (a *Assembly) Note(key string, p Problem) {
+	p.Object = key
+	a.problems[key] = p
 }
 
 // Delete forgets a key and its problem.
@@ -136,7 +143,9 @@ func (a *Assembly) View() View {
 	clear(a.dirty)
 	v := View{Services: slices.Clone(a.services)}
 	for _, key := range slices.Sorted(maps.Keys(a.problems)) {
-		v.Problems = append(v.Problems, a.problems[key])
+		p := a.problems[key]
+		p.Stale = p.Stale || a.entries[key] != nil
+		v.Problems = append(v.Problems, p)
 	}
 	return v
 }
@@ -151,8 +160,19 @@ func (a *Assembly) build(g *group) *Service {
 	if len(g.keys) == 0 {
 		return nil
 	}
-	b := assembling{service: &Service{Name: g.name}, ids: make(map[string]owner, len(g.keys))}
 	chosen := a.chooseSpelling(g)
+	b := a.assemble(g, chosen, nil)
+	if b.contested {
+		b = a.assemble(g, chosen, a.vote(g, chosen))
+	}
+	slices.SortFunc(b.service.Endpoints, func(x, y *Endpoint) int { return strings.Compare(x.ID, y.ID) })
+	b.service.Conflicts = withMore(b.service.Conflicts, len(b.service.Conflicts)+b.more)
+	return b.service
+}
+
+// assemble puts together what the entries of that spelling say; of ports, what is given goes before their word.
+func (a *Assembly) assemble(g *group, chosen string, ports []Port) *assembling {
+	b := &assembling{service: &Service{Name: g.name, Ports: ports}, ids: make(map[string]owner, len(g.keys))}
 	if chosen != g.name.String() && chosen != "/"+g.name.Name {
 		b.service.Original = strings.TrimPrefix(chosen, "/")
 	}
@@ -164,9 +184,46 @@ func (a *Assembly) build(g *group) *Service {
 		}
 		b.add(key, &e.Entry)
 	}
-	slices.SortFunc(b.service.Endpoints, func(x, y *Endpoint) int { return strings.Compare(x.ID, y.ID) })
-	b.service.Conflicts = withMore(b.service.Conflicts, len(b.service.Conflicts)+b.more)
-	return b.service
+	return b
+}
+
+// vote returns the ports with the number and the protocol that most entries declare, so that one of them does not turn
+// the service; of as many, with those of the first.
+func (a *Assembly) vote(g *group, chosen string) (ports []Port) {
+	votes := make(map[Port]int) // by what is said: a number without a protocol, or the other way round
+	each := func(do func(p Port)) {
+		for _, key := range g.keys {
+			if e := a.entries[key]; e.spells(chosen) {
+				for _, p := range e.Ports {
+					do(p)
+				}
+			}
+		}
+	}
+	number := func(p Port) Port { return Port{Name: p.Name, Number: p.Number} }
+	protocol := func(p Port) Port { return Port{Name: p.Name, Protocol: p.Protocol} }
+	each(func(p Port) {
+		if p.Number != 0 {
+			votes[number(p)]++
+		}
+		if p.Protocol != "" {
+			votes[protocol(p)]++
+		}
+	})
+	each(func(p Port) {
+		i, found := slices.BinarySearchFunc(ports, p.Name, comparePort)
+		if !found {
+			ports = slices.Insert(ports, i, Port{Name: p.Name})
+		}
+		have := &ports[i]
+		if votes[number(p)] > votes[number(*have)] {
+			have.Number = p.Number
+		}
+		if votes[protocol(p)] > votes[protocol(*have)] {
+			have.Protocol = p.Protocol
+		}
+	})
+	return ports
 }
 
 // chooseSpelling returns the spelling that is the name itself, else the first.
@@ -195,6 +252,8 @@ type assembling struct {
 	ids     map[string]owner // by endpoint ID
 	copied  bool             // the service's labels are its own map
 	more    int              // conflicts that are not listed
+
+	contested bool // entries say different things of a port
 }
 
 // owner is who said an endpoint ID first.
@@ -228,9 +287,11 @@ func (b *assembling) addPorts(key string, ports []Port) {
 		}
 		have := &s.Ports[i]
 		if have.Number != p.Number && p.Number != 0 && have.Number != 0 {
+			b.contested = true
 			b.clash("port number", p.Name, "", fmt.Sprint(have.Number), key, fmt.Sprint(p.Number))
 		}
 		if have.Protocol != p.Protocol && p.Protocol != "" && have.Protocol != "" {
+			b.contested = true
 			b.clash("port protocol", p.Name, "", string(have.Protocol), key, string(p.Protocol))
 		}
 		have.Number, have.Protocol = cmp.Or(have.Number, p.Number), cmp.Or(have.Protocol, p.Protocol)
@@ -263,7 +324,7 @@ func (b *assembling) addLabels(key string, labels map[string]string) {
 	}
 }
 
-// clash notes what two entries say differently; the first is taken. It is one conflict for each thing and side, up to
+// clash notes what two entries say differently; what is said first is taken. It is one conflict for each thing and side, up to
 // mostConflicts.
 func (b *assembling) clash(what, object, first, says, second, other string) {
 	says, other = brief(says), brief(other)

@@ -62,22 +62,25 @@ func TestAssemblyKeepsTheLastGoodWord(t *testing.T) {
 	a.Set("k", bad)
 	a.Reject("other", "got junk")
 	a.RejectAs("syntax", "syntax", "got more junk")
+	a.Note("target", registry.Problem{Kind: "unanswered", Reason: "got nothing", Stale: true})
 	v := a.View()
 	if v.Services[0] != good.Services[0] {
 		t.Error("a bad entry changed the service")
 	}
 	want := []registry.Problem{
-		{Object: "k", Kind: "entry", Reason: `endpoint "1": address 0.0.0.0: want one that leads to one host from everywhere`},
+		{Object: "k", Kind: "entry", Reason: `endpoint "1": address 0.0.0.0: want one that leads to one host from everywhere`, Stale: true},
 		{Object: "other", Reason: "got junk"},
 		{Object: "syntax", Kind: "syntax", Reason: "got more junk"},
+		{Object: "target", Kind: "unanswered", Reason: "got nothing", Stale: true},
 	}
 	if d := cmp.Diff(want, v.Problems); d != "" {
 		t.Errorf("problems (-want +got):\n%s", d)
 	}
-	if keys := a.Keys(); len(keys) != 4 {
-		t.Errorf("keys %v, want all four", keys)
+	if keys := a.Keys(); len(keys) != 5 {
+		t.Errorf("keys %v, want all five", keys)
 	}
 	a.Delete("k")
+	a.Delete("target")
 	a.Delete("syntax")
 	a.Set("other", entry("web", "3", "10.0.0.3"))
 	if v := a.View(); len(v.Problems) != 0 || len(v.Services[0].Endpoints) != 2 {
@@ -107,6 +110,50 @@ func TestAssemblyTellsWhatEntriesSayDifferently(t *testing.T) {
 	}
 	if d := cmp.Diff([]string{"port protocol", "label", "endpoint ID", "name"}, what); d != "" {
 		t.Errorf("conflicts (-want +got):\n%s", d)
+	}
+}
+
+// One entry does not turn what a service's port is for the others, whatever its key.
+func TestAssemblyTakesWhatMostEntriesSayOfAPort(t *testing.T) {
+	say := func(ports ...registry.Port) registry.Entry {
+		e := entry("web", "", "10.0.0.1")
+		e.Ports, e.Endpoint = ports, nil
+		return e
+	}
+	admin := registry.Port{Name: "admin", Number: 9, Protocol: registry.TCP}
+	for _, c := range []struct {
+		name    string
+		entries []registry.Entry
+		want    []registry.Port
+		says    [2]string // of the first conflict
+	}{
+		{"one of three", []registry.Entry{say(registry.Port{Protocol: registry.GRPC}), say(registry.Port{Protocol: registry.HTTP}), say(registry.Port{Protocol: registry.HTTP})}, []registry.Port{{Protocol: registry.HTTP}}, [2]string{"http", "grpc"}},
+		{"who says nothing has no vote", []registry.Entry{say(registry.Port{}), say(registry.Port{}), say(registry.Port{Protocol: registry.HTTP})}, []registry.Port{{Protocol: registry.HTTP}}, [2]string{}},
+		{"as many, the first", []registry.Entry{say(registry.Port{Protocol: registry.HTTP}), say(registry.Port{Protocol: registry.GRPC})}, []registry.Port{{Protocol: registry.HTTP}}, [2]string{"http", "grpc"}},
+		{"numbers and protocols apart", []registry.Entry{
+			say(admin, registry.Port{Name: "x", Number: 1, Protocol: registry.HTTP}), say(registry.Port{Name: "x", Number: 2, Protocol: registry.HTTP}),
+			say(registry.Port{Name: "x", Number: 2, Protocol: registry.GRPC}), say(registry.Port{Name: "x", Protocol: registry.GRPC}), say(registry.Port{Name: "x", Protocol: registry.GRPC}),
+		}, []registry.Port{admin, {Name: "x", Number: 2, Protocol: registry.GRPC}}, [2]string{"2", "1"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := registry.NewAssembly()
+			for i, e := range c.entries {
+				a.Set(fmt.Sprint(i), e)
+			}
+			s := a.View().Services[0]
+			if d := cmp.Diff(c.want, s.Ports); d != "" {
+				t.Errorf("ports (-want +got):\n%s", d)
+			}
+			if c.says == [2]string{} {
+				if len(s.Conflicts) > 0 {
+					t.Errorf("conflicts %v, want none", s.Conflicts)
+				}
+				return
+			}
+			if sides := s.Conflicts[0].Sides; sides[0].Says != c.says[0] || sides[1].Says != c.says[1] {
+				t.Errorf("the conflict is %v, want %v", s.Conflicts[0], c.says)
+			}
+		})
 	}
 }
 

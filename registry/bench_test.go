@@ -82,11 +82,11 @@ func BenchmarkGuardReplaced(b *testing.B) {
 	now := time.Now()
 	for b.Loop() {
 		g := newGuard(Guard{})
-		g.take(now, blue, true)
-		if kept := g.take(now.Add(time.Minute), nil, true); len(kept[0].Endpoints) != n {
+		g.take(now, blue, nil)
+		if kept := g.take(now.Add(time.Minute), nil, nil); len(kept[0].Endpoints) != n {
 			b.Fatalf("%d are kept, want all", len(kept[0].Endpoints))
 		}
-		if served := g.take(now.Add(61*time.Second), green, true); len(served[0].Endpoints) != n || len(g.kept) != 0 {
+		if served := g.take(now.Add(61*time.Second), green, nil); len(served[0].Endpoints) != n || len(g.kept) != 0 {
 			b.Fatalf("%d are served, %d kept", len(served[0].Endpoints), len(g.kept))
 		}
 	}
@@ -110,15 +110,15 @@ func BenchmarkGuardWhileDoubted(b *testing.B) {
 	lost, stay := singles("lost", 50_000), singles("stay", 1000)
 	now := time.Now()
 	g := newGuard(Guard{Time: 24 * time.Hour})
-	g.take(now, append(slices.Clip(lost), stay...), true)
-	g.take(now.Add(time.Minute), stay, true)
+	g.take(now, append(slices.Clip(lost), stay...), nil)
+	g.take(now.Add(time.Minute), stay, nil)
 	now = now.Add(time.Hour)
 	for b.Loop() {
 		stay = slices.Clone(stay)
 		changed := *stay[500]
 		stay[500] = &changed
 		now = now.Add(time.Millisecond)
-		if served := g.take(now, stay, true); len(served) != len(lost)+len(stay) {
+		if served := g.take(now, stay, nil); len(served) != len(lost)+len(stay) {
 			b.Fatalf("%d services are served, want all", len(served))
 		}
 	}
@@ -130,12 +130,12 @@ func BenchmarkGuardLosesAll(b *testing.B) {
 	for b.Loop() {
 		now := time.Now()
 		g := newGuard(Guard{})
-		g.take(now, all, true)
+		g.take(now, all, nil)
 		now = now.Add(time.Minute)
 		for rest := all; len(rest) > 0; {
 			rest = rest[10:]
 			now = now.Add(10 * time.Millisecond)
-			if served := g.take(now, rest, true); len(served) != len(all) {
+			if served := g.take(now, rest, nil); len(served) != len(all) {
 				b.Fatalf("%d services are served, want all", len(served))
 			}
 		}

@@ -31,7 +31,9 @@ import (
 // or more services lost all in that time: that is doubted until Window has passed, and leaves if it was not sudden.
 //
 // The first view of a Watch, after a start or a failure, is compared with what was served, as if all had left at once.
-// If it has Problems, everything that it lacks is doubted whatever the share: what could not be read may be just that.
+// If it has Problems that are new since, everything that it lacks is doubted whatever the share: what could not be read
+// may be just that. A Problem is not new if the view before had it and nothing was served for it that is not now; one of
+// kind "type" never is.
 type Guard struct {
 	// Off takes every word at once.
 	Off bool
@@ -44,7 +46,7 @@ type Guard struct {
 	Hold time.Duration
 	// Time is how long a source has to repeat its word, without a failure in between: each end of Watch and each view
 	// that is refused starts it again with the next good view. A source that is connected and quiet repeats its word.
-	// What was missing in a first view with Problems is not released by time while there are Problems. Default 2 min.
+	// What was missing in a first view with new Problems is not released by time while there are some. Default 2 min.
 	Time time.Duration
 	// Proofs is how many proxies must report that they cannot connect, while none reports that it can. Default 2; -1
 	// never takes their word.

@@ -178,6 +178,7 @@ func (g *guard) reclaim(old *Service, name Name, e *Endpoint) (back bool) {
 		own := slices.IndexFunc(there, func(l *loss) bool { return l.service.Name == name })
 		for _, l := range there {
 			switch {
+			case l.service.Name == name && !sameEndpoint(l.endpoint, e): // two that share a port
 			case l.service.Name == name:
 				g.strike(l, byReturn)
 				back = true

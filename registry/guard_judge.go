@@ -10,18 +10,6 @@ import (
 // mostHolds is how many Holds a burst lasts: a registry that always loses something still gets its word.
 const mostHolds = 8
 
-// judgePartial doubts all that is missing in a first view in which something could not be read.
-func (g *guard) judgePartial(now time.Time, fresh [][]*loss) {
-	for _, lost := range fresh {
-		for _, l := range lost {
-			g.doubt(now, l, "missing in a first view in which other entries could not be read")
-		}
-	}
-	for l := range g.kept {
-		l.unclear = l.unclear || l.state == doubted // those of a seal are still missing
-	}
-}
-
 // judgeService says what becomes of what a service has lost just now.
 func (g *guard) judgeService(now time.Time, fresh []*loss) {
 	lost := g.losses[fresh[0].service.Name]
@@ -158,6 +146,10 @@ func (g *guard) drop(l *loss) {
 	if _, ok := g.kept[l]; ok {
 		delete(g.kept, l)
 		g.dirty[l.service.Name] = struct{}{}
+		if l.unclear {
+			l.unclear = false
+			g.unclear--
+		}
 	}
 }
 

@@ -107,16 +107,12 @@ func (g *guard) next() (at time.Time) {
 // leaves returns when a doubted one leaves, and why; zero: not by time.
 func (g *guard) leaves(l *loss) (time.Time, string) {
 	switch {
-	case l.unclear && !g.clear:
+	case l.unclear:
 		return time.Time{}, ""
 	case !l.until.IsZero():
 		return l.until, byFewness
 	}
-	from := later(g.word, l.marked)
-	if l.unclear {
-		from = later(from, g.cleared)
-	}
-	return from.Add(g.rules.Time), byRepetition
+	return later(g.word, l.marked).Add(g.rules.Time), byRepetition
 }
 
 // burstEnd returns when what is held leaves: when nothing has come to it for Hold, or it has lasted long enough.

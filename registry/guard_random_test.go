@@ -164,7 +164,7 @@ func TestGuardAgainstANaiveModel(t *testing.T) {
 		model := newNaive(g.rules)
 		all := randomServices(r, 1+r.IntN(8), 6)
 		now := time.Unix(1_000_000, 0)
-		served := g.take(now, all, true)
+		served := g.take(now, all, nil)
 		model.take(now, all)
 		kept := make(map[[2]string]time.Time) // by the rules, since
 		truth := all
@@ -183,7 +183,7 @@ func TestGuardAgainstANaiveModel(t *testing.T) {
 					t.Fatalf("%s: what was accepted is served", what)
 				}
 				g, truth = newGuard(rules), all // again from the start
-				served = g.take(now, truth, true)
+				served = g.take(now, truth, nil)
 				model.take(now, truth)
 				clear(model.gone)
 			case 1, 2:
@@ -191,7 +191,7 @@ func TestGuardAgainstANaiveModel(t *testing.T) {
 			default:
 				model.forget(now, kept)
 				truth = mutate(r, truth, all, model.gone)
-				served = g.take(now, truth, true)
+				served = g.take(now, truth, nil)
 				model.take(now, truth)
 				for _, k := range model.sudden(now) {
 					if _, ok := kept[k]; !ok {
@@ -333,7 +333,7 @@ func TestAccountsOfDoubtEnd(t *testing.T) {
 	views := [][]*Service{all, {all[0], &less}}
 	for i := range 7200 {
 		now = now.Add(500 * time.Millisecond)
-		g.take(now, views[i%2], true)
+		g.take(now, views[i%2], nil)
 	}
 	kept, doubts := 0, 0
 	for _, a := range g.accounts {

@@ -36,6 +36,88 @@ func TestWhatIsMissingAfterAnOutageIsDoubted(t *testing.T) {
 	})
 }
 
+// An entry that could not be read before either is not why something is missing; one that newly cannot may be.
+func TestOnlyNewProblemsMakeWhatIsMissingUnclear(t *testing.T) {
+	odd := registry.Problem{Object: "odd", Kind: "syntax", Reason: "as ever"}
+	external := registry.Problem{Object: "external", Kind: "type", Reason: "got type ExternalName"}
+	broken := registry.Problem{Object: "broken", Kind: "syntax", Reason: "since today"}
+	stale := func(p registry.Problem) registry.Problem { p.Stale = true; return p }
+	for _, c := range []struct {
+		name          string
+		before, after []registry.Problem
+		unclear       bool
+	}{
+		{"none", nil, nil, false},
+		{"one that stood", []registry.Problem{odd}, []registry.Problem{odd}, false},
+		{"one that stood, for another reason", []registry.Problem{odd}, []registry.Problem{{Object: "odd", Kind: "syntax", Reason: "worse"}}, false},
+		{"one of two that stood", []registry.Problem{broken, odd}, []registry.Problem{odd}, false},
+		{"of a type that is not served", nil, []registry.Problem{external}, false},
+		{"a new one", nil, []registry.Problem{broken}, true},
+		{"a new one beside one that stood", []registry.Problem{odd}, []registry.Problem{broken, odd}, true},
+		{"the same object, for another kind of reason", []registry.Problem{odd}, []registry.Problem{{Object: "odd", Kind: "size"}}, true},
+		{"its last good state was served", []registry.Problem{stale(odd)}, []registry.Problem{odd}, true},
+		{"its last good state still is", []registry.Problem{stale(odd)}, []registry.Problem{stale(odd)}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := startGuarded(t, registry.Guard{}, 1, services(10)...)
+				publish := func(n int, problems []registry.Problem) {
+					v := view(1, services(n)...)
+					v.Problems = problems
+					g.publish(v)
+				}
+				publish(10, c.before)
+				g.fail(errors.New("connection reset"))
+				time.Sleep(time.Minute)
+				publish(6, c.after)
+				g.want(t, "four of ten", 10, 4)
+				publish(6, c.after) // what came with the first view is still new
+				g.fail(errors.New("connection reset"))
+				time.Sleep(time.Minute)
+				publish(6, c.after)
+				if time.Sleep(guardTime); !c.unclear {
+					g.want(t, "repeated", 6, 0)
+					return
+				}
+				g.want(t, "unclear", 10, 4)
+				time.Sleep(time.Hour)
+				g.want(t, "for as long as it stands", 10, 4)
+				publish(6, c.before)
+				time.Sleep(guardTime - time.Second)
+				g.want(t, "not at once when it does not any more", 10, 4)
+				publish(6, c.after) // what comes later takes nothing away that is missing already
+				time.Sleep(time.Second)
+				g.want(t, "then", 6, 0)
+			})
+		})
+	}
+}
+
+// What is not new is known over a restart, too, and so is what is unclear.
+func TestNewProblemsAreNewAfterARestart(t *testing.T) {
+	dir := t.TempDir()
+	odd, broken := registry.Problem{Object: "odd", Kind: "syntax"}, registry.Problem{Object: "broken", Kind: "syntax"}
+	run := func(what string, n int, problems []registry.Problem, served, doubted int) {
+		t.Helper()
+		synctest.Test(t, func(t *testing.T) {
+			s := make(script)
+			c := newCatalog(t, registry.Options{StateDir: dir}, registry.Source{Name: "dc1", Kind: "script", Registry: s})
+			defer start(t, c)()
+			v := view(1, services(n)...)
+			v.Problems = problems
+			s.publish(v)
+			time.Sleep(time.Hour)
+			(&guarded{catalog: c}).want(t, what, served, doubted)
+		})
+	}
+	run("all is well", 10, nil, 10, 0)
+	run("nothing is missing beside what cannot be read", 10, []registry.Problem{odd}, 10, 0)
+	run("it hid nothing", 6, []registry.Problem{odd}, 6, 0)
+	run("one is new", 5, []registry.Problem{broken, odd}, 6, 1)
+	run("it still is", 5, []registry.Problem{broken, odd}, 6, 1)
+	run("it is mended", 5, []registry.Problem{odd}, 5, 0)
+}
+
 func TestDoubtsOutliveARestart(t *testing.T) {
 	dir := t.TempDir()
 	run := func(t *testing.T, work func(c *registry.Catalog, s script)) {

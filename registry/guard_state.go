@@ -15,8 +15,9 @@ type guard struct {
 
 	word time.Time // since when it has said what it says, without a failure; zero while there is no Watch with a view
 
-	clear   bool      // it could read every entry
-	cleared time.Time // when that began
+	problems []Problem // of what it says
+	stood    []Problem // while something is unclear: those of before, which hid nothing
+	unclear  int       // of kept
 
 	young  map[Name]map[string]time.Time // by endpoint ID: when it began to serve, zero before; it answers for no loss yet
 	sick   map[Name]map[string]time.Time // by endpoint ID: when it became unhealthy, within Window; it served before
@@ -68,7 +69,7 @@ type loss struct {
 	// Of a doubted one:
 	marked  time.Time // when it was, in this process
 	until   time.Time // when it leaves unless it turns out sudden; zero: when the source has repeated it
-	unclear bool      // it was missing in a first view with Problems
+	unclear bool      // it was missing in a first view with new Problems, of which some stand
 	reports map[reporter]proof
 }
 
@@ -95,10 +96,10 @@ func newGuard(rules Guard) guard {
 	}
 }
 
-// take returns what to serve when the source says services; clear is false if there are entries that it could not read.
-func (g *guard) take(now time.Time, services []*Service, clear bool) []*Service {
+// take returns what to serve when the source says services, and that there are entries that it could not read.
+func (g *guard) take(now time.Time, services []*Service, problems []Problem) []*Service {
 	if g.rules.Off {
-		g.truth, g.known = services, true
+		g.truth, g.problems, g.known = services, problems, true
 		for l := range g.kept { // of a seal
 			g.strike(l, byReturn)
 		}
@@ -108,11 +109,7 @@ func (g *guard) take(now time.Time, services []*Service, clear bool) []*Service 
 	if first {
 		g.resume(now)
 	}
-	partial := first && !clear
-	if clear != g.clear {
-		g.clear, g.cleared = clear, now
-		g.queueAgain()
-	}
+	partial := g.readProblems(now, problems, first)
 	g.expire(now)
 	before := g.truth
 	g.truth = services

@@ -113,6 +113,30 @@ func (g *guarded) want(t *testing.T, when string, served, doubted int) {
 	}
 }
 
+// An instance is not reported again by another one that has one of its ports.
+func TestGuardTellsInstancesThatShareAPortApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := startGuarded(t, registry.Guard{}, 4, "web")
+		v := view(4, "web")
+		s := *v.Services[0]
+		s.Ports = []registry.Port{{Name: "admin", Number: 81}, {Name: "main", Number: 80}}
+		s.Endpoints = nil
+		for i, e := range v.Services[0].Endpoints {
+			c := *e
+			c.Addr = v.Services[0].Endpoints[0].Addr
+			c.Ports = []registry.EndpointPort{{Name: "admin", Number: 8081}, {Name: "main", Number: uint16(31000 + i)}}
+			s.Endpoints = append(s.Endpoints, &c)
+		}
+		g.publish(registry.View{Services: []*registry.Service{&s}})
+		time.Sleep(time.Minute)
+		g.want(t, "four at one address", 4, 0)
+		half := s
+		half.Endpoints = s.Endpoints[:2]
+		g.publish(registry.View{Services: []*registry.Service{&half}})
+		g.want(t, "two of them left", 4, 2)
+	})
+}
+
 func TestGuardLetsCleanRemovalsPass(t *testing.T) {
 	for _, c := range []struct {
 		name      string

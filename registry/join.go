@@ -46,7 +46,8 @@ type joined struct {
 }
 
 // join returns all endpoints of all sources, sorted by ID. Reports that share an address and a port number are of one
-// endpoint, also by way of a third. Its ID is that of the first source in configured order, so that it outlives a
+// endpoint, also by way of a third; but what one source reports as two that share only some of their ports are two: such
+// a port is no sign of either. The ID of an endpoint is that of the first source in configured order, so that it outlives a
 // change of the rule; what else is said of it is taken by precedence.
 func (u *union) join(claims []claim) []joined {
 	reports := groupReports(claims)
@@ -88,20 +89,10 @@ func groupReports(claims []claim) []report {
 		n += len(c.service.Endpoints)
 	}
 	slices.SortFunc(configured, func(a, b int) int { return cmp.Compare(claims[a].order, claims[b].order) })
-	reports := make([]report, 0, n)
-	first := make(map[place]int, n) // the first report of a place
-	for _, i := range configured {
-		for _, e := range claims[i].service.Endpoints {
-			at := len(reports)
-			reports = append(reports, report{claims[i].source, i, at, at, e})
-			for p := range places(e) {
-				if other, ok := first[p]; ok {
-					unite(reports, other, at)
-				} else {
-					first[p] = at
-				}
-			}
-		}
+	reports, shared := gather(claims, configured, n, nil)
+	if len(shared) > 0 {
+		reports, _ = gather(claims, configured, n, shared)
+		uniteShared(reports, shared)
 	}
 	sorted := true
 	for i := range reports {
@@ -112,6 +103,79 @@ func groupReports(claims []claim) []report {
 		slices.SortStableFunc(reports, func(a, b report) int { return cmp.Compare(a.group, b.group) })
 	}
 	return reports
+}
+
+// gather returns the reports of all endpoints, those of one place united, but for the places to pass over; and the places
+// that some source reports of several endpoints.
+func gather(claims []claim, configured []int, n int, over map[place]bool) (reports []report, shared map[place]bool) {
+	reports = make([]report, 0, n)
+	last := make(map[place]int, n) // the last report of a place
+	for _, i := range configured {
+		for _, e := range claims[i].service.Endpoints {
+			at := len(reports)
+			reports = append(reports, report{claims[i].source, i, at, at, e})
+			for p := range places(e) {
+				if over[p] {
+					continue
+				}
+				if other, ok := last[p]; ok {
+					if r := reports[other]; r.precedence == i && !sameEndpoint(r.endpoint, e) {
+						if shared == nil {
+							shared = make(map[place]bool)
+						}
+						shared[p] = true
+					}
+					unite(reports, other, at)
+				}
+				last[p] = at
+			}
+		}
+	}
+	return reports, shared
+}
+
+// sameEndpoint reports whether two endpoints of one source that share a place are one: one of them has no place of its own.
+func sameEndpoint(a, b *Endpoint) bool { return a.within(b) || b.within(a) }
+
+// within reports whether other is at all places of e.
+func (e *Endpoint) within(other *Endpoint) bool {
+	for p := range places(e) {
+		if !other.isAt(p) {
+			return false
+		}
+	}
+	return true
+}
+
+// uniteShared has a report that has shared places only be of the first endpoint there that has others.
+func uniteShared(reports []report, shared map[place]bool) {
+	first := make(map[place]int)
+	var without []int
+	for i, r := range reports {
+		own := false
+		for p := range places(r.endpoint) {
+			own = own || !shared[p]
+		}
+		if !own {
+			without = append(without, i)
+			continue
+		}
+		for p := range places(r.endpoint) {
+			if _, ok := first[p]; !ok && shared[p] {
+				first[p] = i
+			}
+		}
+	}
+	for _, i := range without {
+		for p := range places(reports[i].endpoint) {
+			if other, ok := first[p]; ok {
+				unite(reports, other, i)
+			} else {
+				first[p] = i
+			}
+			break
+		}
+	}
 }
 
 func groupOf(reports []report, i int) int {

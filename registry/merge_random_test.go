@@ -82,8 +82,11 @@ func randomRules(random *rand.Rand) Rules {
 func checkRule(t *testing.T, names []string, views [][]*Service, rule Rule, s *Service) {
 	t.Helper()
 	all := slices.Concat(s.Endpoints, s.Standby)
-	has := func(source string, serving bool) bool {
-		return slices.ContainsFunc(all, func(e *Endpoint) bool { return slices.Contains(e.Sources, source) && (!serving || e.Health.Serving()) })
+	known := func(*Endpoint) bool { return true }
+	serves := func(e *Endpoint) bool { return e.Health.Serving() }
+	sure := func(e *Endpoint) bool { return serves(e) && e.Doubt == nil }
+	has := func(source string, kind func(*Endpoint) bool) bool {
+		return slices.ContainsFunc(all, func(e *Endpoint) bool { return slices.Contains(e.Sources, source) && kind(e) })
 	}
 	inOrder := func(named []string) []string {
 		order := slices.Clone(named)
@@ -94,10 +97,12 @@ func checkRule(t *testing.T, names []string, views [][]*Service, rule Rule, s *S
 		}
 		return order
 	}
-	firstOf := func(order []string, serving bool) []string {
-		for _, source := range order {
-			if has(source, serving) {
-				return []string{source}
+	firstOf := func(order []string, kinds ...func(*Endpoint) bool) []string {
+		for _, kind := range kinds {
+			for _, source := range order {
+				if has(source, kind) {
+					return []string{source}
+				}
 			}
 		}
 		return nil
@@ -105,11 +110,9 @@ func checkRule(t *testing.T, names []string, views [][]*Service, rule Rule, s *S
 	chosen := names
 	switch {
 	case rule.Prefer != nil:
-		chosen = firstOf(inOrder(rule.Prefer), false)
+		chosen = firstOf(inOrder(rule.Prefer), known)
 	case rule.Failover != nil:
-		if chosen = firstOf(inOrder(rule.Failover), true); chosen == nil {
-			chosen = firstOf(inOrder(rule.Failover), false)
-		}
+		chosen = firstOf(inOrder(rule.Failover), sure, serves, known)
 	case rule.Weights != nil:
 		chosen = slices.DeleteFunc(slices.Clone(names), func(source string) bool { return rule.Weights[source] == 0 })
 	}
@@ -220,6 +223,60 @@ func checkPlaces(t *testing.T, names []string, views [][]*Service, s *Service) {
 			}
 		}
 	}
+}
+
+// TestSharedPortsAtRandom has one or two sources report endpoints of one address with ports of few numbers. No report is
+// lost, and what a source reports twice is one. Of two reports alone, those of two sources are one if they share a place;
+// those of one source are it only if one of them has no place of its own.
+func TestSharedPortsAtRandom(t *testing.T) {
+	random := rand.New(rand.NewPCG(7, 8))
+	names := []string{"a", "b"}
+	for round := range 3000 {
+		claims := make([]claim, 1+random.IntN(2))
+		for i := range claims {
+			s := &Service{Name: webName}
+			for id := range 1 + random.IntN(4) {
+				e := &Endpoint{ID: string(rune('k' + id)), Addr: netip.AddrFrom4([4]byte{10, 0, 0, 1}), Weight: 1}
+				for number := range 4 {
+					if random.IntN(2) == 0 {
+						e.Ports = append(e.Ports, EndpointPort{string(rune('a' + number)), uint16(8000 + number)})
+					}
+				}
+				s.Endpoints = append(s.Endpoints, e)
+			}
+			claims[i] = claim{names[i], i, s}
+		}
+		reports := groupReports(claims)
+		n := 0
+		for _, c := range claims {
+			n += len(c.service.Endpoints)
+		}
+		if len(reports) != n || !slices.IsSortedFunc(reports, func(x, y report) int { return x.group - y.group }) {
+			t.Fatalf("round %d: %d reports of %d endpoints, by group: %+v", round, len(reports), n, reports)
+		}
+		for i, r := range reports {
+			for _, o := range reports[:i] {
+				switch together := r.group == o.group; {
+				case !together && r.source == o.source && slices.Equal(r.endpoint.Ports, o.endpoint.Ports):
+					t.Fatalf("round %d: %v twice, and are two", round, r.endpoint.Ports)
+				case !together && len(reports) == 2 && !disjoint(r.endpoint, o.endpoint) && (r.source != o.source || sameEndpoint(r.endpoint, o.endpoint)):
+					t.Fatalf("round %d: %v and %v, and are two", round, r.endpoint.Ports, o.endpoint.Ports)
+				case together && len(reports) == 2 && (disjoint(r.endpoint, o.endpoint) || r.source == o.source && !sameEndpoint(r.endpoint, o.endpoint)):
+					t.Fatalf("round %d: %v and %v, and are one", round, r.endpoint.Ports, o.endpoint.Ports)
+				}
+			}
+		}
+	}
+}
+
+// disjoint reports whether two endpoints share no place.
+func disjoint(a, b *Endpoint) bool {
+	for p := range places(a) {
+		if b.isAt(p) {
+			return false
+		}
+	}
+	return true
 }
 
 // randomView returns a small view in which much clashes.

@@ -72,6 +72,17 @@ func mergeOf(t *testing.T, claims ...*Service) *Service {
 
 func TestMergeEndpoints(t *testing.T) {
 	http := []Port{{Protocol: HTTP}}
+	pair := []Port{{Name: "admin", Protocol: HTTP}, {Name: "main", Protocol: HTTP}}
+	admin := func(id string, change ...func(*Endpoint)) *Endpoint {
+		e := endpoint(id, "10.0.0.1:8081", change...)
+		e.Ports[0].Name = "admin"
+		return e
+	}
+	two := func(id string, main uint16, change ...func(*Endpoint)) *Endpoint {
+		e := admin(id, change...)
+		e.Ports = append(e.Ports, EndpointPort{"main", main})
+		return e
+	}
 	for _, c := range []struct {
 		name   string
 		claims []*Service
@@ -91,6 +102,31 @@ func TestMergeEndpoints(t *testing.T) {
 			"one place is one endpoint, with the first ID",
 			[]*Service{web(http, endpoint("x", "10.0.0.1:80")), nil, web(http, endpoint("w", "10.0.0.1:80"))},
 			[]*Endpoint{endpoint("x", "10.0.0.1:80", sources("a", "c"))},
+		},
+		{
+			"one source has two with a port of both",
+			[]*Service{web(pair, two("m1", 31000), two("m2", 31001))},
+			[]*Endpoint{two("m1", 31000, sources("a")), two("m2", 31001, sources("a"))},
+		},
+		{
+			"and another the same two",
+			[]*Service{web(pair, two("m1", 31000), two("m2", 31001)), web(pair, two("x1", 31001), two("x2", 31000))},
+			[]*Endpoint{two("m1", 31000, sources("a", "b")), two("m2", 31001, sources("a", "b"))},
+		},
+		{
+			"and another the second",
+			[]*Service{web(pair, two("m1", 31000), two("m2", 31001)), web(pair, two("x2", 31001))},
+			[]*Endpoint{two("m1", 31000, sources("a")), two("m2", 31001, sources("a", "b"))},
+		},
+		{
+			"and another, before it, the port of both alone",
+			[]*Service{web(pair, admin("x")), web(pair, two("m1", 31000), two("m2", 31001))},
+			[]*Endpoint{two("m2", 31001, sources("b")), two("x", 31000, sources("a", "b"))},
+		},
+		{
+			"one source has one of two ports twice",
+			[]*Service{web(pair, two("m1", 31000), admin("m2"))},
+			[]*Endpoint{two("m1", 31000, sources("a"))},
 		},
 		{
 			"two ports are two endpoints",

@@ -33,7 +33,8 @@ type View struct {
 	Services []*Service
 	// Hosts are the hosts that the registry knows, sorted by ID, without duplicates: what runs at their addresses runs there.
 	Hosts []Host
-	// Problems are entries that could not be read; their last good state, or nothing, stands in Services.
+	// Problems are entries that could not be read; their last good state, or nothing, stands in Services. One that is not
+	// Stale takes nothing away for as long as it stands: the guard believes what is missing beside it.
 	Problems []Problem
 }
 
@@ -56,6 +57,8 @@ type Problem struct {
 	// that we may not read), "layout" (written in another one), "unanswered" (a name in DNS, a host), "unreadable" (a
 	// file), "entry" (refused by an Assembly) or "mapping".
 	Kind string `json:"kind,omitempty"`
+	// Stale: what the entry said when it could be read stands in Services.
+	Stale bool `json:"stale,omitempty"`
 }
 
 // Name names a service. Both parts are RFC 1123 labels.

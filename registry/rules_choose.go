@@ -34,7 +34,10 @@ func (u *union) choose(claims []claim, all []joined) {
 	case len(u.rule.Prefer) > 0:
 		takes = reportedBy(first(claims, all, func(joined) bool { return true }))
 	case len(u.rule.Failover) > 0:
-		source, ok := first(claims, all, func(e joined) bool { return e.Health.Serving() })
+		source, ok := first(claims, all, func(e joined) bool { return e.Health.Serving() && e.Doubt == nil })
+		if !ok {
+			source, ok = first(claims, all, func(e joined) bool { return e.Health.Serving() })
+		}
 		if !ok {
 			source, ok = first(claims, all, func(joined) bool { return true })
 		}

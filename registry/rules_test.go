@@ -87,7 +87,11 @@ func TestRules(t *testing.T) {
 		{"failover: none serves, the first is empty", Rule{Failover: []string{"b", "a"}}, []*Service{web(http, at("1", 1, bad)), web(http)}, "1*1(a)unhealthy", ""},
 		{"failover: to one that is not named", Rule{Failover: []string{"a"}}, []*Service{web(http, at("1", 1, bad)), web(http, at("2", 2))}, "2*1(b)", "1*1(a)unhealthy"},
 		{"failover: by the health that all give together", Rule{Failover: []string{"a", "b"}}, []*Service{web(http, at("1", 1)), web(http, at("1", 1, gone), at("2", 2))}, "1*1(a,b)draining 2*1(b)", ""},
-		{"failover: all doubted still serves", Rule{Failover: []string{"a", "b"}}, []*Service{web(http, at("1", 1, inDoubt)), web(http, at("2", 2))}, "1*1(a)?", "2*1(b)"},
+		{"failover: away from one of which all is doubted", Rule{Failover: []string{"a", "b"}}, []*Service{web(http, at("1", 1, inDoubt)), web(http, at("2", 2))}, "2*1(b)", "1*1(a)?"},
+		{"failover: one that is not doubted is enough", Rule{Failover: []string{"a", "b"}}, []*Service{web(http, at("1", 1, inDoubt), at("3", 3)), web(http, at("2", 2))}, "1*1(a)? 3*1(a)", "2*1(b)"},
+		{"failover: one that is not doubted and does not serve is none", Rule{Failover: []string{"a", "b"}}, []*Service{web(http, at("1", 1, inDoubt), at("3", 3, bad)), web(http, at("2", 2))}, "2*1(b)", "1*1(a)? 3*1(a)unhealthy"},
+		{"failover: doubted before what does not serve", Rule{Failover: []string{"a", "b"}}, []*Service{web(http, at("1", 1, bad)), web(http, at("2", 2, inDoubt))}, "2*1(b)?", "1*1(a)unhealthy"},
+		{"failover: all are doubted, the first", Rule{Failover: []string{"a", "b"}}, []*Service{web(http, at("1", 1, inDoubt)), web(http, at("2", 2, inDoubt))}, "1*1(a)?", "2*1(b)?"},
 
 		{"doubt: one source does not", Rule{}, []*Service{web(http, at("1", 1, inDoubt)), web(http, at("1", 1))}, "1*1(a,b)", ""},
 		{"doubt: all do", Rule{}, []*Service{web(http, at("1", 1, inDoubt)), web(http, at("1", 1, inDoubt))}, "1*1(a,b)?", ""},

@@ -32,6 +32,9 @@ type sealedView struct {
 	Services []*Service `json:"services"`
 	Hosts    []Host     `json:"hosts,omitempty"`
 	Problems []Problem  `json:"problems,omitempty"`
+	// Unclear: something is missing that Problems may be the reason of. Stood are those that are not.
+	Unclear bool      `json:"unclear,omitempty"`
+	Stood   []Problem `json:"stood,omitempty"`
 }
 
 // decodeView reads the payload of a sealed view. What it returns validates as a live view must.
@@ -101,6 +104,9 @@ func (s *source) load() {
 		s.catalog.log.Error("sealed view refused", "registry", s.Name, "error", err)
 	default:
 		s.view = View{Services: s.guard.load(v.Services), Hosts: v.Hosts, Problems: v.Problems}
+		if s.guard.problems = v.Problems; v.Unclear {
+			s.guard.problems = v.Stood
+		}
 		s.endpoints = countEndpoints(v.Services)
 		s.remapped = v.Mapping != s.Mapping.naming()
 		s.viewed, s.fromSeal, s.sealed = v.Time, true, true
@@ -138,6 +144,9 @@ func (s *source) seal() error {
 		return nil
 	}
 	v := sealedView{Source: s.Name, Kind: s.Kind, Time: s.viewed, Mapping: s.Mapping.naming(), Services: s.view.Services, Hosts: s.view.Hosts, Problems: s.view.Problems}
+	if s.guard.unclear > 0 {
+		v.Unclear, v.Stood = true, s.guard.stood
+	}
 	s.unsealed = false
 	s.mu.Unlock()
 

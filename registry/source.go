@@ -133,7 +133,7 @@ func (s *source) publish(call uint64, v View) {
 		notify(s.catalog.sealNow)
 	}
 	s.raw, s.viewed, s.fromSeal = v.Services, now, false
-	clear := len(v.Problems) == 0 // before the mapping adds its own: they hide nothing
+	problems := v.Problems // without those that the mapping adds: they hide nothing
 	v = s.mapper.apply(v)
 	if s.remapped { // names that are missing now were never the registry's word
 		s.remapped, s.guard.guard = false, newGuard(s.Guard)
@@ -145,8 +145,12 @@ func (s *source) publish(call uint64, v View) {
 		notify(s.catalog.wake)
 		notify(s.catalog.sealNow)
 	}
+	if !sameProblems(s.view.Problems, v.Problems) { // after a restart the guard asks which are new
+		s.unsealed = true
+		notify(s.catalog.sealNow)
+	}
 	s.view.Hosts, s.view.Problems = v.Hosts, v.Problems
-	s.serve(s.guard.take(now, v.Services, clear))
+	s.serve(s.guard.take(now, v.Services, problems))
 }
 
 // fail records why the source is not synced. s.mu is held.

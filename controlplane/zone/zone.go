@@ -111,6 +111,9 @@ func (b *Builder) service(s *registry.Service) branches {
 				})
 			}
 		}
+		if len(targets) < len(s.Endpoints) {
+			srv = onePerPlace(srv)
+		}
 		if name := portName(p); name != "" {
 			records := &dnsserver.Records{TTL: b.opts.TTL, SRV: srv}
 			if clash := long[name]; clash != nil { // two names that differ only in what DNS cannot tell
@@ -125,6 +128,23 @@ func (b *Builder) service(s *registry.Service) branches {
 		part.short = dnsserver.NewBranch(short)
 	}
 	return part
+}
+
+// onePerPlace makes one record of those of endpoints that share a port, with the sum of their weights: a record set has no
+// record twice.
+func onePerPlace(all []dnsserver.SRV) []dnsserver.SRV {
+	first := make(map[netip.AddrPort]int, len(all))
+	kept := all[:0]
+	for _, r := range all {
+		at := netip.AddrPortFrom(r.Addr, r.Port)
+		if i, ok := first[at]; ok {
+			kept[i].Weight = uint16(min(uint32(kept[i].Weight)+uint32(r.Weight), math.MaxUint16))
+			continue
+		}
+		first[at] = len(kept)
+		kept = append(kept, r)
+	}
+	return kept
 }
 
 func add(r *dnsserver.Records, addr netip.Addr) {

@@ -219,6 +219,33 @@ func TestWeightsKeepTheirShares(t *testing.T) {
 	}
 }
 
+// Two endpoints on one host that share a port are one record there, with the weight of both.
+func TestASharedPortIsOneRecord(t *testing.T) {
+	snap := &registry.Snapshot{Number: 7, Services: []*registry.Service{{
+		Name:  registry.Name{Namespace: "default", Name: "web"},
+		Ports: []registry.Port{{Name: "admin", Number: 81, Protocol: registry.HTTP}, {Name: "main", Number: 80, Protocol: registry.TCP}},
+		Endpoints: []*registry.Endpoint{
+			endpoint("192.0.2.1", 2, registry.Healthy, at("admin", 8081), at("main", 31000)),
+			endpoint("192.0.2.1", 3, registry.Healthy, at("admin", 8081), at("main", 31001)),
+		},
+	}}}
+	server := serve(t, snap)
+	for name, want := range map[string]string{
+		"_admin._tcp.web.mesh.internal": "0 5 8081",
+		"_main._tcp.web.mesh.internal":  "0 2 31000 0 3 31001",
+	} {
+		var got []string
+		for _, line := range strings.Split(strings.TrimSpace(dig(t, server, name, "SRV", "+short")), "\n") {
+			record, _, _ := strings.Cut(line, " 192-")
+			got = append(got, record)
+		}
+		slices.Sort(got)
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: got %v, want %s", name, got, want)
+		}
+	}
+}
+
 func TestNamesThatMeet(t *testing.T) {
 	service := func(namespace, name, addr string) *registry.Service {
 		return &registry.Service{

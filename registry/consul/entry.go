@@ -83,18 +83,16 @@ func (cfg *Config) parse(name string, body []byte, before *part) (*part, error) 
 		return nil, fmt.Errorf("decode instances of %q: %w", name, err)
 	}
 	p := &part{name: name, label: registry.Label(name), instances: len(entries) + len(bad)}
-	protocols := make(map[registry.Protocol]bool)
+	protocols := make(map[registry.Protocol]int) // by how many instances
 	ports := make(map[string]bool)
 	for _, b := range bad {
-		p.problem("syntax", fmt.Sprintf("%s[%d]", name, b.index), b.err.Error())
-		p.keep(before, b.id)
+		p.unread(before, b.id, "syntax", fmt.Sprintf("%s[%d]", name, b.index), b.err.Error())
 	}
 	for i := range entries {
 		e := &entries[i]
 		endpoint, kind, err := cfg.endpoint(name, e)
 		if err != nil {
-			p.problem(kind, fmt.Sprintf("%s/%s/%s", name, e.Node.Node, e.Service.ID), err.Error())
-			p.keep(before, e.id())
+			p.unread(before, e.id(), kind, fmt.Sprintf("%s/%s/%s", name, e.Node.Node, e.Service.ID), err.Error())
 			continue
 		}
 		if endpoint == nil {
@@ -104,7 +102,7 @@ func (cfg *Config) parse(name string, body []byte, before *part) (*part, error) 
 		if protocol, err := e.Service.protocol(); err != nil {
 			p.problem("protocol", fmt.Sprintf("%s/%s/%s", name, e.Node.Node, e.Service.ID), err.Error())
 		} else if protocol != "" {
-			protocols[protocol] = true
+			protocols[protocol]++
 		}
 	}
 	slices.SortStableFunc(p.endpoints, func(x, y *registry.Endpoint) int { return strings.Compare(x.ID, y.ID) })
@@ -154,14 +152,18 @@ func decodeEntries(body []byte) (entries []entry, bad []badEntry, err error) {
 	return entries, bad, nil
 }
 
-// setPorts sets the service's ports; the protocol is that of all of them.
-func (p *part) setPorts(names map[string]bool, protocols map[registry.Protocol]bool) {
+// setPorts sets the service's ports. The protocol is that of all of them: what most instances declare, so that one of
+// them does not turn the service; of as many the first by name.
+func (p *part) setPorts(names map[string]bool, protocols map[registry.Protocol]int) {
 	var protocol registry.Protocol
-	if all := slices.Sorted(maps.Keys(protocols)); len(all) > 0 {
-		protocol = all[0]
-		if len(all) > 1 {
-			p.problem("protocol", p.name, fmt.Sprintf("its instances declare the protocols %q, want one; %s stands", all, protocol))
+	all := slices.Sorted(maps.Keys(protocols))
+	for _, said := range all {
+		if protocols[said] > protocols[protocol] {
+			protocol = said
 		}
+	}
+	if len(all) > 1 {
+		p.problem("protocol", p.name, fmt.Sprintf("its instances declare the protocols %q, want one; %s stands, of %d instances", all, protocol, protocols[protocol]))
 	}
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		p.ports = append(p.ports, registry.Port{Name: name, Protocol: protocol})

@@ -49,6 +49,7 @@ func TestParse(t *testing.T) {
 		"another service's":  {[]string{strings.Replace(instance("a", `"Port":80`, passing), `"web"`, `"db"`, 1)}, result{Problems: 1}},
 		"twice":              {[]string{instance("a", `"Port":80`, passing), instance("a", `"Port":80`, passing)}, result{Endpoints: []string{"dc1/n1/a 10.0.0.1 [{ 80}] 1 healthy"}, Ports: []registry.Port{{}}, Problems: 1}},
 		"conflict":           {[]string{instance("a", `"Port":80,"Meta":{"protocol":"http"}`, ""), instance("b", `"Port":80,"Tags":["protocol=grpc"]`, "")}, result{Endpoints: []string{"dc1/n1/a 10.0.0.1 [{ 80}] 1 unknown", "dc1/n1/b 10.0.0.1 [{ 80}] 1 unknown"}, Ports: []registry.Port{{Protocol: registry.GRPC}}, Problems: 1}},
+		"one of three":       {[]string{instance("a", `"Port":80,"Meta":{"protocol":"grpc"}`, ""), instance("b", `"Port":80,"Tags":["protocol=http"]`, ""), instance("c", `"Port":80,"Meta":{"protocol":"http"}`, "")}, result{Endpoints: []string{"dc1/n1/a 10.0.0.1 [{ 80}] 1 unknown", "dc1/n1/b 10.0.0.1 [{ 80}] 1 unknown", "dc1/n1/c 10.0.0.1 [{ 80}] 1 unknown"}, Ports: []registry.Port{{Protocol: registry.HTTP}}, Problems: 1}},
 		"named ports":        {[]string{instance("a", `"Ports":[{"Name":"http","Port":80,"Default":true},{"Name":"admin","Port":81}]`, passing)}, result{Endpoints: []string{"dc1/n1/a 10.0.0.1 [{admin 81} {http 80}] 1 healthy"}, Ports: []registry.Port{{Name: "admin"}, {Name: "http"}}}},
 		"node maintenance":   {[]string{instance("a", `"Port":80`, passing+`,{"CheckID":"_node_maintenance","Status":"critical"}`)}, result{Endpoints: []string{"dc1/n1/a 10.0.0.1 [{ 80}] 1 draining"}, Ports: []registry.Port{{}}}},
 		"nothing on warning": {[]string{instance("a", `"Port":80,"Weights":{"Passing":4,"Warning":0}`, `{"CheckID":"c","Status":"warning"}`)}, result{Endpoints: []string{"dc1/n1/a 10.0.0.1 [{ 80}] 1 unhealthy"}, Ports: []registry.Port{{}}}},
@@ -87,6 +88,8 @@ func TestBadEntryKeepsWhatItSaid(t *testing.T) {
 		}
 		if len(p.endpoints) != 2 || p.endpoints[0] != before.endpoints[0] || p.endpoints[1].Ports[0].Number != 82 || len(p.problems) != 1 {
 			t.Errorf("%s: got %d endpoints, problems %v, want the old one, the changed one and one problem", name, len(p.endpoints), p.problems)
+		} else if fresh, err := cfg.parse("web", []byte("["+instance("a", bad, "")+"]"), nil); err != nil || !p.problems[0].Stale || fresh.problems[0].Stale {
+			t.Errorf("%s: %v; stale only where the old one stands: %v, %v", name, err, p.problems, fresh.problems)
 		}
 		if p.lost(before) {
 			t.Errorf("%s: it counts as lost", name)

@@ -22,10 +22,12 @@ func (p *part) problem(kind, object, reason string) {
 	p.problems = append(p.problems, registry.Problem{Object: object, Kind: kind, Reason: reason})
 }
 
-// keep takes over the endpoint of that ID from before, if there is one.
-func (p *part) keep(before *part, id string) {
+// unread notes that an instance cannot be read, and takes over the endpoint of its ID from before, if there is one.
+func (p *part) unread(before *part, id, kind, object, reason string) {
+	p.problem(kind, object, reason)
 	if e := before.endpoint(id); e != nil {
 		p.endpoints = append(p.endpoints, e)
+		p.problems[len(p.problems)-1].Stale = true
 	}
 }
 

@@ -201,8 +201,8 @@ func (l *lookup) group(ctx context.Context, n *name, f *found, targets []*dns.SR
 		if failed[i] != nil {
 			failures++
 			f.broken = true
-			f.problems[host] = registry.Problem{Kind: "unanswered", Reason: failed[i].Error()}
 			got[i] = before[host]
+			f.problems[host] = registry.Problem{Kind: "unanswered", Reason: failed[i].Error(), Stale: got[i] != nil}
 		}
 		if got[i] != nil {
 			f.targets[host] = got[i]

@@ -196,7 +196,7 @@ func TestTargetThatFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"! a.example.: SERVFAIL", "192.0.2.1:81 *1", "192.0.2.3:81 *1"}, describe(second)); diff != "" || !second.broken {
+	if diff := cmp.Diff([]string{"! a.example.: SERVFAIL", "192.0.2.1:81 *1", "192.0.2.3:81 *1"}, describe(second)); diff != "" || !second.broken || !second.problems["a.example."].Stale {
 		t.Errorf("broken is %t\n%s", second.broken, diff)
 	}
 	z.broken("b.example.", refusal(dns.RcodeServerFailure))

@@ -249,7 +249,7 @@ func (p *poller) answer(n *name, f *found, now time.Time) {
 	for object, problem := range f.problems {
 		key := n.key + " " + object
 		set[key] = true
-		p.made.RejectAs(key, problem.Kind, problem.Reason)
+		p.made.Note(key, problem)
 	}
 	for key := range n.set {
 		if !set[key] {

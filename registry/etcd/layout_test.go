@@ -188,7 +188,7 @@ func TestProblems(t *testing.T) {
 						t.Errorf("the problem is of kind %q", p.Kind)
 					}
 					if len(p.Object) > maxKey || len(p.Reason) > 2*maxReason || !printable(p.Object) || !printable(p.Reason) {
-						t.Errorf("the problem cannot be shown: %q", p)
+						t.Errorf("the problem cannot be shown: %+v", p)
 					}
 				}
 				if len(view.Services) != 1 || view.Services[0].Name.Name != "neighbour" {

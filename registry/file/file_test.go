@@ -223,11 +223,11 @@ func TestBrokenFileKeepsItsLastGoodEntries(t *testing.T) {
 			w.mu.Lock()
 			problems := w.view.Problems
 			w.mu.Unlock()
-			if len(problems) == 1 && strings.HasPrefix(problems[0].Object, c.object) && strings.Contains(problems[0].Reason, c.reason) {
+			if len(problems) == 1 && problems[0].Stale && strings.HasPrefix(problems[0].Object, c.object) && strings.Contains(problems[0].Reason, c.reason) {
 				break
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("%s: problems are %v, want one at %s with %q", c.name, problems, c.object, c.reason)
+				t.Fatalf("%s: problems are %v, want a stale one at %s with %q", c.name, problems, c.object, c.reason)
 			}
 			time.Sleep(5 * time.Millisecond)
 		}

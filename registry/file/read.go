@@ -98,7 +98,9 @@ func (f *files) readFile(name string, n *notifier) (changed bool) {
 			delete(f.known, name)
 			return true
 		}
-		problem := []registry.Problem{{Object: name, Kind: "unreadable", Reason: "cannot be read: " + reason(err)}}
+		problem := []registry.Problem{{
+			Object: name, Kind: "unreadable", Reason: "cannot be read: " + reason(err), Stale: len(known.services) > 0,
+		}}
 		changed = !slices.Equal(problem, known.problems)
 		f.known[name] = &content{services: known.services, problems: problem}
 		return changed
@@ -110,6 +112,9 @@ func (f *files) readFile(name string, n *notifier) (changed bool) {
 	services, problems := decode(name, data)
 	if problems != nil {
 		services = known.services
+		for i := range problems {
+			problems[i].Stale = len(services) > 0
+		}
 	}
 	f.known[name] = &content{sum: sum, services: services, problems: problems}
 	return true

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -292,6 +293,69 @@ func TestWatchEnds(t *testing.T) {
 		create(names[i])
 		awaitServices(t, s, ended, names...)
 		time.Sleep(500 * time.Millisecond)
+	}
+	cancel()
+	<-ended
+}
+
+// TestBookmarks has a watch of a namespace where nothing happens while others change: bookmarks move its version on, so
+// that it is resumed from one that the server remembers.
+func TestBookmarks(t *testing.T) {
+	server := testbed.StartKubernetes(t, testbed.KubernetesOptions{})
+	client, err := typed.NewForConfig(server.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	quiet := &core.Namespace{ObjectMeta: meta.ObjectMeta{Name: "quiet"}}
+	if _, err := client.CoreV1().Namespaces().Create(t.Context(), quiet, meta.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	version := func(text string) uint64 {
+		n, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	create, _ := writer(t, server)
+	s := newStore()
+	f := (&Registry{}).services(connected(t, server), s, "quiet").(*feed[*service])
+	f.replace(batch[*service]{})
+	f.watchTime = 4 * time.Second // the server sends a bookmark two seconds before it ends a watch
+	at, watched := create("before"), make(chan error, 1)
+	elsewhere := create("elsewhere")
+	go func() { watched <- f.watch(t.Context(), &at) }()
+	for i := 0; len(watched) == 0; i++ { // of what was before the watch there is no bookmark
+		create(fmt.Sprintf("elsewhere-%d", i))
+		time.Sleep(200 * time.Millisecond)
+	}
+	if err := <-watched; !errors.Is(err, errEnded) {
+		t.Fatalf("got %v, want the watch ended by the server", err)
+	}
+	if version(at) < version(elsewhere) {
+		t.Fatalf("the watch of a quiet namespace goes on from version %s, want that of a bookmark, %s or later", at, elsewhere)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- f.follow(ctx, at) }()
+	o := &core.Service{ObjectMeta: meta.ObjectMeta{Name: "later"}, Spec: core.ServiceSpec{ClusterIP: core.ClusterIPNone, Ports: []core.ServicePort{{Port: 80}}}}
+	if _, err := client.CoreV1().Services("quiet").Create(t.Context(), o, meta.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for timeout := time.After(20 * time.Second); ; {
+		s.mu.Lock()
+		found := s.services[types.NamespacedName{Namespace: "quiet", Name: "later"}] != nil
+		s.mu.Unlock()
+		if found {
+			break
+		}
+		select {
+		case <-s.changed:
+		case err := <-ended:
+			t.Fatal(err)
+		case <-timeout:
+			t.Fatal("what came after the bookmark was not seen")
+		}
 	}
 	cancel()
 	<-ended

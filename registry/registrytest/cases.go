@@ -297,17 +297,39 @@ func (s *suite) downAndUp() {
 
 func (s *suite) permissionLost() {
 	s.need(s.driver.Deny != nil && s.driver.Allow != nil, "Deny and Allow")
-	s.outage("permission is lost", s.driver.Deny, s.driver.Allow, func(err error) error {
+	refused := func(err error) error {
 		if !errors.Is(err, registry.ErrPermission) {
 			return fmt.Errorf("it does not wrap ErrPermission: %w", err)
 		}
 		return nil
-	})
+	}
+	w := s.outage("permission is lost", s.driver.Deny, s.driver.Allow, refused)
+
+	// An endpoint that is removed meanwhile is gone afterwards, and not before: who may not read cannot know.
+	fewer := s.service("web", 18080, 1)
+	w.forget()
+	s.driver.Deny(s.T)
+	if err := refused(w.failure("permission is lost again")); err != nil {
+		s.Errorf("Watch while permission is lost again: %v", err)
+	}
+	s.put(fewer)
+	for range 2 { // the first of these may be of a call that began before
+		w.forget()
+		if err := refused(w.failure("an endpoint is removed without permission to see it")); err != nil {
+			s.Errorf("Watch while an endpoint is removed without permission to see it: %v", err)
+		}
+	}
+	if err := has(s.service("web", 18080, 2))(w.latest()); err != nil {
+		s.Errorf("the view while permission is lost: %v", err)
+	}
+	s.driver.Allow(s.T)
+	w.await("what was removed without permission to see it is gone", has(fewer))
+	w.await("the other service still", has(s.service("api", 18081, 3)))
 }
 
 // outage begins and ends an outage. Watch must tell of it by an error that judge accepts, no view may lose what was
-// there, and what changed afterwards must arrive.
-func (s *suite) outage(what string, begin, end func(*testing.T), judge func(error) error) {
+// there, and what changed afterwards must arrive. Then web has 2 endpoints and api has 3.
+func (s *suite) outage(what string, begin, end func(*testing.T), judge func(error) error) *watcher {
 	web, api := s.service("web", 18080, 2), s.service("api", 18081, 1)
 	s.put(web)
 	s.put(api)
@@ -323,6 +345,7 @@ func (s *suite) outage(what string, begin, end func(*testing.T), judge func(erro
 	s.put(s.service("api", 18081, 3))
 	w.await("what changed after "+what, has(s.service("api", 18081, 3)))
 	w.await("what was there before", has(web))
+	return w
 }
 
 func (s *suite) pointerIdentity() {

@@ -23,6 +23,7 @@ type memory struct {
 
 	// Of Watch alone, over its calls.
 	calls, views  int
+	denials       int      // calls that were refused
 	first, last   services // what was published at first, and last
 	before, since services // what was published last before a fault, and the truth when it was over
 }
@@ -75,8 +76,14 @@ func (m *memory) tell(now truth, publish func(registry.View)) error {
 	case m.breakage == "empties without permission" && now.denied:
 		publish(registry.View{})
 		return nil
-	case now.denied:
+	case m.breakage == "sees without permission" && now.denied:
+		m.publish(now.services, publish)
 		return registry.ErrPermission
+	case now.denied:
+		m.denials++
+		return registry.ErrPermission
+	case m.breakage == "forgets without permission" && m.denials > 2:
+		return nil
 	}
 	if m.before != nil {
 		if err := m.recover(&now, publish); err != nil {

@@ -123,7 +123,7 @@ const (
 	Protocol        Case = "Protocol"        // the port's protocol arrives
 	HealthChange    Case = "HealthChange"    // an endpoint turns unhealthy, and healthy again
 	DownAndUp       Case = "DownAndUp"       // Watch says that the server is away, loses nothing, and sees the next change
-	PermissionLost  Case = "PermissionLost"  // Watch returns ErrPermission, loses nothing, and sees the next change
+	PermissionLost  Case = "PermissionLost"  // Watch returns ErrPermission, loses nothing, and sees the next change; what is removed meanwhile is gone afterwards, and not before
 	PointerIdentity Case = "PointerIdentity" // a change of one service leaves the pointer of the others
 	NoGoroutineLeft Case = "NoGoroutineLeft" // what Watch started is gone when it returned; it may be called again
 	// The faults come here, each a case of its own: the truth is changed before, meanwhile (if Writable) and after, and

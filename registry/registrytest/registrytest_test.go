@@ -137,6 +137,8 @@ func TestSuiteBites(t *testing.T) {
 		{"empties on an outage", registrytest.DownAndUp, "lost what was there"},
 		{"hides the permission", registrytest.PermissionLost, "does not wrap ErrPermission"},
 		{"empties without permission", registrytest.PermissionLost, "lost what was there"},
+		{"sees without permission", registrytest.PermissionLost, "the view while permission is lost: service default/web: no endpoint"},
+		{"forgets without permission", registrytest.PermissionLost, "what was removed without permission to see it is gone: not seen"},
 		{"new pointers", registrytest.PointerIdentity, "but its pointer did"},
 		{"changes in place", registrytest.PointerIdentity, "after it was published"},
 		{"leaves a goroutine", registrytest.NoGoroutineLeft, "left goroutines behind"},

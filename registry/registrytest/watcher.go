@@ -224,6 +224,13 @@ func (w *watcher) first() registry.View {
 	return w.opening
 }
 
+// latest returns the latest view, which there is.
+func (w *watcher) latest() registry.View {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.view
+}
+
 // await waits for a view that ok accepts and returns it.
 func (w *watcher) await(what string, ok func(registry.View) error) registry.View {
 	w.Helper()

@@ -65,7 +65,8 @@ func nested(at []string) place {
 // looksLike guesses which layout wrote a node, from its name and data; "" when there is nothing to guess from.
 func looksLike(at []string, data []byte) string {
 	last := at[len(at)-1]
-	if slices.Contains([]string{"providers", "consumers", "configurators", "routers"}, last) || strings.Contains(last, "%3A%2F%2F") {
+	dubbos := len(at) == 2 && slices.Contains([]string{"providers", "consumers", "configurators", "routers"}, last) // <root>/<interface>/providers
+	if dubbos || strings.Contains(last, "%3A%2F%2F") {
 		return layoutDubbo
 	}
 	if strings.HasPrefix(last, encodedPrefix) {

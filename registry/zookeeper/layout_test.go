@@ -200,6 +200,9 @@ func TestLooksLike(t *testing.T) {
 		{"web/1", `{"host":"10.0.0.1","port":1}`, layoutNerve},
 		{"web/1", `{"serviceEndpoint":{}}`, layoutServerset},
 		{"com.acme.Orders/providers", "", layoutDubbo},
+		{"providers", "", ""}, // a service's name
+		{"consumers/1", `{"name":"consumers","id":"1","address":"10.0.0.1"}`, layoutCurator},
+		{"team/shop/routers", "", ""},
 		{"a/b/dubbo%3A%2F%2F10.0.0.1", "", layoutDubbo},
 		{"web/1", "junk", ""},
 	} {
