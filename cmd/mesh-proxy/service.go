@@ -83,7 +83,8 @@ func (v *service) prepare(ctx context.Context) error {
 	}
 	v.upgrader = newUpgrader(v)
 	v.engine, err = proxy.New(proxy.Options{
-		Config: v.client.Config(), Admin: s.admin, AdminSocket: s.adminSocket, Loops: loops, DrainTime: s.drainTime, HandedOverTime: s.handedOverTime,
+		Config: v.client.Config(), Admin: s.admin, AdminSocket: s.adminSocket, Loops: loops, DrainTime: s.drainTime,
+		ListenerDrainTime: s.listenerDrainTime, HandedOverTime: s.handedOverTime,
 		Overload: bounds, Sockets: given, Start: v.start, Upgrade: v.upgrader.upgrade, ConfigDump: v.client.ConfigDump, ControlPlane: v.stats,
 		Node: s.bootstrap.Node.ID, Version: version, Log: v.log, Ready: v.ready,
 	})
