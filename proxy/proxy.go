@@ -143,7 +143,7 @@ func New(opts Options) (*Proxy, error) {
 	for _, w := range p.workers {
 		w.peers = p.workers
 	}
-	p.fleet = newFleet(opts.Loops, p.certs)
+	p.fleet = newFleet(opts.Loops, p.certs, p.log)
 	p.binder.init(p)
 	p.binder.sockets.init(opts.Sockets, p.log)
 	p.legacy.init()
