@@ -248,6 +248,7 @@ func (v *service) signals(ctx context.Context) (forget func()) {
 	signal.Notify(reopen, syscall.SIGUSR1)
 	signal.Notify(end, syscall.SIGTERM, syscall.SIGINT)
 	signal.Notify(upgrade, syscall.SIGHUP)
+	signal.Ignore(syscall.SIGPIPE) // who reads the output may go away: lines are lost then, not the process
 	go func() { _ = reopenLogs(ctx, reopen, v.engine) }()
 	go func() {
 		for range end {
