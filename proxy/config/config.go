@@ -60,6 +60,7 @@ type HTTP struct {
 	Protocol              Protocol // that clients speak; not ProtocolDownstream
 	HTTP2                 HTTP2
 	AccessLogs            []AccessLog
+	SuppressEnvoyHeaders  bool // x-envoy-upstream-service-time and x-envoy-overloaded are not added to responses
 	RequestPolicy
 }
 
