@@ -178,7 +178,7 @@ func (a *acceptor) finishQueue() {
 }
 
 // remove closes the socket of a listener that left. Its connections end with their present request, and all that are
-// left, tunnels as well, when the listener's drain timeout has passed; if the whole process ends, its own counts.
+// left, tunnels as well, when the time for that has passed; if the whole process ends, its own counts.
 func (a *acceptor) remove() {
 	a.finishQueue()
 	a.leave()
@@ -191,10 +191,8 @@ func (a *acceptor) leave() {
 		delete(a.w.acceptors, a.addr)
 	}
 	a.w.leaving = append(a.w.leaving, a)
-	timeout := time.Duration(0)
 	for _, b := range a.branches {
 		b.gone = true
-		timeout = max(timeout, b.drainTimeout())
 	}
 	a.drainClients()
 	if a.active == 0 {
@@ -202,7 +200,7 @@ func (a *acceptor) leave() {
 		return
 	}
 	if !a.w.draining {
-		a.w.loop.Start(&a.timer, timeout, a)
+		a.w.loop.Start(&a.timer, a.w.drainTime, a)
 	}
 }
 

@@ -126,7 +126,7 @@ func (a *admin) serverInfo(w http.ResponseWriter, _ *http.Request) {
 		"uptime_current_epoch": uptime,
 		"uptime_all_epochs":    uptime,
 		"hot_restart_version":  "disabled",
-		"command_line_options": map[string]any{"concurrency": len(a.p.workers), "drain_time": strconv.FormatFloat(a.p.opts.DrainTime.Seconds(), 'f', -1, 64) + "s"},
+		"command_line_options": map[string]any{"concurrency": len(a.p.workers), "drain_time": strconv.FormatFloat(a.p.opts.ListenerDrainTime.Seconds(), 'f', -1, 64) + "s"},
 		"node":                 map[string]any{"id": a.p.opts.Node},
 	})
 }

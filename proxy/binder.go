@@ -367,13 +367,6 @@ func (b *binder) give(ctx context.Context, at *binding, fds []int) error {
 	return nil
 }
 
-// stopSinks ends all access logs; the loops have flushed.
-func (b *binder) stopSinks() {
-	for _, s := range b.sinks {
-		s.stop()
-	}
-}
-
 // listeners returns the present state of all addresses, sorted.
 func (b *binder) listeners() []binding {
 	b.mu.Lock()

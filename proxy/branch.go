@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"syscall"
-	"time"
 
 	"github.com/hostmesh/hostmesh/proxy/chain"
 	"github.com/hostmesh/hostmesh/proxy/config"
@@ -247,7 +246,7 @@ func (b *branch) ended() {
 }
 
 // part ends a chain that left the configuration of its listener: its connections end with their present request, and all that
-// are left when its drain timeout has passed.
+// are left when the time for that has passed.
 func (b *branch) part() {
 	b.gone = true
 	if b.conns == 0 {
@@ -256,7 +255,7 @@ func (b *branch) part() {
 	b.parting = append(b.parting, b)
 	b.drainClients()
 	if b.conns > 0 && !b.w.draining {
-		b.w.loop.Start(&b.timer, b.drainTimeout(), b)
+		b.w.loop.Start(&b.timer, b.w.drainTime, b)
 	}
 }
 
@@ -273,14 +272,6 @@ func (b *branch) parted() {
 
 // Expired closes what is left of a chain that was removed.
 func (b *branch) Expired(*loop.Timer) { b.shutdown() }
-
-// drainTimeout is how long connections may go on when the chain is removed.
-func (b *branch) drainTimeout() time.Duration {
-	if http := b.served.http(); http != nil && http.DrainTimeout > 0 {
-		return http.DrainTimeout
-	}
-	return b.w.drainTime
-}
 
 // drainClients gives idle connections a last, shorter chance to send a request. To close them at once would lose a request
 // that is under way.

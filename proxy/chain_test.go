@@ -244,8 +244,8 @@ func TestProtocolsShareAPort(t *testing.T) {
 	p.waitStat("http_inspector.http_not_found", "3")
 }
 
-// TestChainsChange: a chain that stays keeps its connections, also when what it does changes; those of one that left end when its drain time-out
-// has passed.
+// TestChainsChange: a chain that stays keeps its connections, also when what it does changes; those of one that left end when the time for that
+// is over.
 func TestChainsChange(t *testing.T) {
 	a := testbed.NewAuthority(t)
 	cert := &tls.Config{Certificates: []tls.Certificate{a.Leaf("a")}}
@@ -257,7 +257,7 @@ func TestChainsChange(t *testing.T) {
 	chain := func(to, name string) *config.FilterChain {
 		return tcpChain(to, config.ChainMatch{ServerNames: []string{name}})
 	}
-	p := start(t, &config.Config{Listeners: listener(chain("one", "stays"), chain("one", "leaves")), Clusters: cl}, func(o *proxy.Options) { o.Loops, o.DrainTime = 1, 500*time.Millisecond })
+	p := start(t, &config.Config{Listeners: listener(chain("one", "stays"), chain("one", "leaves")), Clusters: cl}, func(o *proxy.Options) { o.Loops, o.ListenerDrainTime = 1, 500*time.Millisecond })
 	open := func(name, want string) *tls.Conn {
 		t.Helper()
 		conn := tls.Client(p.dial(), &tls.Config{ServerName: name, InsecureSkipVerify: true})

@@ -157,7 +157,7 @@ func TestDrainEndsInTime(t *testing.T) {
 }
 
 // TestRemovedListenerEndsItsConnections: whatever does not end by itself when its listener left the configuration, requests
-// and tunnels, is ended after the drain timeout; what ends before is whole.
+// and tunnels, is ended when the time for that is over; what ends before is whole.
 func TestRemovedListenerEndsItsConnections(t *testing.T) {
 	hang := make(chan struct{})
 	defer close(hang)
@@ -174,12 +174,12 @@ func TestRemovedListenerEndsItsConnections(t *testing.T) {
 		}
 	})
 	web := httpConfig(freeAddr(t), vhost("web.mesh.internal", "web"))
-	web.HTTP.DrainTimeout = 400 * time.Millisecond
+	web.HTTP.DrainTimeout = time.Millisecond // which is no limit
 	tcp := &config.Listener{Name: "db", Addresses: []netip.AddrPort{freeAddr(t)}, TCP: &config.TCP{
 		StatPrefix: "db", Clusters: []config.WeightedCluster{{Name: "web", Weight: 1}}, IdleTimeout: time.Minute,
 	}}
 	p := start(t, &config.Config{Listeners: []*config.Listener{web, tcp}, Clusters: clusters(cluster("web", backend))},
-		func(o *proxy.Options) { o.DrainTime = 500 * time.Millisecond })
+		func(o *proxy.Options) { o.ListenerDrainTime = 400 * time.Millisecond })
 	p.waitBound(tcp.Addresses[0])
 	open := func(addr netip.AddrPort, text string) net.Conn {
 		p.addr = addr

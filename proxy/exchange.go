@@ -61,7 +61,7 @@ type exchange struct {
 	grpcStatus        int    // of gRPC, if grpcTold
 	attempts          int    // connections tried
 	retries           int    // by policy
-	stale             int    // retries because a pooled connection had been closed
+	stale             int    // times that a pooled connection had been closed
 	hints, hintBytes  uint32 // informational responses so far
 
 	parsed   bool // there is a head
@@ -72,6 +72,7 @@ type exchange struct {
 	retain   bool // buf holds all of the request's content so far
 	sentAny  bool
 	reused   bool
+	again    bool // it asks for a new connection to a host that had closed the one it got
 	counted  bool // in the cluster's requests
 	retrying bool // counted in the cluster's retries
 	headDone bool // the response's head was passed on

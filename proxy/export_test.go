@@ -27,6 +27,13 @@ func (p *Proxy) Hold() (release func()) {
 	return func() { close(released) }
 }
 
+// WarmFor has clusters wait so long for their first checks that come from now on.
+func (p *Proxy) WarmFor(d time.Duration) {
+	p.fleet.mu.Lock()
+	defer p.fleet.mu.Unlock()
+	p.fleet.warmingTime = d
+}
+
 // Streams counts the streams that clients have on connections of HTTP/2.
 func (p *Proxy) Streams() int {
 	total := 0

@@ -4,6 +4,7 @@ import (
 	"context"
 	crand "crypto/rand"
 	"crypto/tls"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -22,11 +23,13 @@ import (
 type fleet struct {
 	loops   int
 	checker *health.Checker
+	log     *slog.Logger
 	changed chan struct{} // overlay would come to another result
-	wake    chan struct{} // a detector has something to do, or another one is there
+	wake    chan struct{} // a detector has something to do, or another one is there, or something is waited for
 
-	mu      sync.Mutex
-	members map[string]*member // guarded by mu; a member's pointers never change
+	mu          sync.Mutex
+	members     map[string]*member // guarded by mu; a member's pointers never change
+	warmingTime time.Duration      // guarded by mu
 }
 
 // member is a cluster that is looked after.
@@ -35,14 +38,15 @@ type member struct {
 	detector *upstream.Detector // guarded by fleet.mu
 	sweepAt  time.Time          // guarded by fleet.mu; zero without rules
 	rules    *config.Outlier    // guarded by fleet.mu
+	warming  warming            // guarded by fleet.mu
 
 	from         *config.Cluster // as the control plane says
 	made, madeOf *config.Cluster // as the loops have it, and the from at that time; nil: not yet
-	warm         bool            // every host was checked once
+	warm         bool            // every host was checked once, or had the time for that
 }
 
-func newFleet(loops int, certs *certificate.Store) *fleet {
-	f := &fleet{loops: loops, changed: make(chan struct{}, 1), wake: make(chan struct{}, 1), members: map[string]*member{}}
+func newFleet(loops int, certs *certificate.Store, log *slog.Logger) *fleet {
+	f := &fleet{loops: loops, log: log, changed: make(chan struct{}, 1), wake: make(chan struct{}, 1), members: map[string]*member{}, warmingTime: warmingTime}
 	f.checker = health.New(f.checked)
 	f.checker.TLS = func(c *config.Cluster, e *config.Endpoint) (*tls.Config, any) {
 		return certs.ClientVersion(c, e, checkUse(c.HealthCheck))
@@ -90,11 +94,18 @@ func (f *fleet) run(ctx context.Context) {
 	}
 }
 
-// sweep lets the detectors do what is due, and returns when something is due again.
+// sweep lets the detectors do what is due, ends what was waited for long enough, and returns when something is due again.
 func (f *fleet) sweep(now time.Time) (next time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, m := range f.members {
+		ended, at := m.warming.look(now)
+		if ended {
+			signal(f.changed)
+		}
+		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
 		if m.rules == nil {
 			continue
 		}
@@ -128,13 +139,13 @@ func (f *fleet) checked(cluster string, addr config.Address, passed, changed boo
 }
 
 // overlay returns cfg as the loops are to have it. before is what they have now. A cluster whose hosts are not all checked yet
-// is not in it, or as it was; and while routes would lead to such a cluster the listeners stay as they were, with all that
-// they lead to. held reports that.
+// is cold: it is not in it, or as it was; and listeners that would lead to such a cluster stay as they were, with all that they
+// lead to. held reports that.
 func (f *fleet) overlay(cfg, before *config.Config) (next *config.Config, shared map[string]*upstream.Shared, held bool) {
 	next = &config.Config{Version: cfg.Version, Listeners: cfg.Listeners, Clusters: cfg.Clusters}
 	shared = map[string]*upstream.Shared{}
 	made := map[string]*config.Cluster{}
-	var cold []string
+	cold := map[string]bool{} // those that are not in it
 	for name, c := range cfg.Clusters {
 		if c.HealthCheck == nil && c.Outlier == nil {
 			continue
@@ -142,8 +153,10 @@ func (f *fleet) overlay(cfg, before *config.Config) (next *config.Config, shared
 		m := f.follow(c)
 		shared[name] = m.shared
 		if !m.warm && !(c.Assigned && f.warmed(m)) {
-			cold = append(cold, name)
 			made[name] = before.Clusters[name] // may be nil
+			if made[name] == nil {
+				cold[name] = true
+			}
 			continue
 		}
 		m.warm = true
@@ -154,14 +167,13 @@ func (f *fleet) overlay(cfg, before *config.Config) (next *config.Config, shared
 		return cfg, shared, false
 	}
 	next.Clusters = replace(cfg.Clusters, made)
-	for _, name := range cold {
-		held = held || before.Clusters[name] == nil && leadsTo(cfg.Listeners, name)
+	if len(cold) > 0 {
+		next.Listeners, held = holdBack(cfg.Listeners, before.Listeners, cold)
 	}
 	if held {
-		next.Listeners = before.Listeners
 		kept := map[string]*config.Cluster{}
 		for name, c := range before.Clusters {
-			if next.Clusters[name] == nil && leadsTo(before.Listeners, name) {
+			if next.Clusters[name] == nil && leadsTo(next.Listeners, name) {
 				kept[name] = c
 			}
 		}
@@ -201,7 +213,7 @@ func (f *fleet) follow(c *config.Cluster) *member {
 		return m
 	}
 	if m.from != nil && m.from.HealthCheck == nil && c.HealthCheck != nil {
-		m.warm = false
+		m.warm, m.warming = false, warming{count: m.warming.count}
 	}
 	m.from = c
 	if m.rules != c.Outlier {
@@ -226,12 +238,6 @@ func (f *fleet) forget(but map[string]*upstream.Shared) {
 			f.checker.Forget(name)
 		}
 	}
-}
-
-// warmed reports whether every host was checked once.
-func (f *fleet) warmed(m *member) bool {
-	hosts, _ := f.checker.Hosts(m.from.Name)
-	return !slices.ContainsFunc(hosts, func(h health.Host) bool { return h.Flags&health.Pending != 0 })
 }
 
 // remake returns a cluster with its hosts' health as it is known; the one from before if that is the same.

@@ -85,6 +85,7 @@ func (f *fleet) samples() []sample {
 			put("health_check.healthy", uint64(s.Healthy), true)
 			put("health_check.network_failure", s.NetworkFailure, false)
 			put("health_check.success", s.Success, false)
+			put("health_check.warming_timeout", f.members[cluster].warming.count, false)
 		}
 		if m := f.members[cluster]; m.rules != nil {
 			for _, figure := range m.detector.Figures() {

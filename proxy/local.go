@@ -175,7 +175,7 @@ func (x *exchange) replyFields(h *message.Head, text string) {
 	if x.redirect {
 		h.AddBytes(message.Location, x.edit.Target)
 	}
-	if text == textOverflow {
+	if text == textOverflow && !x.d.served.http().SuppressEnvoyHeaders {
 		h.AddField("x-envoy-overloaded", "true")
 	}
 }

@@ -181,8 +181,7 @@ func (x *exchange) record(now int64) *accesslog.Record {
 	r.Details, r.Failure = x.details(), k.failure
 	r.GRPC, r.GRPCTold, r.GRPCStatus = x.callsGRPC(), x.grpcTold, x.grpcStatus
 	r.BytesReceived, r.BytesSent = x.bytesIn, x.bytesOut
-	// A pooled connection that the host had closed is no attempt: the request met nobody.
-	r.Connection, r.Attempts = d.id, x.attempts-x.stale
+	r.Connection, r.Attempts = d.id, x.attempts
 	r.Chain, r.TLS = d.served.cfg.Name, d.facts
 	r.Direct, r.Remote, r.Local = d.peer, d.peer, d.a.addr
 	if via := d.via; via != nil {

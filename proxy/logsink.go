@@ -1,18 +1,23 @@
 package proxy
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"os"
 	"slices"
-	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hostmesh/hostmesh/proxy/accesslog"
 	"github.com/hostmesh/hostmesh/proxy/config"
 )
 
-const logQueue = 64 // buffers on their way to a file
+const (
+	logQueue = 64          // buffers on their way to a file
+	logTime  = time.Second // for what is queued to be written when the proxy ends
+)
 
 // sink writes access-log lines to one place, on a goroutine of its own: a slow disk drops lines, it never stops a loop.
 type sink struct {
@@ -24,8 +29,9 @@ type sink struct {
 	queue   chan []byte
 	free    chan []byte
 	again   chan struct{} // open the file again
-	done    sync.WaitGroup
-	dropped atomic.Uint64 // buffers' lines that were not written
+	done    chan struct{} // closed when nothing is written any more
+	writing atomic.Uint64 // lines that are being written
+	dropped atomic.Uint64 // lines that were not
 }
 
 func newSink(path string, open func() (io.Writer, func() error, error), failed func(error)) (*sink, error) {
@@ -35,22 +41,26 @@ func newSink(path string, open func() (io.Writer, func() error, error), failed f
 	}
 	s := &sink{
 		path: path, open: open, failed: failed, w: w, close: closeFile,
-		queue: make(chan []byte, logQueue), free: make(chan []byte, logQueue), again: make(chan struct{}, 1),
+		queue: make(chan []byte, logQueue), free: make(chan []byte, logQueue), again: make(chan struct{}, 1), done: make(chan struct{}),
 	}
-	s.done.Go(s.run)
+	go s.run()
 	return s, nil
 }
 
 func (s *sink) run() {
+	defer close(s.done)
 	for {
 		select {
 		case b, ok := <-s.queue:
 			if !ok {
 				return
 			}
+			n := countLines(b)
+			s.writing.Store(n)
 			if _, err := s.w.Write(b); err != nil {
-				s.dropped.Add(countLines(b))
+				s.dropped.Add(n)
 			}
+			s.writing.Store(0)
 			select {
 			case s.free <- b[:0]:
 			default:
@@ -74,22 +84,40 @@ func (s *sink) reopen() {
 	s.w, s.close = w, closeFile
 }
 
-// stop writes what is queued and closes the file. No loop may use the sink any more.
-func (s *sink) stop() {
-	close(s.queue)
-	s.done.Wait()
+// stop waits until what is queued is written, after the queue was closed, and the file closed. When that is not done before late is closed, the rest is given up: who
+// reads a pipe may have stopped for good, and the proxy is to end all the same. The number of lines given up is returned; some of
+// those that are being written may have got through. No loop may use the sink any more.
+func (s *sink) stop(late <-chan struct{}) (lost uint64) {
+	select {
+	case <-s.done:
+	case <-late:
+		lost = s.writing.Load()
+		for b := range s.queue {
+			lost += countLines(b)
+		}
+		s.dropped.Add(lost)
+		return lost // its goroutine ends when its write does
+	}
 	if s.close != nil {
 		_ = s.close()
 	}
+	return 0
 }
 
-func countLines(b []byte) (n uint64) {
-	for _, c := range b {
-		if c == '\n' {
-			n++
+func countLines(b []byte) uint64 { return uint64(bytes.Count(b, []byte{'\n'})) }
+
+// stopSinks ends all access logs; the loops have flushed.
+func (b *binder) stopSinks() {
+	late, cancel := context.WithTimeout(context.Background(), logTime)
+	defer cancel()
+	for _, s := range b.sinks {
+		close(s.queue)
+	}
+	for _, s := range b.sinks {
+		if lost := s.stop(late.Done()); lost > 0 {
+			b.p.log.Warn("nobody takes the last lines of an access log: they are lost", "path", s.path, "lines", lost)
 		}
 	}
-	return n
 }
 
 // ReopenLogs has the files of the access logs opened by their names again, as after a rotation. It does not wait for that.

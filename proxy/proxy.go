@@ -41,9 +41,11 @@ type Options struct {
 	AdminSocket string
 	// Loops is the number of event loops; 0 is one for each core the process may use, at most 4.
 	Loops int
-	// DrainTime is how long connections may go on after Run's context ended, and those of a removed listener that has no
-	// drain timeout of its own; by default 10 s.
+	// DrainTime is how long connections may go on after Run's context ended; by default 10 s.
 	DrainTime time.Duration
+	// ListenerDrainTime is how long those of a listener or a filter chain may go on that left the configuration; by default
+	// 10 min, as Envoy's --drain-time-s.
+	ListenerDrainTime time.Duration
 	// HandedOverTime is DrainTime for a process that has handed over to its successor: it then stands in nobody's way; by
 	// default 15 min.
 	HandedOverTime time.Duration
@@ -108,6 +110,9 @@ func New(opts Options) (*Proxy, error) {
 	if opts.DrainTime <= 0 {
 		opts.DrainTime = 10 * time.Second
 	}
+	if opts.ListenerDrainTime <= 0 {
+		opts.ListenerDrainTime = 10 * time.Minute
+	}
 	if opts.HandedOverTime <= 0 {
 		opts.HandedOverTime = 15 * time.Minute
 	}
@@ -125,7 +130,7 @@ func New(opts Options) (*Proxy, error) {
 	breakers := upstream.NewBreakers()
 	handshakes := loop.NewHandshakes(runtime.GOMAXPROCS(0))
 	for range opts.Loops {
-		w, err := newWorker(opts.Loops, opts.DrainTime, breakers, p.certs)
+		w, err := newWorker(opts.Loops, opts.ListenerDrainTime, breakers, p.certs)
 		if err != nil {
 			p.abandon()
 			return nil, fmt.Errorf("make proxy: %w", err)
@@ -138,7 +143,7 @@ func New(opts Options) (*Proxy, error) {
 	for _, w := range p.workers {
 		w.peers = p.workers
 	}
-	p.fleet = newFleet(opts.Loops, p.certs)
+	p.fleet = newFleet(opts.Loops, p.certs, p.log)
 	p.binder.init(p)
 	p.binder.sockets.init(opts.Sockets, p.log)
 	p.legacy.init()

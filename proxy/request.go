@@ -124,7 +124,10 @@ func (x *exchange) acquire(h *upstream.Host) {
 	}
 	// What was sent on a connection that the host has closed can only be repeated if the method is idempotent.
 	want := upstream.Pooled
-	if !x.method.Idempotent() || x.attempts > 1 {
+	switch {
+	case x.again:
+		want = upstream.Fresh
+	case !x.method.Idempotent() || x.attempts > 1 || x.stale > 0:
 		want = upstream.Verified
 	}
 	up, err := x.open(h, want)
@@ -154,6 +157,7 @@ func (x *exchange) spoken() config.Protocol {
 
 // Free is told that a connection may be had after all.
 func (x *exchange) Free() {
+	x.again = false // the one that is free may be an idle one
 	h := x.cluster.PickBy(x.key, x.tried[:min(x.attempts-1, maxTried)])
 	if h == nil {
 		x.reply(503, textNoHealthy, flagNoHealthy)
@@ -169,7 +173,7 @@ func (x *exchange) Connected(up upstream.Stream, err error) {
 		x.connectFailed(err)
 		return
 	}
-	x.up = up
+	x.up, x.again = up, false
 	if x.upgrade {
 		x.convertUpgrade()
 	}
@@ -226,6 +230,11 @@ func (x *exchange) Writable() {
 // connectFailed handles a host that cannot be reached: nothing was sent, so another one is tried whatever the method.
 func (x *exchange) connectFailed(err error) {
 	x.host.Stats.RequestErr++
+	if x.again { // the connection that it had closed was the last: the request has met nobody
+		x.again = false
+		x.connect()
+		return
+	}
 	if x.tryAgain(retry.Outcome{Failure: retry.NoConnect}, nil) {
 		return
 	}
@@ -260,8 +269,7 @@ func (x *exchange) upstreamEnded(cut upstream.Cut) {
 	if cut.Silent {
 		if reused && x.repeatable() {
 			// The host had closed an idle connection: the request met nobody.
-			x.stale++
-			x.repeat(0)
+			x.repeatThere()
 			return
 		}
 		o := retry.Outcome{Failure: retry.Ended}

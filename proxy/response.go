@@ -63,8 +63,13 @@ func (x *exchange) answerEdit(h *message.Head) *message.Edit {
 	w := x.w
 	e := &w.edit
 	*e = message.Edit{Set: e.Set[:0], Drop: message.Names(message.Server, message.XEnvoyUpstreamServiceTime)}
-	w.extra = strconv.AppendInt(w.extra[:0], (x.firstByte-x.connectAt)/1e6, 10)
-	e.Set = append(e.Set, message.SetKnown(message.Server, x.d.served.server), message.SetKnown(message.XEnvoyUpstreamServiceTime, w.extra))
+	e.Set = append(e.Set, message.SetKnown(message.Server, x.d.served.server))
+	if x.d.served.http().SuppressEnvoyHeaders {
+		e.Drop = message.Names(message.Server) // what the host says passes, as in Envoy
+	} else {
+		w.extra = strconv.AppendInt(w.extra[:0], (x.firstByte-x.connectAt)/1e6, 10)
+		e.Set = append(e.Set, message.SetKnown(message.XEnvoyUpstreamServiceTime, w.extra))
+	}
 	if via := x.d.served.via; via != nil {
 		e.Set = append(e.Set, message.SetKnown(message.Via, via))
 	}

@@ -97,11 +97,29 @@ func (x *exchange) retryWait(answer *message.Head) time.Duration {
 	return retry.BackOff(p, x.retries, x.w.rand.Uint64())
 }
 
-// repeat sends the request again after a wait.
-func (x *exchange) repeat(wait time.Duration) {
+// rewind makes the exchange what it was before its request was sent.
+func (x *exchange) rewind() {
 	x.tryTimer.Stop()
 	x.tryIdle.Stop()
-	x.reused, x.sentAny, x.ended, x.held = false, false, false, false
+	x.again, x.reused, x.sentAny, x.ended, x.held = false, false, false, false, false
+}
+
+// repeatThere sends the request again to the host that had closed the connection it was sent on, over a new one. That is no other
+// attempt: the host is the one that was chosen, by a session's key perhaps.
+func (x *exchange) repeatThere() {
+	x.stale++
+	x.rewind()
+	if x.host.Gone() {
+		x.connect()
+		return
+	}
+	x.again = true
+	x.acquire(x.host)
+}
+
+// repeat sends the request again after a wait.
+func (x *exchange) repeat(wait time.Duration) {
+	x.rewind()
 	if wait <= 0 {
 		x.connect()
 		return

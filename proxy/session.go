@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// goAwayTime is how long a client that drains may still begin requests which were under way when it was told not to, and
-	// goAwayTimes how often it has that time while it has not confirmed that it was told.
+	// goAwayTime is how long a client that drains may still begin requests which were under way when it was told not to, at
+	// least, and goAwayTimes how often it has that time while it has not confirmed that it was told.
 	goAwayTime  = time.Second
 	goAwayTimes = 3
 	lingerTime  = 2 * time.Second // between two looks whether a client has got the last response
@@ -30,6 +30,8 @@ type session struct {
 	last   bool       // and those it begins are refused
 	ends   bool       // the connection is closed as soon as the client has got everything
 	times  int        // that the timer may expire before that is enough
+
+	pause time.Duration // what is left of the time in which a client that was told may begin requests
 }
 
 // lane is the client's side of an exchange on a session.
@@ -139,13 +141,14 @@ func (s *session) Ended(err error) {
 }
 
 // drain implements connection: it tells the client, gives it time to hear of it, and then refuses what it still begins. What the
-// client sends before it answers the ping it may have sent before it was told.
+// client sends before it answers the ping it may have sent before it was told. A client that has nothing under way and has heard
+// is not waited for any longer, and neither is any while the process ends.
 func (s *session) drain() {
 	if s.leaves {
 		return
 	}
 	s.leaves = true
-	s.times = goAwayTimes
+	s.times, s.pause = goAwayTimes, s.served.http().DrainTimeout
 	s.mux.Drain(false)
 	s.mux.Ping([8]byte{'g', 'o', 'a', 'w', 'a', 'y'})
 	s.await()
@@ -153,8 +156,21 @@ func (s *session) drain() {
 
 // await gives the client the time that it has to hear.
 func (s *session) await() {
+	wait := min(goAwayTime, max(s.w.drainIdle, time.Millisecond))
+	if s.pause > 0 && !s.w.draining {
+		wait = min(wait, s.pause)
+	}
 	s.times--
-	s.w.loop.Start(&s.timer, min(goAwayTime, max(s.w.drainIdle, time.Millisecond)), s)
+	s.pause -= wait
+	s.w.loop.Start(&s.timer, wait, s)
+}
+
+// hears reports whether the client has time left to hear that it should begin no more requests.
+func (s *session) hears() bool {
+	if s.heard {
+		return s.pause > 0 && !s.w.draining && s.mux.Active() > 0
+	}
+	return s.times > 0 || s.pause > 0 && !s.w.draining
 }
 
 // refuse tells the client which request was the last.
@@ -190,7 +206,7 @@ func (s *session) Expired(*loop.Timer) {
 		s.w.loop.Start(&s.timer, lingerTime, s)
 	case s.last: // nobody reads what is left to say
 		s.mux.Abort()
-	case s.leaves && !s.heard && s.times > 0:
+	case s.leaves && s.hears():
 		s.await()
 	case s.leaves:
 		s.refuse()

@@ -56,7 +56,7 @@ type worker struct {
 
 	draining  bool
 	drainIdle time.Duration
-	drainTime time.Duration // for connections of listeners that say nothing about it
+	drainTime time.Duration // for connections of listeners and chains that left the configuration
 }
 
 func newWorker(loops int, drainTime time.Duration, breakers *upstream.Breakers, certs *certificate.Store) (*worker, error) {

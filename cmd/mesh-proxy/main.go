@@ -39,6 +39,7 @@ type settings struct {
 	admin, adminSocket, state, accessLog string
 	loops                                int
 	drainTime                            time.Duration
+	listenerDrainTime                    time.Duration
 	upgradeTime, handedOverTime          time.Duration
 	host                                 *host.Options // nil: this host announces nothing
 }
@@ -57,13 +58,14 @@ func run(args []string, stdout, stderr io.Writer) int {
 	var (
 		config, bootstrap, state, logFormat, adminSocket string
 		check, showVersion, verbose                      bool
-		upgradeTime, handedOverTime                      time.Duration
+		drainTime, upgradeTime, handedOverTime           time.Duration
 	)
 	flags.StringVar(&config, "config", defaultConfig, "read this proxy.yaml")
 	flags.StringVar(&bootstrap, "bootstrap", "", "read this Envoy bootstrap file instead")
 	flags.StringVar(&bootstrap, "c", "", "the same as --bootstrap")
 	flags.StringVar(&state, "state", "", "with --bootstrap: keep the last good configuration in this directory")
 	flags.StringVar(&adminSocket, "admin-socket", "", "with --bootstrap: serve the admin interface on this unix socket as well; it takes what changes something")
+	flags.DurationVar(&drainTime, "drain-time", 10*time.Minute, "how long connections of a listener or filter chain that left the configuration may go on")
 	flags.DurationVar(&upgradeTime, "upgrade-timeout", 30*time.Second, "how long the new process of an upgrade may take to be ready")
 	flags.DurationVar(&handedOverTime, "upgrade-drain-time", 15*time.Minute, "how long the old process of an upgrade keeps the connections that it has")
 	flags.StringVar(&logFormat, "log-format", "text", "text or json")
@@ -84,6 +86,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err == nil && flags.NArg() > 0 {
 		err = fmt.Errorf("got argument %q, want flags only", flags.Arg(0))
 	}
+	if err == nil && drainTime <= 0 {
+		err = fmt.Errorf("--drain-time: got %v, want more than 0s", drainTime)
+	}
 	if err != nil {
 		fmt.Fprintln(stderr, "mesh-proxy:", err)
 		return 2
@@ -101,7 +106,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if check {
 		return 0
 	}
-	s.upgradeTime, s.handedOverTime = upgradeTime, handedOverTime
+	s.listenerDrainTime, s.upgradeTime, s.handedOverTime = drainTime, upgradeTime, handedOverTime
 	if err := serve(s, log); err != nil {
 		log.Error("mesh-proxy ends", "err", err)
 		return 1

@@ -157,6 +157,7 @@ func TestCommandLine(t *testing.T) {
 		{"no file", []string{"--config", "/nowhere/proxy.yaml"}, 1, nil, []string{"/nowhere/proxy.yaml: no such file"}},
 		{"argument", []string{"--config", good, "serve"}, 2, nil, []string{`got argument "serve", want flags only`}},
 		{"log format", []string{"--log-format", "xml"}, 2, nil, []string{`got "xml", want text or json`}},
+		{"drain time", []string{"--drain-time", "0s"}, 2, nil, []string{"--drain-time: got 0s, want more than 0s"}},
 		{"flag", []string{"--nope"}, 2, nil, []string{"flag provided but not defined: -nope"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

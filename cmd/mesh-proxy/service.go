@@ -83,7 +83,8 @@ func (v *service) prepare(ctx context.Context) error {
 	}
 	v.upgrader = newUpgrader(v)
 	v.engine, err = proxy.New(proxy.Options{
-		Config: v.client.Config(), Admin: s.admin, AdminSocket: s.adminSocket, Loops: loops, DrainTime: s.drainTime, HandedOverTime: s.handedOverTime,
+		Config: v.client.Config(), Admin: s.admin, AdminSocket: s.adminSocket, Loops: loops, DrainTime: s.drainTime,
+		ListenerDrainTime: s.listenerDrainTime, HandedOverTime: s.handedOverTime,
 		Overload: bounds, Sockets: given, Start: v.start, Upgrade: v.upgrader.upgrade, ConfigDump: v.client.ConfigDump, ControlPlane: v.stats,
 		Node: s.bootstrap.Node.ID, Version: version, Log: v.log, Ready: v.ready,
 	})
@@ -247,6 +248,7 @@ func (v *service) signals(ctx context.Context) (forget func()) {
 	signal.Notify(reopen, syscall.SIGUSR1)
 	signal.Notify(end, syscall.SIGTERM, syscall.SIGINT)
 	signal.Notify(upgrade, syscall.SIGHUP)
+	signal.Ignore(syscall.SIGPIPE) // who reads the output may go away: lines are lost then, not the process
 	go func() { _ = reopenLogs(ctx, reopen, v.engine) }()
 	go func() {
 		for range end {

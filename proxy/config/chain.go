@@ -100,19 +100,24 @@ func (l *Listener) Whole() *Listener {
 
 // LeadsTo reports whether a route of the listener names the cluster.
 func (l *Listener) LeadsTo(cluster string) bool {
-	if leadsTo(l.HTTP, l.TCP, cluster) {
+	return l.LeadsToAny(func(name string) bool { return name == cluster })
+}
+
+// LeadsToAny reports whether a route of the listener names a cluster that matches.
+func (l *Listener) LeadsToAny(matches func(cluster string) bool) bool {
+	if leadsTo(l.HTTP, l.TCP, matches) {
 		return true
 	}
 	for c := range l.Each() {
-		if leadsTo(c.HTTP, c.TCP, cluster) {
+		if leadsTo(c.HTTP, c.TCP, matches) {
 			return true
 		}
 	}
 	return false
 }
 
-func leadsTo(http *HTTP, tcp *TCP, cluster string) bool {
-	named := func(c WeightedCluster) bool { return c.Name == cluster }
+func leadsTo(http *HTTP, tcp *TCP, matches func(cluster string) bool) bool {
+	named := func(c WeightedCluster) bool { return matches(c.Name) }
 	if tcp != nil && slices.ContainsFunc(tcp.Clusters, named) {
 		return true
 	}

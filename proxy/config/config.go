@@ -48,7 +48,7 @@ type HTTP struct {
 	RequestTimeout        time.Duration // from the first byte of a request to its last byte
 	StreamIdleTimeout     time.Duration // without a byte in either direction, within a request
 	IdleTimeout           time.Duration // a connection without a request
-	DrainTimeout          time.Duration // how long a draining connection may still finish its request
+	DrainTimeout          time.Duration // for which a client of HTTP/2 may begin requests that was told to go; 0: a second
 	DelayedCloseTimeout   time.Duration // for a client to read why its connection ends; 0: it may never know
 	MaxRequestHeadBytes   int           // a larger head is answered with 431
 	MaxRequestHeaders     int           // more header lines are answered with 431
@@ -60,6 +60,7 @@ type HTTP struct {
 	Protocol              Protocol // that clients speak; not ProtocolDownstream
 	HTTP2                 HTTP2
 	AccessLogs            []AccessLog
+	SuppressEnvoyHeaders  bool // x-envoy-upstream-service-time and x-envoy-overloaded are not added to responses
 	RequestPolicy
 }
 

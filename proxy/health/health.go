@@ -15,8 +15,6 @@ import (
 	"github.com/hostmesh/hostmesh/proxy/config"
 )
 
-const mostAtATime = 128 // checks that run; others wait, so that no more descriptors and goroutines are taken
-
 // Stats are the counters of a cluster's checks.
 type Stats struct {
 	Attempt, Success, Failure, NetworkFailure uint64
@@ -42,7 +40,8 @@ type Checker struct {
 
 	mu       sync.Mutex
 	clusters map[string]*group // guarded by mu
-	due      queue             // guarded by mu: endpoints of which no check runs, the next one first
+	due      queue             // guarded by mu: endpoints whose next check is to come, the next one first
+	waiting  []*group          // guarded by mu: those with endpoints that wait for a place
 	running  int               // guarded by mu
 }
 
@@ -54,6 +53,9 @@ type group struct {
 	hosts map[config.Address]*host
 	order []config.Address // as configured, then those that are kept
 	stats Stats
+
+	waiting []*host // for a place, the first to get one first
+	running int     // checks
 }
 
 // host is an endpoint under checks.
@@ -64,7 +66,7 @@ type host struct {
 	removed  bool
 	gone     bool
 	next     time.Time
-	index    int                 // in the queue; -1: a check runs
+	index    int                 // in the queue, or checking, or waiting
 	cancel   context.CancelFunc  // of the running check
 	link     *link               // belongs to the running check, if one runs
 	way      Way                 // how it was made
@@ -96,8 +98,12 @@ func (c *Checker) Set(cfg *config.Cluster, used func() bool) {
 	}
 	g.cfg, g.used = cfg, used
 	for _, h := range g.hosts {
-		if h.index >= 0 && h.how != nil && h.how != cfg.HealthCheck { // other checks: the first of them is not waited for
+		if h.index != checking && h.how != nil && h.how != cfg.HealthCheck { // other checks: the first of them is not waited for
 			h.closeLink()
+			if h.index == waiting {
+				h.how = nil
+				continue
+			}
 			h.next, h.how = time.Now().Add(upTo(cfg.HealthCheck.InitialJitter)), nil
 			heap.Fix(&c.due, h.index)
 		}
@@ -113,7 +119,7 @@ func (c *Checker) Set(cfg *config.Cluster, used func() bool) {
 		g.order = append(g.order, e.Addr)
 		h := g.hosts[e.Addr]
 		if h == nil {
-			h = &host{group: g, state: newState(), next: time.Now().Add(upTo(cfg.HealthCheck.InitialJitter)), index: -1}
+			h = &host{group: g, state: newState(), next: time.Now().Add(upTo(cfg.HealthCheck.InitialJitter)), index: checking}
 			g.hosts[e.Addr] = h
 			heap.Push(&c.due, h)
 		}
@@ -156,10 +162,14 @@ func (c *Checker) Forget(cluster string) {
 func (c *Checker) drop(h *host) {
 	delete(h.group.hosts, h.endpoint.Addr)
 	h.gone = true
-	if h.index >= 0 {
+	switch {
+	case h.index == waiting:
+		c.rises(h)
+		h.closeLink()
+	case h.index >= 0:
 		heap.Remove(&c.due, h.index)
 		h.closeLink()
-	} else if h.cancel != nil {
+	case h.cancel != nil:
 		h.cancel()
 	}
 }
@@ -241,19 +251,19 @@ func (c *Checker) Run(ctx context.Context) {
 	for _, h := range c.due {
 		h.closeLink()
 	}
+	for _, g := range c.waiting {
+		for _, h := range g.waiting {
+			h.closeLink()
+		}
+	}
 }
 
 // startDue begins the checks whose time has come, and returns how long nothing else is to be done.
 func (c *Checker) startDue(ctx context.Context, checks *sync.WaitGroup) (wait time.Duration, more bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now := time.Now()
-	for len(c.due) > 0 && c.running < mostAtATime {
-		if wait := c.due[0].next.Sub(now); wait > 0 {
-			return wait, true
-		}
-		h := heap.Pop(&c.due).(*host)
-		c.running++
+	wait, more = c.call(time.Now())
+	for h := c.seat(); h != nil; h = c.seat() {
 		h.group.stats.Attempt++
 		way := c.way(h.group.cfg, h.endpoint)
 		if h.way.Header != way.Header || h.way.version != way.version {
@@ -269,7 +279,7 @@ func (c *Checker) startDue(ctx context.Context, checks *sync.WaitGroup) (wait ti
 			c.ended(ctx, h, o, link)
 		})
 	}
-	return 0, false
+	return wait, more
 }
 
 // way is how the checks of an endpoint connect.
@@ -284,7 +294,7 @@ func (c *Checker) way(cfg *config.Cluster, e *config.Endpoint) Way {
 // ended takes the end of a check.
 func (c *Checker) ended(ctx context.Context, h *host, o Outcome, l *link) {
 	c.mu.Lock()
-	c.running--
+	c.unseat(h)
 	h.link = l
 	g := h.group
 	addr := h.endpoint.Addr
@@ -350,6 +360,6 @@ func (q *queue) Pop() any {
 	h := (*q)[last]
 	(*q)[last] = nil
 	*q = (*q)[:last]
-	h.index = -1
+	h.index = checking
 	return h
 }

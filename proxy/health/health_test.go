@@ -2,6 +2,7 @@ package health
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"sync"
@@ -40,6 +41,7 @@ type fake struct {
 	running  int
 	most     int
 	takes    time.Duration
+	lasts    func(config.Address) time.Duration // takes the place of takes
 }
 
 func (f *fake) check(ctx context.Context, _ string, _ *config.HealthCheck, at config.Address, _ Way, _ *link) (Outcome, *link) {
@@ -48,6 +50,9 @@ func (f *fake) check(ctx context.Context, _ string, _ *config.HealthCheck, at co
 	f.running++
 	f.most = max(f.most, f.running)
 	takes := f.takes
+	if f.lasts != nil {
+		takes = f.lasts(at)
+	}
 	f.mu.Unlock()
 	if takes > 0 {
 		select {
@@ -219,22 +224,74 @@ func TestRemovedComesBack(t *testing.T) {
 	})
 }
 
+// many is a cluster with so many endpoints, at addresses of their own.
+func many(name string, number byte, n int) *config.Cluster {
+	c := checked(everySecond())
+	c.Name = name
+	for i := range n {
+		c.Endpoints = append(c.Endpoints, &config.Endpoint{Addr: config.Address{IP: netip.AddrPortFrom(addr(number).IP.Addr(), uint16(i+1))}, Weight: 1})
+	}
+	return c
+}
+
+// TestEveryClusterHasItsTurn: clusters whose checks all end in their timeouts do not keep those of another one waiting, whether
+// that comes before them or after.
+func TestEveryClusterHasItsTurn(t *testing.T) {
+	for _, dead := range []int{1, 3, 40} {
+		t.Run(fmt.Sprint(dead), func(t *testing.T) {
+			run(t, func(c *Checker, f *fake) {
+				f.lasts = func(at config.Address) time.Duration {
+					if at == addr(1) {
+						return 0
+					}
+					return 5 * time.Second
+				}
+				used := func() bool { return true }
+				for i := range dead {
+					c.Set(many(fmt.Sprint("dead ", i), byte(2+i), 1000), used)
+				}
+				after(time.Second)
+				c.Set(checked(everySecond(), 1), used)
+				after(6 * time.Second) // a place that is taken may be waited for once
+				if flags := flagsOf(c); flags[addr(1)] != 0 {
+					t.Fatalf("the first check has not ended: %v", flags)
+				}
+				before := f.counted(addr(1))
+				after(time.Minute)
+				if n := f.counted(addr(1)) - before; n < 60/6 || dead <= 3 && n < 59 {
+					t.Errorf("%d checks in a minute", n)
+				}
+			})
+		})
+	}
+}
+
 // TestManyAreBounded: the checks of many endpoints do not run all at once, and those of a cluster that left end.
 func TestManyAreBounded(t *testing.T) {
 	run(t, func(c *Checker, f *fake) {
 		f.takes = time.Hour
-		all := checked(everySecond())
-		for i := range 1000 {
-			all.Endpoints = append(all.Endpoints, &config.Endpoint{Addr: config.Address{IP: netip.AddrPortFrom(addr(1).IP.Addr(), uint16(i+1))}, Weight: 1})
+		names := []string{"web"}
+		c.Set(many("web", 1, 1000), func() bool { return true })
+		after(time.Minute)
+		f.mu.Lock()
+		if f.running != mostAtATime/2 || f.most != mostAtATime/2 {
+			t.Errorf("%d run, %d at most, want %d", f.running, f.most, mostAtATime/2)
 		}
-		c.Set(all, func() bool { return true })
+		f.mu.Unlock()
+		for i := range mostAtATime {
+			name := fmt.Sprint("another ", i)
+			names = append(names, name)
+			c.Set(many(name, byte(i), 1000), func() bool { return true })
+		}
 		after(time.Minute)
 		f.mu.Lock()
 		if f.running != mostAtATime || f.most != mostAtATime {
 			t.Errorf("%d run, %d at most, want %d", f.running, f.most, mostAtATime)
 		}
 		f.mu.Unlock()
-		c.Forget("web")
+		for _, name := range names {
+			c.Forget(name)
+		}
 		synctest.Wait()
 		f.mu.Lock()
 		if f.running != 0 {

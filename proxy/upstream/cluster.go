@@ -171,6 +171,9 @@ func (h *Host) Healthy() bool {
 	return h.Endpoint.Health == config.Healthy || h.Endpoint.Health == config.Degraded
 }
 
+// Gone reports whether the cluster has the host no more.
+func (h *Host) Gone() bool { return h.gone }
+
 // Active is the number of requests the host is serving for this loop.
 func (h *Host) Active() int { return h.active }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -39,7 +40,8 @@ type Bootstrap struct {
 	Overload *config.Overload
 
 	noLDS, noCDS bool
-	listeners    []*listener // static_resources
+	fetch        [kinds]*time.Duration // how long the first answers about all of a kind are waited for; nil: fetchTimeout
+	listeners    []*listener           // static_resources
 	clusters     []*cluster
 	message      []byte // the file in protobuf's wire form, nil if there was none
 }
@@ -130,10 +132,12 @@ func readNode(m *corev3.Node) Node {
 func (r *reader) dynamic(at *path, m *bootstrapv3.Bootstrap_DynamicResources, b *Bootstrap) string {
 	b.noLDS, b.noCDS = m.GetLdsConfig() == nil, m.GetCdsConfig() == nil
 	if !b.noLDS {
-		r.ads(at.field("lds_config"), m.GetLdsConfig())
+		fetch := r.ads(at.field("lds_config"), m.GetLdsConfig())
+		b.fetch[listeners] = &fetch
 	}
 	if !b.noCDS {
-		r.ads(at.field("cds_config"), m.GetCdsConfig())
+		fetch := r.ads(at.field("cds_config"), m.GetCdsConfig())
+		b.fetch[clusters] = &fetch
 	}
 	api := m.GetAdsConfig()
 	at = at.field("ads_config")

@@ -42,6 +42,7 @@ func (s *store) refer(now time.Time) {
 				delete(t.absent, name)
 				if k == routeTables {
 					delete(s.tables, name)
+					delete(s.standIns, name)
 				}
 			}
 		}
@@ -70,8 +71,9 @@ func (s *store) names(k kind) []string { return slices.Sorted(maps.Keys(s.types[
 func (s *store) build(now time.Time) (*config.Config, bool) {
 	ready := s.expire(now)
 	next := &config.Config{Version: s.version, Listeners: s.current.Listeners, Clusters: s.current.Clusters}
-	if ready && s.relisten {
-		next.Listeners = s.buildListeners()
+	s.began = s.began || ready
+	if ready && (s.relisten || s.warming) {
+		next.Listeners = s.buildListeners(now)
 		s.relisten = false
 	}
 	for name, since := range s.leaving {
@@ -101,28 +103,34 @@ func (s *store) settle() {
 	}
 }
 
-// late reports whether the server has had its time to speak of something that is waited for since then.
-func (s *store) late(since, now time.Time) bool {
+// late reports whether the server has had its time to speak of something that is waited for since then. No time is for ever.
+func (s *store) late(since, now time.Time, within time.Duration) bool {
 	if s.opened.After(since) {
 		since = s.opened
 	}
-	return !s.opened.IsZero() && now.Sub(since) >= fetchTimeout
+	return !s.opened.IsZero() && within > 0 && now.Sub(since) >= within
+}
+
+// told reports whether the server has spoken of all clusters, or of all listeners, or had its time to.
+func (s *store) told(k kind, now time.Time) bool {
+	return s.types[k].answered || s.late(time.Time{}, now, s.fetch[k])
 }
 
 // expire ends the wait for assignments that the server has not spoken of in time: they have no endpoint. It reports
-// whether nothing is waited for any more.
+// whether nothing is waited for any more. A cluster that is to be waited for longer than usual, or for ever, keeps others
+// waiting for that long before the proxy has begun to serve; later on, only as long as usual.
 func (s *store) expire(now time.Time) bool {
-	ready := s.noCDS || s.types[clusters].answered || s.late(time.Time{}, now)
+	ready := s.noCDS || s.told(clusters, now)
 	for name, since := range s.types[endpoints].wanted {
 		for _, user := range s.users[name] {
-			if c := s.clusters[user]; c == nil || c.Assigned {
-				continue
-			}
-			if !s.late(since, now) {
+			c := s.clusters[user]
+			switch {
+			case c == nil || c.Assigned:
+			case s.late(since, now, c.fetch):
+				s.assign(name, assignment{})
+			case !s.began || !s.late(since, now, fetchTimeout):
 				ready = false
-				break
 			}
-			s.assign(name, assignment{})
 		}
 	}
 	return ready
@@ -130,7 +138,7 @@ func (s *store) expire(now time.Time) bool {
 
 // pending reports whether build may come to another result by time alone.
 func (s *store) pending() bool {
-	if len(s.leaving) > 0 || !s.noCDS && !s.types[clusters].answered {
+	if len(s.leaving) > 0 || s.warming || !s.noCDS && !s.types[clusters].answered {
 		return true
 	}
 	for _, c := range s.clusters {
@@ -146,30 +154,67 @@ func (s *store) whole(now time.Time) bool {
 	for _, k := range []kind{endpoints, routeTables} {
 		t := s.types[k]
 		for name, since := range t.wanted {
-			if t.have[name] == nil && !t.absent[name] && !s.late(since, now) {
+			if t.have[name] == nil && !t.absent[name] && !s.late(since, now, s.patience(k, name)) {
 				return false
 			}
 		}
 	}
-	return s.noCDS || s.types[clusters].answered || s.late(time.Time{}, now)
+	return s.noCDS || s.told(clusters, now)
+}
+
+// patience is how long a name is waited for by who waits longest; no longer than usual once the proxy serves.
+func (s *store) patience(k kind, name string) time.Duration {
+	most, ever := time.Duration(0), false
+	add := func(fetch time.Duration) { most, ever = max(most, fetch), ever || fetch == 0 }
+	for _, user := range s.users[name] {
+		if c := s.clusters[user]; c != nil && k == endpoints {
+			add(c.fetch)
+		}
+	}
+	for _, l := range s.listeners {
+		if fetch, ok := l.fetch[name]; ok && k == routeTables {
+			add(fetch)
+		}
+	}
+	switch {
+	case s.began && (ever || most > fetchTimeout):
+		return fetchTimeout
+	case ever:
+		return 0
+	}
+	return most
+}
+
+// table returns a route table of a listener, nil if it is waited for. For one that does not come in time there is another one
+// without routes, if it is for a listener that is new: one that serves keeps what it has.
+func (s *store) table(l *listener, name string, now time.Time) *config.RouteTable {
+	if t := s.tables[name]; t != nil || name == "" {
+		return t
+	}
+	if _, serves := s.published[l.Name]; s.standIns[name] == nil && !serves && s.late(s.types[routeTables].wanted[name], now, l.fetch[name]) {
+		s.standIns[name] = &config.RouteTable{Name: name}
+	}
+	return s.standIns[name]
 }
 
 // buildListeners returns all listeners whose routes are known, sorted. One that waits for a new route table stays as
 // it was.
-func (s *store) buildListeners() []*config.Listener {
+func (s *store) buildListeners(now time.Time) []*config.Listener {
+	s.warming = false
 	out := make([]*config.Listener, 0, len(s.listeners))
 	next := map[string]publishedListener{}
 	for name, l := range s.listeners {
 		p := publishedListener{from: l}
 		waits := false
 		for _, routes := range l.routes {
-			table := s.tables[routes]
+			table := s.table(l, routes, now)
 			waits = waits || routes != "" && table == nil
 			p.tables = append(p.tables, table)
 		}
 		switch before, ok := s.published[name]; {
 		case waits && !ok:
-			continue // warming
+			s.warming = true
+			continue
 		case waits, ok && before.from == l && slices.Equal(before.tables, p.tables):
 			p = before
 		default:

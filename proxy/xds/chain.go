@@ -61,7 +61,7 @@ func (r *reader) chain(at *path, m *listenerv3.FilterChain, l *listener) *config
 		ConnectTimeout: r.duration(at.field("transport_socket_connect_timeout"), m.GetTransportSocketConnectTimeout(), 0),
 	}
 	if last, p := r.limits(at, m.GetFilters(), c); last != nil {
-		l.routes = append(l.routes, r.networkFilter(p, last, c))
+		l.routes = append(l.routes, r.networkFilter(p, last, c, l))
 	}
 	return c
 }

@@ -27,7 +27,8 @@ const (
 // cluster is a decoded Cluster. When eds is set its endpoints come by EDS under that name and Endpoints is nil.
 type cluster struct {
 	config.Cluster
-	eds string
+	eds   string
+	fetch time.Duration // how long they are waited for; 0: for ever
 }
 
 // cluster reads a Cluster.
@@ -78,7 +79,7 @@ func (r *reader) discovery(at *path, m *clusterv3.Cluster, c *cluster) {
 		if m.GetLoadAssignment() != nil {
 			r.wrong(at.field("load_assignment"), "a value", "it unset with type EDS")
 		}
-		r.ads(at.field("eds_cluster_config").field("eds_config"), m.GetEdsClusterConfig().GetEdsConfig())
+		c.fetch = r.ads(at.field("eds_cluster_config").field("eds_config"), m.GetEdsClusterConfig().GetEdsConfig())
 		c.eds = c.Name
 		if name := m.GetEdsClusterConfig().GetServiceName(); name != "" {
 			c.eds = intern(name)

@@ -75,7 +75,7 @@ func TestListenerDefaults(t *testing.T) {
 				MaxRequestHeadBytes: 60 << 10, MaxRequestHeaders: 100, GenerateRequestID: true, ServerName: "envoy", Protocol: config.ProtocolAuto,
 			},
 		},
-		routes: []string{"r"},
+		routes: []string{"r"}, fetch: map[string]time.Duration{"r": 15 * time.Second},
 	}
 	if diff := cmp.Diff(want, got, compareAddr, cmp.AllowUnexported(listener{})); diff != "" {
 		t.Error(diff)
@@ -113,7 +113,7 @@ filter_chains:
       upgrade_configs: [{upgrade_type: WebSocket}, {upgrade_type: foo, enabled: false}, {upgrade_type: CONNECT}]
       access_log: [{name: f, typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: /tmp/log}}]
       route_config: {name: inline, virtual_hosts: []}
-      http_filters: [{name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]
+      http_filters: [{name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router, suppress_envoy_headers: true}}]
 `)
 	if err != nil {
 		t.Fatal(err)
@@ -127,7 +127,7 @@ filter_chains:
 			StatPrefix: "s", Routes: &config.RouteTable{Name: "inline"}, RequestTimeout: 7 * time.Second, RequestHeadersTimeout: 3 * time.Second,
 			DrainTimeout: 9 * time.Second, DelayedCloseTimeout: 4 * time.Second, IdleTimeout: time.Minute, MaxRequestHeadBytes: 16 << 10, MaxRequestHeaders: 50,
 			UseRemoteAddress: true, XFFTrustedHops: 2, ServerName: "mesh", Upgrades: []string{"websocket", "connect"},
-			AccessLogs:    []config.AccessLog{{Path: "/tmp/log"}},
+			AccessLogs: []config.AccessLog{{Path: "/tmp/log"}}, SuppressEnvoyHeaders: true,
 			RequestPolicy: config.RequestPolicy{KeepRequestID: true, ClientCert: config.ClientCertForward},
 		},
 	}, routes: []string{""}}
@@ -220,7 +220,7 @@ func TestCluster(t *testing.T) {
 		name, text string
 		want       cluster
 	}{
-		{"eds", "name: x\ntype: EDS\neds_cluster_config: {eds_config: {ads: {}}}", cluster{Cluster: defaults, eds: "x"}},
+		{"eds", "name: x\ntype: EDS\neds_cluster_config: {eds_config: {ads: {}}}", cluster{Cluster: defaults, eds: "x", fetch: 15 * time.Second}},
 		{"static", `{name: x, load_assignment: {cluster_name: x, endpoints: [{lb_endpoints: [
 			{endpoint: {address: {socket_address: {address: 10.0.0.1, port_value: 80}}}}]}]}}`, cluster{Cluster: static}},
 		{
@@ -230,11 +230,11 @@ func TestCluster(t *testing.T) {
 			typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {
 			"@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions,
 			common_http_protocol_options: {idle_timeout: 60s}, explicit_http_config: {http_protocol_options: {}}}}}`,
-			cluster{Cluster: full, eds: "s"},
+			cluster{Cluster: full, eds: "s", fetch: 15 * time.Second},
 		},
 		{
 			"old place", "{name: x, type: EDS, eds_cluster_config: {eds_config: {ads: {}}}, common_http_protocol_options: {idle_timeout: 3600s}}",
-			cluster{Cluster: defaults, eds: "x"},
+			cluster{Cluster: defaults, eds: "x", fetch: 15 * time.Second},
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -49,7 +49,8 @@ func TestConfigDump(t *testing.T) {
 		}
 	}
 	c.store.opened = now
-	c.store.build(now.Add(fetchTimeout)) // nobody answers for "warming"
+	c.store.types[routeTables].wanted["nowhere"] = now.Add(time.Second) // later than the endpoints
+	c.store.build(now.Add(fetchTimeout))                                // nobody answers for "warming"
 	c.store.clusters["warming"].Assigned = false
 
 	got, err := c.ConfigDump()

@@ -29,6 +29,7 @@ const (
 type listener struct {
 	config.Listener
 	routes []string
+	fetch  map[string]time.Duration // how long a table is waited for, by that name; 0: for ever
 }
 
 // listener reads a Listener.
@@ -95,14 +96,20 @@ func (r *reader) socketPath(at *path, p string) bool {
 }
 
 // networkFilter reads what a chain does. It returns the name of the route table if that comes by RDS.
-func (r *reader) networkFilter(at *path, f *listenerv3.Filter, c *config.FilterChain) (routes string) {
+func (r *reader) networkFilter(at *path, f *listenerv3.Filter, c *config.FilterChain, l *listener) (routes string) {
 	typed := f.GetTypedConfig()
 	p := at.field("typed_config")
 	switch typed.GetTypeUrl() {
 	case hcmType:
 		m := new(hcmv3.HttpConnectionManager)
 		if r.unpack(p, typed, m) {
-			c.HTTP, routes = r.http(p, m)
+			var fetch time.Duration
+			if c.HTTP, routes, fetch = r.http(p, m); routes != "" {
+				if l.fetch == nil {
+					l.fetch = map[string]time.Duration{}
+				}
+				l.fetch[routes] = fetch
+			}
 		}
 	case tcpType:
 		m := new(tcpv3.TcpProxy)
@@ -127,10 +134,10 @@ func named(name, typeURL string) string {
 	return clip(name) + " (" + clip(typeURL) + ")"
 }
 
-// http reads an HttpConnectionManager; the second result is the name of its route table if that comes by RDS.
-func (r *reader) http(at *path, m *hcmv3.HttpConnectionManager) (*config.HTTP, string) {
+// http reads an HttpConnectionManager, and the name of its route table, with how long that is waited for, if it comes by RDS.
+func (r *reader) http(at *path, m *hcmv3.HttpConnectionManager) (h *config.HTTP, routes string, fetch time.Duration) {
 	common := m.GetCommonHttpProtocolOptions()
-	h := &config.HTTP{
+	h = &config.HTTP{
 		StatPrefix:            m.GetStatPrefix(),
 		RequestHeadersTimeout: r.duration(at.field("request_headers_timeout"), m.GetRequestHeadersTimeout(), 0),
 		RequestTimeout:        r.duration(at.field("request_timeout"), m.GetRequestTimeout(), 0),
@@ -161,23 +168,23 @@ func (r *reader) http(at *path, m *hcmv3.HttpConnectionManager) (*config.HTTP, s
 		h.MaxRequestHeaders = int(n.GetValue())
 	}
 	h.Upgrades = r.upgrades(at, m.GetUpgradeConfigs())
-	r.httpFilters(at, m.GetHttpFilters())
+	r.httpFilters(at, m.GetHttpFilters(), h)
 	switch {
 	case m.GetRouteConfig() != nil:
 		h.Routes = r.routes(at.field("route_config"), m.GetRouteConfig())
 	case m.GetRds() != nil:
-		r.ads(at.field("rds").field("config_source"), m.GetRds().GetConfigSource())
+		fetch = r.ads(at.field("rds").field("config_source"), m.GetRds().GetConfigSource())
 		if m.GetRds().GetRouteConfigName() == "" {
 			r.wrong(at.field("rds").field("route_config_name"), "none", "the name of a route configuration")
 		}
 	default:
 		r.missing(at, "no routes", "rds or route_config")
 	}
-	return h, m.GetRds().GetRouteConfigName()
+	return h, m.GetRds().GetRouteConfigName(), fetch
 }
 
-// httpFilters checks that the router is the last and, so far, only filter.
-func (r *reader) httpFilters(at *path, filters []*hcmv3.HttpFilter) {
+// httpFilters reads the filters: the router is the last and, so far, only one.
+func (r *reader) httpFilters(at *path, filters []*hcmv3.HttpFilter, h *config.HTTP) {
 	for i, f := range filters {
 		p := at.at("http_filters", i)
 		typed := f.GetTypedConfig()
@@ -185,7 +192,9 @@ func (r *reader) httpFilters(at *path, filters []*hcmv3.HttpFilter) {
 			r.wrong(p, named(f.GetName(), typed.GetTypeUrl()), "envoy.filters.http.router ("+strings.TrimPrefix(routerType, typePrefix)+")")
 			continue
 		}
-		r.unpack(p.field("typed_config"), typed, new(routerv3.Router))
+		router := new(routerv3.Router)
+		r.unpack(p.field("typed_config"), typed, router)
+		h.SuppressEnvoyHeaders = router.GetSuppressEnvoyHeaders()
 	}
 	if len(filters) != 1 {
 		r.wrong(at.field("http_filters"), len(filters), "exactly one filter: envoy.filters.http.router")
@@ -247,12 +256,13 @@ func (r *reader) address(at *path, m *corev3.Address) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(ip, uint16(s.GetPortValue())), true
 }
 
-// ads checks that a resource is to come from the one stream there is.
-func (r *reader) ads(at *path, m *corev3.ConfigSource) {
+// ads checks that a resource is to come from the one stream there is, and returns how long it is waited for at first; 0: for ever.
+func (r *reader) ads(at *path, m *corev3.ConfigSource) (fetch time.Duration) {
 	if m.GetAds() == nil {
 		r.missing(at, "another source", "ads: {}")
 	}
 	r.v3(at.field("resource_api_version"), m.GetResourceApiVersion())
+	return r.duration(at.field("initial_fetch_timeout"), m.GetInitialFetchTimeout(), fetchTimeout)
 }
 
 // v3 allows V3 and, as Envoy does today, AUTO which means the same.

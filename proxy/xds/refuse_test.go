@@ -34,6 +34,8 @@ func TestResourcesRefused(t *testing.T) {
 		want []string
 	}{
 		{"listener field", listeners, hcmYAML + "tcp_backlog_size: 7\n", []string{"tcp_backlog_size: got 7, want it unset"}},
+		{"a name for statistics", clusters, "name: x\ntype: STATIC\nalt_stat_name: y\n", []string{"alt_stat_name: got y, want it unset"}},
+		{"no time for endpoints", clusters, "name: x\ntype: EDS\neds_cluster_config: {eds_config: {ads: {}, initial_fetch_timeout: -1s}}\n", []string{"eds_cluster_config.eds_config.initial_fetch_timeout: got -1s, want a duration of at least 0s"}},
 		{"listener filter", listeners, hcmYAML + "listener_filters: [{name: tls}]\n", []string{"listener_filters[0]: got tls without a typed_config, want envoy.filters.listener.original_dst, proxy_protocol, tls_inspector or http_inspector"}},
 		{"listener TLS", listeners, strings.Replace(hcmYAML, "- filters:", "- transport_socket: {name: tls}\n  filters:", 1), []string{"filter_chains[0].transport_socket: got tls without a typed_config, want envoy.transport_sockets.tls"}},
 		{"pipe", listeners, strings.Replace(hcmYAML, "{socket_address: {address: 127.0.0.1, port_value: 80}}", "{pipe: {path: x}}", 1), []string{`address.pipe.path: got "x", want an absolute path`}},

@@ -97,7 +97,7 @@ func (schema) addCluster(add func(protoreflect.FullName, string)) {
 		cluster  = "envoy.config.cluster.v3."
 		endpoint = "envoy.config.endpoint.v3."
 	)
-	add(cluster+"Cluster", `name alt_stat_name type eds_cluster_config connect_timeout lb_policy load_assignment circuit_breakers
+	add(cluster+"Cluster", `name type eds_cluster_config connect_timeout lb_policy load_assignment circuit_breakers
 		common_http_protocol_options typed_extension_protocol_options least_request_lb_config common_lb_config metadata max_requests_per_connection`+protocolFields)
 	add(cluster+"Cluster.EdsClusterConfig", "eds_config service_name")
 	add(cluster+"Cluster.CommonLbConfig", "healthy_panic_threshold locality_weighted_lb_config")

@@ -101,9 +101,9 @@ func (c *Client) Ready() (bool, string) {
 	}
 	s, now := c.store, time.Now()
 	switch {
-	case !s.noCDS && !s.types[clusters].answered && !s.late(time.Time{}, now):
+	case !s.noCDS && !s.told(clusters, now):
 		return false, "clusters from " + c.status.server
-	case !c.options.Bootstrap.noLDS && !s.types[listeners].answered && !s.late(time.Time{}, now):
+	case !c.options.Bootstrap.noLDS && !s.told(listeners, now):
 		return false, "listeners from " + c.status.server
 	case !s.whole(now):
 		return false, "routes and endpoints from " + c.status.server

@@ -16,7 +16,8 @@ import (
 	"github.com/hostmesh/hostmesh/proxy/config"
 )
 
-// fetchTimeout is how long the first answer about a name, or about all clusters, is waited for (xDS's own figure).
+// fetchTimeout is how long the first answer about a name, or about all clusters, is waited for, if initial_fetch_timeout does
+// not say otherwise (xDS's own figure).
 const fetchTimeout = 15 * time.Second
 
 // kind is a type of resource.
@@ -89,15 +90,19 @@ type store struct {
 	listeners map[string]*listener
 	tables    map[string]*config.RouteTable
 	clusters  map[string]*cluster
-	users     map[string][]string          // name of an assignment → clusters that use it
-	built     map[string]*config.Cluster   // what is published of clusters, and of leaving
-	leaving   map[string]time.Time         // clusters taken back while a route may lead to them, since when
-	published map[string]publishedListener // by name
-	relisten  bool                         // listeners or tables changed since they were last published
+	users     map[string][]string           // name of an assignment → clusters that use it
+	built     map[string]*config.Cluster    // what is published of clusters, and of leaving
+	leaving   map[string]time.Time          // clusters taken back while a route may lead to them, since when
+	published map[string]publishedListener  // by name
+	standIns  map[string]*config.RouteTable // without routes, for tables that did not come in time
+	relisten  bool                          // listeners or tables changed since they were last published
+	warming   bool                          // a new listener waits for its tables
+	began     bool                          // nothing was waited for once: it serves
 	current   *config.Config
 	version   string
 	opened    time.Time // when the stream was opened; zero without one
 	noCDS     bool      // clusters are not asked for
+	fetch     [kinds]time.Duration
 }
 
 // publishedListener is a listener in the present Config and what it was made of: a table, or nil, for each chain.
@@ -113,9 +118,12 @@ func newStore(own rules, b *Bootstrap, now time.Time) *store {
 		rules: own, static: map[kind]map[string]bool{clusters: {}, listeners: {}},
 		listeners: map[string]*listener{}, tables: map[string]*config.RouteTable{}, clusters: map[string]*cluster{},
 		users: map[string][]string{}, built: map[string]*config.Cluster{}, leaving: map[string]time.Time{},
-		published: map[string]publishedListener{}, noCDS: b.Control == "" || b.noCDS,
+		published: map[string]publishedListener{}, standIns: map[string]*config.RouteTable{}, noCDS: b.Control == "" || b.noCDS,
 	}
 	for k := range kinds {
+		if s.fetch[k] = fetchTimeout; b.fetch[k] != nil {
+			s.fetch[k] = *b.fetch[k]
+		}
 		s.types[k] = &typeState{have: map[string]*resource{}, rejected: map[string]rejection{}, wanted: map[string]time.Time{}, absent: map[string]bool{}}
 	}
 	for _, l := range b.listeners {
@@ -127,7 +135,7 @@ func newStore(own rules, b *Bootstrap, now time.Time) *store {
 		s.setCluster(c.Name, &own)
 	}
 	s.refer(now)
-	s.current = &config.Config{Listeners: s.buildListeners(), Clusters: maps.Clone(s.built)}
+	s.current = &config.Config{Listeners: s.buildListeners(now), Clusters: maps.Clone(s.built)}
 	return s
 }
 
