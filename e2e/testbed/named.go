@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,9 @@ import (
 
 // NamedZone is the zone that a Named is authoritative for. Its TTLs are one second, those of what is not there too.
 const NamedZone = "test.example."
+
+// NamedWriter is the address that updates come from. BIND takes none from an address whose questions it refuses.
+const NamedWriter = "127.0.0.2"
 
 // Named is one running BIND, authoritative for NamedZone, which keeps its data over a Restart. It answers and takes
 // dynamic updates from loopback addresses.
@@ -125,7 +129,8 @@ func (n *Named) Update(t testing.TB, lines ...string) {
 				t.Fatalf("update named: %q: %v", line, err)
 			}
 		}
-		answer, _, err := (&dns.Client{Net: "tcp", Timeout: 10 * time.Second}).ExchangeContext(t.Context(), update, n.Address)
+		client := dns.Client{Net: "tcp", Dialer: &net.Dialer{Timeout: 10 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(NamedWriter)}}, Timeout: 10 * time.Second}
+		answer, _, err := client.ExchangeContext(t.Context(), update, n.Address)
 		if err != nil {
 			t.Fatalf("update named: %v", err)
 		}

@@ -66,7 +66,7 @@ func runSuite(t *testing.T, network string, large int, cannot map[registrytest.C
 				Put: d.put, Delete: d.delete, PutAll: d.putAll,
 				Down:   func(*testing.T) { server.Kill() },
 				Up:     func(*testing.T) { server.Start(); server.AwaitReady() },
-				Deny:   func(t *testing.T) { d.permit(t, "none;", miekg.RcodeRefused) },
+				Deny:   func(t *testing.T) { d.permit(t, testbed.NamedWriter+";", miekg.RcodeRefused) },
 				Allow:  func(t *testing.T) { d.permit(t, "127.0.0.0/8;", miekg.RcodeSuccess) },
 				Faults: faults(server, link),
 			}
