@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -61,6 +63,30 @@ func serverEnv() []string {
 func (p *process) signal(sig os.Signal) error {
 	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("signal %s: %w", p.cmd.Path, err)
+	}
+	return nil
+}
+
+// pause stops the process and waits until each of its threads has stopped: the signal reaches them one by one.
+func (p *process) pause() error {
+	if err := p.signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(10 * time.Second); p.running(); time.Sleep(time.Millisecond) {
+		stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(stats, func(file string) bool {
+			text, err := os.ReadFile(file)
+			_, state, ok := bytes.Cut(text, []byte(") "))
+			return err == nil && ok && len(state) > 0 && !bytes.ContainsAny(state[:1], "TtZX")
+		}) {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("pause %s: it runs on", p.cmd.Path)
+		}
 	}
 	return nil
 }

@@ -111,7 +111,7 @@ func (s *server) Kill() { s.t.Helper(); s.must(s.proc.kill()) }
 func (s *server) Stop() { s.t.Helper(); s.must(s.proc.stop(10 * time.Second)) }
 
 // Pause stops the server's execution (SIGSTOP): its connections stay open and nothing answers.
-func (s *server) Pause() { s.t.Helper(); s.must(s.proc.signal(syscall.SIGSTOP)) }
+func (s *server) Pause() { s.t.Helper(); s.must(s.proc.pause()) }
 
 // Continue ends a Pause.
 func (s *server) Continue() { s.t.Helper(); s.must(s.proc.signal(syscall.SIGCONT)) }

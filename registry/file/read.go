@@ -21,6 +21,9 @@ import (
 // mostBytes is a little more than a file may have, so that the decoder sees one that is too large.
 const mostBytes = 1<<20 + 1
 
+// mostLists is how often a directory is listed for one reading, when files are gone before they are read.
+const mostLists = 10
+
 // content is what is known of one file.
 type content struct {
 	sum      [sha256.Size]byte  // of what was read last
@@ -31,23 +34,30 @@ type content struct {
 // read reads all files and returns the view, and whether it differs from the one before. A file that is being written
 // stays what it was until it is quiet: what stands there now may be the half of it, and look whole.
 func (f *files) read(n *notifier) (view registry.View, changed bool, err error) {
-	names, err := f.list()
-	if err != nil {
-		return registry.View{}, false, err
-	}
-	for name := range f.known {
-		if !slices.Contains(names, name) && !n.changing(name) {
-			delete(f.known, name)
-			changed = true
+	for range mostLists {
+		names, err := f.list()
+		if err != nil {
+			return registry.View{}, false, err
+		}
+		for name := range f.known {
+			if !slices.Contains(names, name) && !n.changing(name) {
+				delete(f.known, name)
+				changed = true
+			}
+		}
+		missed := false
+		for _, name := range names {
+			if n.changing(name) {
+				continue
+			}
+			other, gone := f.readFile(name, n)
+			changed, missed = changed || other, missed || gone
+		}
+		if !missed {
+			return f.merge(slices.Sorted(maps.Keys(f.known))), changed, nil
 		}
 	}
-	for _, name := range names {
-		if !n.changing(name) && f.readFile(name, n) {
-			changed = true
-		}
-	}
-	view = f.merge(slices.Sorted(maps.Keys(f.known)))
-	return view, changed, nil
+	return registry.View{}, false, fmt.Errorf("read files: what %s lists was not there, %d times", f.path, mostLists)
 }
 
 // list returns the files to read, sorted.
@@ -86,28 +96,28 @@ func (f *files) refused(err error) error {
 	return fmt.Errorf("read files: %w", err)
 }
 
-// readFile brings what is known of a file up to date: nothing, if it is gone.
-func (f *files) readFile(name string, n *notifier) (changed bool) {
+// readFile brings what is known of a file up to date. One that is gone since it was listed says nothing: it may have been removed,
+// or the directory was moved away with all that is in it.
+func (f *files) readFile(name string, n *notifier) (changed, gone bool) {
 	known := f.known[name]
 	if known == nil {
 		known = &content{}
 	}
 	data, modified, err := readRegular(name)
 	if err != nil {
-		if _, gone := os.Lstat(name); errors.Is(gone, fs.ErrNotExist) {
-			delete(f.known, name)
-			return true
+		if _, err := os.Lstat(name); errors.Is(err, fs.ErrNotExist) {
+			return false, true
 		}
 		problem := []registry.Problem{{
 			Object: name, Kind: "unreadable", Reason: "cannot be read: " + reason(err), Stale: len(known.services) > 0,
 		}}
 		changed = !slices.Equal(problem, known.problems)
 		f.known[name] = &content{services: known.services, problems: problem}
-		return changed
+		return changed, false
 	}
 	sum := sha256.Sum256(data)
 	if f.known[name] != nil && known.sum == sum || n.fresh(name, modified) {
-		return false
+		return false, false
 	}
 	services, problems := decode(name, data)
 	if problems != nil {
@@ -117,7 +127,7 @@ func (f *files) readFile(name string, n *notifier) (changed bool) {
 		}
 	}
 	f.known[name] = &content{sum: sum, services: services, problems: problems}
-	return true
+	return true, false
 }
 
 func reason(err error) string {
