@@ -36,6 +36,22 @@ func (c *callee) FullDuplexCall(stream testgrpc.TestService_FullDuplexCallServer
 	return c.duplex(stream)
 }
 
+// echoDuplex sends back what it gets.
+func echoDuplex(stream testgrpc.TestService_FullDuplexCallServer) error {
+	for {
+		in, err := stream.Recv()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := stream.Send(&testgrpc.StreamingOutputCallResponse{Payload: in.GetPayload()}); err != nil {
+			return err
+		}
+	}
+}
+
 // smallWindow keeps gRPC from opening its windows wider by itself, so that what is under way is what the hops keep.
 const smallWindow = 64 << 10
 
@@ -266,20 +282,7 @@ func grpcLarge(t *testing.T, s *callee, dial func(...grpc.DialOption) *grpc.Clie
 // grpcManyStreams has all streams open at once, of ten clients.
 func grpcManyStreams(t *testing.T, s *callee, dial func(...grpc.DialOption) *grpc.ClientConn) {
 	const clients, streams = 10, 100
-	s.duplex = func(stream testgrpc.TestService_FullDuplexCallServer) error {
-		for {
-			in, err := stream.Recv()
-			if err == io.EOF {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			if err := stream.Send(&testgrpc.StreamingOutputCallResponse{Payload: in.GetPayload()}); err != nil {
-				return err
-			}
-		}
-	}
+	s.duplex = echoDuplex
 	var all []testgrpc.TestService_FullDuplexCallClient
 	echo := func(round int) {
 		t.Helper()

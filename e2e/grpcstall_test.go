@@ -135,20 +135,7 @@ func clientStalls(t *testing.T, s *callee, dial func(...grpc.DialOption) *grpc.C
 func grpcConversation(t *testing.T, s *callee, dial func() (*grpc.ClientConn, error)) {
 	t.Helper()
 	const turns = 5000
-	s.duplex = func(stream testgrpc.TestService_FullDuplexCallServer) error {
-		for {
-			in, err := stream.Recv()
-			if err == io.EOF {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			if err := stream.Send(&testgrpc.StreamingOutputCallResponse{Payload: in.GetPayload()}); err != nil {
-				return err
-			}
-		}
-	}
+	s.duplex = echoDuplex
 	conn, err := dial()
 	if err != nil {
 		t.Fatal(err)

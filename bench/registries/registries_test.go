@@ -172,11 +172,12 @@ func churn(b *testing.B, s server) {
 	b.ReportMetric(time.Since(ended).Seconds(), "churn-settle-s")
 }
 
-// generate sends changes at churnRate, each worker to services of its own, and notes the last mark of each. What a
+// generate sends changes at churnRate, each worker to services of its own, a batch of them in a transaction where the server has such
+// (one for each change is more than Consul can do here), and notes the last mark of each. What a
 // server was late for is sent as soon as it can be.
 func generate(b *testing.B, s server, want []int, duration time.Duration) (sent int) {
 	b.Helper()
-	const workers, batch = 10, 5
+	const workers, batch = 10, 25
 	ctx, cancel := context.WithTimeout(context.Background(), duration)
 	defer cancel()
 	counts := make([]int, workers)
