@@ -64,9 +64,9 @@ func (b *logBuffer) flush() {
 
 // account writes an exchange that is over to the statistics and the access log, and takes it out of its cluster.
 func (x *exchange) account() {
-	d, w := x.d, x.w
+	w := x.w
 	now := w.loop.Clock()
-	stats := d.http()
+	stats := x.stats
 	stats.active--
 	stats.count[httpRqCompleted]++
 	if class := x.status / 100; class >= 1 && class <= 5 {
@@ -76,12 +76,12 @@ func (x *exchange) account() {
 	if x.cluster != nil {
 		x.accountCluster(now)
 	}
-	for _, s := range d.served.sinks {
+	for _, s := range x.served.sinks {
 		b := w.log(s)
 		b.buf = x.appendLog(b.buf, now)
 		b.wrote()
 	}
-	if l := d.served.lines; l != nil {
+	if l := x.served.lines; l != nil {
 		l.write(w, x.record(now))
 	}
 	x.leaveCluster()

@@ -215,7 +215,8 @@ func (b *branch) acceptHTTP(in *arrival) {
 	head.prev.next = d
 	head.prev = d
 	b.http.count[httpCxTotal]++
-	b.http.conns++
+	d.stats = b.http
+	d.stats.conns++
 	if err := d.open(in); err != nil {
 		b.forget(d)
 	}
@@ -224,7 +225,7 @@ func (b *branch) acceptHTTP(in *arrival) {
 // forget takes a closed connection out.
 func (b *branch) forget(d *downstream) {
 	d.prev.next, d.next.prev = d.next, d.prev
-	b.http.conns--
+	d.stats.conns--
 	b.released()
 }
 

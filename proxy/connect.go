@@ -18,7 +18,7 @@ func (x *exchange) connects() bool {
 // allowsUpgrade reports whether a route, or else the listener, lets a client have its tunnel: all protocols that it names must
 // be allowed. CONNECT goes by its name among upgrades, and is never what a client names as a protocol.
 func (x *exchange) allowsUpgrade(r *config.Route) bool {
-	http := x.d.served.http()
+	http := x.served.http()
 	if x.connects() {
 		return allowed(http, r, config.ConnectUpgrade)
 	}

@@ -19,6 +19,7 @@ type downstream struct {
 	id     uint64
 	owner  connection
 	facts  *accesslog.TLS // what access logs tell of the handshake
+	stats  *httpStats     // where the connection is counted
 
 	next, prev *downstream // all of the branch
 	life       loop.Timer  // how long the connection may take requests

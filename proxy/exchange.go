@@ -24,7 +24,10 @@ const (
 type exchange struct {
 	d    *downstream // the client's connection; nil: free
 	down responder
-	w    *worker
+	// served is the listener as it was when the request came, and stats is where that counts it.
+	served *served
+	stats  *httpStats
+	w      *worker
 
 	req    message.Head
 	edit   message.Edit // what the proxy changes in req
@@ -92,7 +95,7 @@ func (w *worker) newExchange(d *downstream, down responder) *exchange {
 	} else {
 		x = &exchange{w: w}
 	}
-	x.d, x.down = d, down
+	x.d, x.down, x.served, x.stats = d, down, d.served, d.a.http
 	x.began = w.loop.Clock()
 	x.retain = true
 	x.req.Reset()
@@ -124,33 +127,33 @@ func (w *worker) freeExchange(x *exchange) {
 // serve is the life of a request from its head to the upstream. broken says what is wrong with the content that came along. It
 // runs again from connect for a retry; the way back is Head, Content and finish.
 func (x *exchange) serve(broken error) {
-	d, w := x.d, x.w
+	w := x.w
 	x.accept()
-	refused := d.served.http().Underscores != config.UnderscoresAllow && x.underscores()
-	m, err := d.served.table.Match(&x.match)
+	refused := x.served.http().Underscores != config.UnderscoresAllow && x.underscores()
+	m, err := x.served.table.Match(&x.match)
 	x.note(&m)
 	switch {
 	case broken != nil:
 		x.brokenBody(broken)
 		return
 	case w.shed.requests:
-		d.http().count[httpRqOverload]++
+		x.stats.count[httpRqOverload]++
 		x.reply(503, textOverloaded, flagOverload)
 		return
 	case refused:
 		x.reply(400, textBadRequest, flagProtocol)
 		return
 	case err != nil:
-		d.http().count[httpPathFailed]++
+		x.stats.count[httpPathFailed]++
 		x.reply(badPath(err), "", flagNone)
 		return
 	case m.Redirect:
-		d.http().count[httpPathRedirected]++
+		x.stats.count[httpPathRedirected]++
 		x.redirect = true
 		x.reply(307, "", flagNone)
 		return
 	case m.Route == nil:
-		d.http().count[httpNoRoute]++
+		x.stats.count[httpNoRoute]++
 		x.reply(404, "", flagNoRoute)
 		return
 	case x.upgrade && !x.allowsUpgrade(m.Route):
@@ -169,7 +172,7 @@ func (x *exchange) serve(broken error) {
 	x.key.Labels = to.Labels
 	x.cluster = w.cluster(to.Name)
 	if x.cluster == nil {
-		d.http().count[httpNoCluster]++
+		x.stats.count[httpNoCluster]++
 		x.reply(503, "", flagNoCluster)
 		return
 	}
@@ -188,7 +191,7 @@ func (x *exchange) serve(broken error) {
 	case x.whole:
 		x.requestReceived()
 	default:
-		w.loop.Start(&x.bodyTimer, d.served.http().RequestTimeout, x)
+		w.loop.Start(&x.bodyTimer, x.served.http().RequestTimeout, x)
 	}
 	x.connect()
 }
@@ -196,10 +199,10 @@ func (x *exchange) serve(broken error) {
 // accept counts the request and prepares the match.
 func (x *exchange) accept() {
 	h := &x.req
-	http := x.d.served.http()
+	http := x.served.http()
 	x.parsed = true
-	x.d.http().count[httpRqTotal]++
-	x.d.http().active++
+	x.stats.count[httpRqTotal]++
+	x.stats.active++
 	x.method = h.Method
 	x.sanitize(http)
 	x.upgrade = h.Protocol.End > h.Protocol.Start || h.Method == message.MethodConnect
@@ -213,7 +216,7 @@ func (x *exchange) accept() {
 
 // note prepares what the proxy changes in the request.
 func (x *exchange) note(m *router.Match) {
-	h, http := &x.req, x.d.served.http()
+	h, http := &x.req, x.served.http()
 	b := x.appendForwarded(x.text[:0], http)
 	forwarded := len(b)
 	if x.ownID(http) {
@@ -253,10 +256,10 @@ func (x *exchange) note(m *router.Match) {
 		e.Drop = e.Drop.Or(message.Names(message.XForwardedProto))
 		e.Set = append(e.Set, message.SetKnown(message.XForwardedProto, x.d.scheme()))
 	}
-	if via := x.d.served.via; via != nil {
+	if via := x.served.via; via != nil {
 		e.Set = append(e.Set, message.SetKnown(message.Via, via))
 	}
-	if x.d.served.lines != nil {
+	if x.served.lines != nil {
 		x.keepRequest()
 	}
 }
@@ -287,7 +290,7 @@ func (x *exchange) appendForwarded(b []byte, http *config.HTTP) []byte {
 // setsProto reports whether the proxy says by which protocol the client came. As in Envoy it believes one that is said
 // already if it does not face the client itself, or trusts the proxies in front of it.
 func (x *exchange) setsProto() bool {
-	http := x.d.served.http()
+	http := x.served.http()
 	return x.req.Known(message.XForwardedProto) == nil || http.UseRemoteAddress && http.XFFTrustedHops == 0
 }
 
@@ -296,7 +299,7 @@ func (x *exchange) streamIdle() time.Duration {
 	if x.route != nil && x.route.IdleTimeout > 0 {
 		return x.route.IdleTimeout
 	}
-	return x.d.served.http().StreamIdleTimeout
+	return x.served.http().StreamIdleTimeout
 }
 
 // touch notes that bytes moved.
@@ -350,7 +353,7 @@ func (x *exchange) leaveCluster() {
 // brokenBody handles a request whose content is malformed: nothing more of it is sent, and the upstream sees it cut off.
 func (x *exchange) brokenBody(err error) {
 	status := badPath(err)
-	x.d.http().count[httpCxProtocolError]++
+	x.stats.count[httpCxProtocolError]++
 	if x.headDone {
 		x.abort(flagProtocol)
 		return

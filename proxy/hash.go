@@ -118,7 +118,7 @@ func cookieIn(line []byte, name string) (value []byte, ok bool) {
 // clientAddr is the client's address: the peer's, or, behind trusted proxies, what the first of them said. As in Envoy, what is
 // no address there leaves the peer's.
 func (x *exchange) clientAddr() netip.Addr {
-	peer, http := x.d.peer.Addr(), x.d.served.http()
+	peer, http := x.d.peer.Addr(), x.served.http()
 	hops := http.XFFTrustedHops
 	if http.UseRemoteAddress {
 		if hops == 0 {

@@ -119,7 +119,7 @@ func (x *exchange) reply(status int, text string, f flags) {
 	x.bytesOut = uint64(len(body))
 	bodiless := x.method == message.MethodHead || x.status == http.StatusNoContent || x.status == http.StatusNotModified
 	x.down.respond(h, nil, bodiless || body == "")
-	if x.d.served.lines != nil {
+	if x.served.lines != nil {
 		x.keepReply(h, status, text)
 	}
 	if !bodiless && body != "" {
@@ -168,14 +168,14 @@ func (x *exchange) grpcHead(h *message.Head, status int, text string) {
 // replyFields adds what all responses of the proxy's own have.
 func (x *exchange) replyFields(h *message.Head, text string) {
 	h.AddBytes(message.Date, x.w.date())
-	h.AddBytes(message.Server, x.d.served.server)
-	if via := x.d.served.via; via != nil {
+	h.AddBytes(message.Server, x.served.server)
+	if via := x.served.via; via != nil {
 		h.AddBytes(message.Via, via)
 	}
 	if x.redirect {
 		h.AddBytes(message.Location, x.edit.Target)
 	}
-	if text == textOverflow && !x.d.served.http().SuppressEnvoyHeaders {
+	if text == textOverflow && !x.served.http().SuppressEnvoyHeaders {
 		h.AddField("x-envoy-overloaded", "true")
 	}
 }
@@ -187,13 +187,13 @@ func (x *exchange) malformed(err error) {
 	if errors.As(err, &e) {
 		status = e.Status()
 	}
-	x.d.http().count[httpCxProtocolError]++
+	x.stats.count[httpCxProtocolError]++
 	x.unparsed(status, http.StatusText(status), flagProtocol)
 }
 
 // unparsed answers a request whose head was never complete.
 func (x *exchange) unparsed(status int, text string, f flags) {
-	x.d.http().count[httpRqTotal]++
-	x.d.http().active++
+	x.stats.count[httpRqTotal]++
+	x.stats.active++
 	x.reply(status, text, f)
 }

@@ -62,13 +62,13 @@ func (w *worker) connectionID() uint64 {
 // keepRequest keeps what the access logs want to know of the request as it goes to the upstream.
 func (x *exchange) keepRequest() {
 	x.kept = x.w.takeKept()
-	x.kept.record.Request.Collect(&x.d.served.lines.names.Request, &x.req, &x.edit)
+	x.kept.record.Request.Collect(&x.served.lines.names.Request, &x.req, &x.edit)
 }
 
 // keepConnected notes that the request has a connection.
 func (x *exchange) keepConnected() {
 	x.kept.met, x.kept.protocol = true, x.up.Protocol()
-	if x.d.served.lines.needs&accesslog.NeedsUpstreamLocal != 0 {
+	if x.served.lines.needs&accesslog.NeedsUpstreamLocal != 0 {
 		x.kept.local = x.up.Connection().LocalAddr()
 	}
 }
@@ -79,7 +79,7 @@ func (x *exchange) keepAnswer(h *message.Head, e *message.Edit) {
 	if option := x.down.option(); option != nil {
 		e.Set = append(e.Set, message.SetKnown(message.Connection, option))
 	}
-	x.kept.record.Response.Collect(&x.d.served.lines.names.Response, h, e)
+	x.kept.record.Response.Collect(&x.served.lines.names.Response, h, e)
 }
 
 // keepTrailers keeps what the access logs want to know of the response's trailers.
@@ -98,7 +98,7 @@ func (x *exchange) keepReply(h *message.Head, status int, body string) {
 	if option := x.down.option(); option != nil {
 		h.AddBytes(message.Connection, option)
 	}
-	k.record.Response.Collect(&x.d.served.lines.names.Response, h, nil)
+	k.record.Response.Collect(&x.served.lines.names.Response, h, nil)
 	k.details = x.replyDetails(status, body)
 	_, k.failure, _ = strings.Cut(body, transportReason)
 }
@@ -182,21 +182,21 @@ func (x *exchange) record(now int64) *accesslog.Record {
 	r.GRPC, r.GRPCTold, r.GRPCStatus = x.callsGRPC(), x.grpcTold, x.grpcStatus
 	r.BytesReceived, r.BytesSent = x.bytesIn, x.bytesOut
 	r.Connection, r.Attempts = d.id, x.attempts
-	r.Chain, r.TLS = d.served.cfg.Name, d.facts
+	r.Chain, r.TLS = x.served.cfg.Name, d.facts
 	r.Direct, r.Remote, r.Local = d.peer, d.peer, d.a.addr
 	if via := d.via; via != nil {
 		r.Direct, r.Local = via.direct, config.Address{IP: via.local}
 	}
 	r.Random = w.rand.Uint64()
-	if r.Local.IP.Addr().IsUnspecified() && d.served.lines.needs&accesslog.NeedsLocal != 0 {
+	if r.Local.IP.Addr().IsUnspecified() && x.served.lines.needs&accesslog.NeedsLocal != 0 {
 		r.Local.IP = d.LocalAddr()
 	}
 	r.Protocol = x.down.protocol()
 	if x.parsed {
 		r.Method, r.Path, r.Authority = h.Bytes(h.MethodText), x.target(), h.Bytes(h.Authority)
 		r.RequestID, r.Scheme = x.id, d.scheme()
-		if d.served.lines.needs&accesslog.NeedsRemote != 0 {
-			r.Remote = clientAddr(d.served.http(), d.peer, x.xff)
+		if x.served.lines.needs&accesslog.NeedsRemote != 0 {
+			r.Remote = clientAddr(x.served.http(), d.peer, x.xff)
 		}
 	}
 	if x.route != nil {

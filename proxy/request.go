@@ -326,14 +326,14 @@ func (x *exchange) headTimeout() {
 }
 
 func (x *exchange) requestTimeout() {
-	x.d.http().count[httpRqTimeout]++
+	x.stats.count[httpRqTimeout]++
 	x.timedOut(408, "request timeout", flagTimeoutDownstream)
 }
 
 // clientGone ends the exchange of a client that went away, as f says: the upstream is told by the end of its stream.
 func (x *exchange) clientGone(f flags) {
 	x.flags |= f
-	x.d.http().count[httpRqRxReset]++
+	x.stats.count[httpRqRxReset]++
 	if x.cluster != nil {
 		x.cluster.Stats.Count[upstream.RequestCancelled]++
 	}

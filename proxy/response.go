@@ -28,6 +28,7 @@ func (x *exchange) Head(h *message.Head, end bool) {
 		return
 	}
 	x.tryTimer.Stop()
+	x.bodyTimer.Stop() // as in Envoy: a call that is answered while it goes on, as one of gRPC, may take its time
 	x.status = h.Status
 	x.noteGRPC(h)
 	x.touch()
@@ -63,14 +64,14 @@ func (x *exchange) answerEdit(h *message.Head) *message.Edit {
 	w := x.w
 	e := &w.edit
 	*e = message.Edit{Set: e.Set[:0], Drop: message.Names(message.Server, message.XEnvoyUpstreamServiceTime)}
-	e.Set = append(e.Set, message.SetKnown(message.Server, x.d.served.server))
-	if x.d.served.http().SuppressEnvoyHeaders {
+	e.Set = append(e.Set, message.SetKnown(message.Server, x.served.server))
+	if x.served.http().SuppressEnvoyHeaders {
 		e.Drop = message.Names(message.Server) // what the host says passes, as in Envoy
 	} else {
 		w.extra = strconv.AppendInt(w.extra[:0], (x.firstByte-x.connectAt)/1e6, 10)
 		e.Set = append(e.Set, message.SetKnown(message.XEnvoyUpstreamServiceTime, w.extra))
 	}
-	if via := x.d.served.via; via != nil {
+	if via := x.served.via; via != nil {
 		e.Set = append(e.Set, message.SetKnown(message.Via, via))
 	}
 	if h.Known(message.Date) == nil {
@@ -130,7 +131,7 @@ func (x *exchange) Trailers(t *message.Fields) {
 	x.touch()
 	x.noteGRPC(t)
 	if x.kept != nil {
-		x.kept.keepTrailers(x.d.served.lines, t)
+		x.kept.keepTrailers(x.served.lines, t)
 	}
 	x.down.trailers(t)
 	x.complete()
@@ -171,7 +172,7 @@ func (x *exchange) becomeTunnel(h *message.Head) {
 	x.convertAccept(h, e)
 	x.touch()
 	x.cluster.Stats.Count[upstream.RequestCompleted]++
-	x.d.http().count[httpUpgradesTotal]++
+	x.stats.count[httpUpgradesTotal]++
 	x.down.respond(h, e, false)
 	if x.kept != nil {
 		x.keepAnswer(h, e)

@@ -155,7 +155,7 @@ func (x *exchange) Expired(t *loop.Timer) {
 			x.endTunnel()
 			return
 		}
-		x.d.http().count[httpRqIdleTimeout]++
+		x.stats.count[httpRqIdleTimeout]++
 		if x.whole {
 			x.timedOut(504, textStreamTimeout, flagStreamIdle)
 		} else {
@@ -200,7 +200,7 @@ func (x *exchange) startLimits(m *router.Match) {
 	}
 	d := x.route.MaxDuration
 	if d == 0 {
-		d = x.d.served.http().MaxStreamDuration
+		d = x.served.http().MaxStreamDuration
 	}
 	if d > 0 {
 		x.w.loop.Start(&x.streamTimer, d, x)
@@ -209,7 +209,7 @@ func (x *exchange) startLimits(m *router.Match) {
 
 // durationOver ends an exchange that has gone on for too long, whatever it is doing.
 func (x *exchange) durationOver() {
-	x.d.http().count[httpRqMaxDuration]++
+	x.stats.count[httpRqMaxDuration]++
 	switch {
 	case x.tunnel:
 		x.endTunnel()
@@ -225,8 +225,8 @@ func (x *exchange) durationOver() {
 // underscores does what the listener's policy says about fields whose names have an underscore. It reports whether the request
 // is refused for them.
 func (x *exchange) underscores() bool {
-	count := x.d.http().count[:]
-	switch x.d.served.http().Underscores {
+	count := x.stats.count[:]
+	switch x.served.http().Underscores {
 	case config.UnderscoresReject:
 		if x.req.Underscored(false) > 0 {
 			count[httpUnderscoreRejected]++

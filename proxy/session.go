@@ -50,7 +50,7 @@ func (c *client) becomeSession(early []byte) {
 	c.life.Stop()
 	s := &session{early: early}
 	d := &s.downstream
-	d.w, d.a, d.served, d.peer, d.via, d.id, d.owner, d.facts, d.over = c.w, c.a, c.served, c.peer, c.via, c.id, s, c.facts, c.over
+	d.w, d.a, d.served, d.peer, d.via, d.id, d.owner, d.facts, d.stats, d.over = c.w, c.a, c.served, c.peer, c.via, c.id, s, c.facts, c.stats, c.over
 	d.prev, d.next = c.prev, c.next
 	d.prev.next, d.next.prev = d, d
 	d.Take(&c.Conn, s)
@@ -74,9 +74,7 @@ func (s *session) Ready(e loop.Event) { s.mux.Ready(e) }
 // Opened implements mux.Owner.
 func (s *session) Opened(m *mux.Stream, h *message.Head, end bool) {
 	w := s.w
-	if s.mux.Active() == 1 {
-		s.refresh()
-	}
+	s.refresh()
 	if !s.leaves { // else it runs until no new requests are taken
 		s.timer.Stop()
 	}

@@ -18,12 +18,13 @@ const maxConnectAttempts = 3
 // stream is a downstream TCP connection that is passed on as it is.
 type stream struct {
 	loop.Conn
-	w    *worker
-	a    *branch
-	cfg  *served
-	peer netip.AddrPort
-	via  *proxied // nil: peer is who is connected
-	id   uint64
+	w     *worker
+	a     *branch
+	cfg   *served
+	stats *tcpStats
+	peer  netip.AddrPort
+	via   *proxied // nil: peer is who is connected
+	id    uint64
 
 	next, prev *stream // all of the branch
 	cluster    *upstream.Cluster
@@ -48,13 +49,13 @@ type stream struct {
 }
 
 func (a *branch) acceptTCP(in *arrival) {
-	s := &stream{w: a.w, a: a, cfg: a.served, peer: in.peer, via: in.via, id: a.w.connectionID(), began: a.w.loop.Clock(), facts: a.facts(in)}
+	s := &stream{w: a.w, a: a, cfg: a.served, peer: in.peer, via: in.via, id: a.w.connectionID(), began: a.w.loop.Clock(), facts: a.facts(in), stats: a.tcp}
 	head := &a.streams
 	s.prev, s.next = head.prev, head
 	head.prev.next = s
 	head.prev = s
-	a.tcp.count[tcpCxTotal]++
-	a.tcp.active++
+	s.stats.count[tcpCxTotal]++
+	s.stats.active++
 	if err := in.open(&s.Conn, a.w.loop, s); err != nil {
 		s.leave()
 		return
@@ -63,7 +64,7 @@ func (a *branch) acceptTCP(in *arrival) {
 	s.key.Labels, s.key.Destination = to.Labels, in.via.destination()
 	s.cluster = a.w.cluster(to.Name)
 	if s.cluster == nil {
-		a.tcp.count[tcpNoRoute]++
+		s.stats.count[tcpNoRoute]++
 		s.fail(flagNoCluster)
 		return
 	}
@@ -160,7 +161,7 @@ func (s *stream) tunnelEnded(broken bool) {
 func (s *stream) fail(f flags) {
 	s.flags |= f
 	if f&flagClientGone == 0 {
-		s.a.tcp.count[tcpConnectFail]++
+		s.stats.count[tcpConnectFail]++
 		s.ResetOnClose()
 	}
 	if s.up != nil {
@@ -187,9 +188,9 @@ func (s *stream) leave() {
 	}
 	s.a.stats.count[listenerRxBytes] += s.bytesIn
 	s.a.stats.count[listenerTxBytes] += s.bytesOut
-	s.a.tcp.count[tcpRxBytes] += s.bytesIn
-	s.a.tcp.count[tcpTxBytes] += s.bytesOut
-	s.a.tcp.active--
+	s.stats.count[tcpRxBytes] += s.bytesIn
+	s.stats.count[tcpTxBytes] += s.bytesOut
+	s.stats.active--
 	s.log()
 	s.Close()
 	s.prev.next, s.next.prev = s.next, s.prev
