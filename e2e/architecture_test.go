@@ -36,6 +36,9 @@ var mayImport = map[string][]string{
 	"proxy/http1":   {"proxy/message"},
 	"proxy/http2":   {"proxy/message"},
 
+	"dnsserver/dnssec":   {"internal/seal"},
+	"dnsserver/transfer": {"dnsserver", "dnsserver/dnssec"},
+
 	"proxy/preamble": nil,
 	"proxy/takeover": nil,
 	"proxy/probe":    nil,
