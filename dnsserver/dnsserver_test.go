@@ -22,17 +22,27 @@ import (
 
 // testZone has services web (two addresses, SRV), big (many), void (none) and a deep name.
 func testZone() *dnsserver.Zone {
-	v4 := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}
-	srv := []dnsserver.SRV{
-		{Weight: 1, Port: 8080, Target: "a.web.default.mesh.internal.", Addr: v4[0]},
-		{Weight: 3, Port: 8081, Target: "b.web.default.mesh.internal.", Addr: v4[1]},
+	addrs := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::1")}
+	service := func(weight, port uint16, target string) []byte {
+		return dnsserver.ServiceData(0, weight, port, mustName(target))
 	}
-	big := &dnsserver.Records{TTL: 5}
+	srv := func() dnsserver.Set {
+		return dnsserver.Set{Type: dns.TypeSRV, TTL: 5, Data: [][]byte{
+			service(1, 8080, "a.web.default.mesh.internal."), service(3, 8081, "b.web.default.mesh.internal."),
+		}}
+	}
+	var many []netip.Addr
+	bigSRV := dnsserver.Set{Type: dns.TypeSRV, TTL: 5}
+	big := map[string][]dnsserver.Set{}
 	for i := range 300 {
 		addr := netip.AddrFrom4([4]byte{198, 51, byte(i / 250), byte(i % 250)})
-		big.V4 = append(big.V4, addr)
-		big.SRV = append(big.SRV, dnsserver.SRV{Weight: 1, Port: 80, Target: fmt.Sprintf("endpoint-%d.big.default.mesh.internal.", i), Addr: addr})
+		many = append(many, addr)
+		name := fmt.Sprintf("endpoint-%d.big.default", i)
+		big[name] = dnsserver.Addresses(5, []netip.Addr{addr}, nil)
+		bigSRV.Data = append(bigSRV.Data, service(1, 80, name+".mesh.internal."))
 	}
+	big["big.default"] = append(dnsserver.Addresses(5, many, nil), bigSRV)
+	origin := mustName("mesh.internal")
 	return dnsserver.NewZone(dnsserver.Apex{
 		Origin: "Mesh.internal", Serial: 77, TTL: 60, NegativeTTL: 1,
 		NameServers: []dnsserver.NameServer{
@@ -40,16 +50,24 @@ func testZone() *dnsserver.Zone {
 			{Name: "ns.elsewhere.example."},
 		},
 	}, map[string]*dnsserver.Branch{
-		"web.default": dnsserver.NewBranch(map[string]*dnsserver.Records{
-			"":           {TTL: 5, V4: v4, V6: []netip.Addr{netip.MustParseAddr("2001:db8::1")}, SRV: srv},
-			"_http._tcp": {TTL: 5, SRV: srv},
-			"a":          {TTL: 5, V4: v4[:1]},
-			"b":          {TTL: 5, V4: v4[1:]},
+		"web": dnsserver.NewBranch(origin, 0, map[string][]dnsserver.Set{
+			"web.default":            append(dnsserver.Addresses(5, addrs, nil), srv()),
+			"_http._tcp.web.default": {srv()},
+			"a.web.default":          dnsserver.Addresses(5, addrs[:1], nil),
+			"b.web.default":          dnsserver.Addresses(5, addrs[1:2], nil),
 		}),
-		"big.default":  dnsserver.NewBranch(map[string]*dnsserver.Records{"": big}),
-		"void.default": dnsserver.NewBranch(map[string]*dnsserver.Records{}),
-		"ns":           dnsserver.NewBranch(map[string]*dnsserver.Records{"": {TTL: 5, V4: v4}}),
+		"big":  dnsserver.NewBranch(origin, 0, big),
+		"void": dnsserver.NewBranch(origin, 0, map[string][]dnsserver.Set{"void.default": nil}),
+		"ns":   dnsserver.NewBranch(origin, 0, map[string][]dnsserver.Set{"ns": dnsserver.Addresses(5, addrs, nil)}),
 	})
+}
+
+func mustName(s string) dnsserver.Name {
+	name, err := dnsserver.ParseName(s)
+	if err != nil {
+		panic(err)
+	}
+	return name
 }
 
 // serve runs a server and returns its address.

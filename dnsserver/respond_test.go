@@ -11,9 +11,11 @@ import (
 func FuzzRespond(f *testing.F) {
 	addr := netip.MustParseAddr("192.0.2.1")
 	zone := NewZone(Apex{Origin: "mesh.internal", Serial: 1, TTL: 60, NegativeTTL: 1, NameServers: []NameServer{{Name: "ns.mesh.internal", Addrs: []netip.Addr{addr}}}},
-		map[string]*Branch{"web.default": NewBranch(map[string]*Records{
-			"":           {TTL: 5, V4: []netip.Addr{addr}, SRV: []SRV{{Port: 80, Target: "a.web.default.mesh.internal.", Addr: addr}}},
-			"_http._tcp": {TTL: 5, V4: []netip.Addr{addr}},
+		map[string]*Branch{"web": NewBranch(mustParse("mesh.internal"), 0, map[string][]Set{
+			"web.default": append(Addresses(5, []netip.Addr{addr}, nil),
+				Set{Type: dns.TypeSRV, TTL: 5, Data: [][]byte{ServiceData(0, 1, 80, mustParse("a.web.default.mesh.internal"))}}),
+			"a.web.default":          Addresses(5, []netip.Addr{addr}, nil),
+			"_http._tcp.web.default": Addresses(5, []netip.Addr{addr}, nil),
 		})})
 	s := New(Options{Zone: func() *Zone { return zone }, Log: slog.New(slog.DiscardHandler)})
 	for _, name := range []string{"web.default.mesh.internal.", "_tcp.web.default.mesh.internal.", "mesh.internal.", "example.org.", `a\.b.mesh.internal.`} {
