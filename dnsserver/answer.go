@@ -1,6 +1,7 @@
 package dnsserver
 
 import (
+	"encoding/binary"
 	"math/rand/v2"
 
 	"github.com/miekg/dns"
@@ -9,78 +10,218 @@ import (
 // How many records of one type an answer holds at most over UDP. Over TCP it is all that a message can hold.
 const maxUDPAnswers = 32
 
-// answer answers reply's question from the current zone.
-func (s *Server) answer(reply *dns.Msg, by transport) {
-	q := reply.Question[0]
-	zone := s.opts.Zone()
-	if zone == nil {
-		reply.Rcode = dns.RcodeServerFailure
-		explain(reply, dns.ExtendedErrorCodeNotReady, "no zone yet")
-		return
-	}
-	name, err := ParseName(q.Name)
+// answer answers the query from the zone that its name is in, and returns that zone's origin, "" for none.
+func (r *responder) answer() Name {
+	q := &r.query
+	zone := r.zoneOf(q.asked())
 	switch {
-	case q.Qclass != dns.ClassINET || err != nil:
-		reply.Rcode = dns.RcodeRefused
-		return
-	case !name.within(zone.origin):
-		reply.Rcode = dns.RcodeRefused
-		explain(reply, dns.ExtendedErrorCodeNotAuthoritative, "")
-		return
+	case len(r.zones) == 0:
+		r.rcode = dns.RcodeServerFailure
+		r.explain(dns.ExtendedErrorCodeNotReady, "no zone yet")
+		return ""
+	case q.class != dns.ClassINET:
+		r.rcode = dns.RcodeRefused
+		return ""
+	case zone == nil:
+		r.rcode = dns.RcodeRefused
+		r.explain(dns.ExtendedErrorCodeNotAuthoritative, "")
+		return ""
 	}
-	switch q.Qtype {
-	case dns.TypeAXFR, dns.TypeIXFR:
-		reply.Rcode = dns.RcodeRefused
-		return
-	case dns.TypeMAILB, dns.TypeMAILA, dns.TypeTKEY, dns.TypeTSIG:
-		reply.Rcode = dns.RcodeNotImplemented
-		return
-	case dns.TypeOPT, dns.TypeNone:
-		reply.Rcode = dns.RcodeFormatError
-		return
+	if q.qtype == 0 || q.qtype == dns.TypeOPT || q.qtype >= dns.TypeTKEY && q.qtype < dns.TypeANY {
+		r.metaType()
+		return zone.origin
 	}
-	reply.Rcode = dns.RcodeSuccess
-	reply.Authoritative = true
-	n := zone.index.find([]byte(name))
+	r.aa = true
+	n := zone.index.find(q.asked())
 	switch {
 	case n == nil:
-		reply.Rcode = dns.RcodeNameError
-	case q.Qtype == dns.TypeANY && len(n.sets) > 0:
-		reply.Answer = []dns.RR{&dns.HINFO{Hdr: dns.RR_Header{Name: q.Name, Rrtype: dns.TypeHINFO, Class: 1, Ttl: n.sets[0].TTL}, Cpu: "RFC8482"}}
+		r.rcode = dns.RcodeNameError
+		r.denial(zone)
+	case q.qtype == dns.TypeANY && len(n.sets) > 0:
+		r.any(n.sets[0].TTL)
 	default:
-		if set := n.set(q.Qtype); set != nil {
-			from, count := 0, len(set.Data)
-			if by == udp {
-				from, count = rand.IntN(count), min(count, maxUDPAnswers)
+		if s := n.set(q.qtype); s != nil {
+			r.records(zone, s)
+		} else {
+			r.denial(zone)
+		}
+	}
+	return zone.origin
+}
+
+// zoneOf returns the innermost zone that a name is in.
+func (r *responder) zoneOf(name []byte) (best *Zone) {
+	for _, z := range r.zones {
+		if inZone(name, z.origin) && (best == nil || len(z.origin) > len(best.origin)) {
+			best = z
+		}
+	}
+	return best
+}
+
+// inZone compares labels, not letters: a name that ends in the origin's bytes may have one label across its beginning.
+func inZone(name []byte, origin Name) bool {
+	rest := len(name) - len(origin)
+	if rest < 0 || string(name[rest:]) != string(origin) {
+		return false
+	}
+	at := 0
+	for at < rest {
+		at += 1 + int(name[at])
+	}
+	return at == rest
+}
+
+// metaType answers for types that are no data.
+func (r *responder) metaType() {
+	switch r.query.qtype {
+	case 0, dns.TypeOPT:
+		r.rcode = dns.RcodeFormatError
+	case dns.TypeAXFR, dns.TypeIXFR:
+		r.rcode = dns.RcodeRefused
+	default:
+		r.rcode = dns.RcodeNotImplemented
+	}
+}
+
+// any answers ANY with as little as RFC 8482 §4.2 allows, so that nobody can use us to amplify.
+func (r *responder) any(ttl uint32) {
+	r.b = appendRecord(r.b, dns.TypeHINFO, ttl, []byte("\x07RFC8482\x00"))
+	r.answers++
+}
+
+// denial appends the SOA, which says how long it may be remembered that there is none.
+func (r *responder) denial(zone *Zone) {
+	if len(r.b)+len(zone.negative.image) > r.limit {
+		r.tc = true
+		return
+	}
+	r.b = zone.negative.appendTo(r.b, questionName+r.query.length-len(zone.origin))
+	r.authority++
+}
+
+// records appends a set, or of a large one a window, and what goes along with it.
+func (r *responder) records(zone *Zone, s *Set) {
+	r.spans = r.spans[:0]
+	whole := window{to: len(s.Data)}
+	switch {
+	case s.Order != nil && s.Order.Localities != nil && r.server.opts.Locality != nil:
+		r.nearest(s)
+	case r.query.by == udp:
+		w := s.choose()
+		r.rotated(s, w, w.first())
+	default:
+		r.rotated(s, &whole, s.choose().first())
+	}
+	if s.extra != nil && !r.tc {
+		r.extras(zone, s)
+	}
+}
+
+// span is a run of a set's records in the answer.
+type span struct{ from, to, at int }
+
+// rotated appends a window that begins with some record.
+func (r *responder) rotated(s *Set, w *window, first int) {
+	r.run(s, first, w.to)
+	r.run(s, w.from, first)
+}
+
+// run appends records as far as they fit.
+func (r *responder) run(s *Set, from, to int) {
+	if r.tc || from == to {
+		return
+	}
+	room := r.limit - len(r.b)
+	start := s.starts[from]
+	for int(s.starts[to]-start) > room {
+		r.tc = true
+		if to--; to == from {
+			return
+		}
+	}
+	r.spans = append(r.spans, span{from, to, len(r.b)})
+	r.b = append(r.b, s.image[start:s.starts[to]]...)
+	r.answers += to - from
+}
+
+// choose returns one of the windows, by their weights.
+func (s *Set) choose() *window {
+	last := len(s.windows) - 1
+	if last == 0 {
+		return &s.windows[0]
+	}
+	at := rand.Uint64N(s.windows[last].upTo)
+	for i := range s.windows {
+		if at < s.windows[i].upTo {
+			return &s.windows[i]
+		}
+	}
+	return &s.windows[last]
+}
+
+// first chooses the record that comes first, by their weights.
+func (w *window) first() int {
+	n := w.to - w.from
+	switch {
+	case n == 1:
+		return w.from
+	case w.chances == nil:
+		return w.from + int(rand.Uint32N(uint32(n)))
+	}
+	at := rand.Uint64N(w.chances[n-1])
+	for i, upTo := range w.chances {
+		if at < upTo {
+			return w.from + i
+		}
+	}
+	return w.from
+}
+
+// extras appends the addresses of targets, once each, as long as there is room: who misses them asks (RFC 2181 §9).
+func (r *responder) extras(zone *Zone, s *Set) {
+	if s.repeats {
+		r.given = append(r.given[:0], make([]bool, len(s.Data))...)
+	}
+	for _, run := range r.spans {
+		for i := run.from; i < run.to; i++ {
+			e := &s.extra[i]
+			if s.repeats {
+				if r.given[e.same] {
+					continue
+				}
+				r.given[e.same] = true
 			}
-			for i := range count {
-				data := set.Data[(from+i)%len(set.Data)]
-				reply.Answer = append(reply.Answer, record(q.Name, set, data))
-				if at, ok := targetAt(set.Type); ok {
-					sets, _ := zone.Lookup(Name(data[at:]))
-					for _, s := range sets {
-						if s.Type == dns.TypeA || s.Type == dns.TypeAAAA {
-							for _, data := range s.Data {
-								reply.Extra = append(reply.Extra, record(Name(set.Data[(from+i)%len(set.Data)][at:]).String(), s, data))
-							}
+			target := run.at + int(s.starts[i]-s.starts[run.from]) + e.target
+			if target > maxPointer {
+				return
+			}
+			switch {
+			case e.image != nil:
+				r.extra(e.image, target)
+			case s.far:
+				if n := zone.index.find(s.Data[i][e.target-recordBytes:]); n != nil {
+					for _, found := range n.sets {
+						if found.Type == dns.TypeA || found.Type == dns.TypeAAAA {
+							r.extra(found.image[:found.starts[found.windows[0].to]], target)
 						}
 					}
 				}
 			}
 		}
 	}
-	if len(reply.Answer) == 0 {
-		// RFC 2308 §3 and §5: the SOA's own TTL says how long the negative answer lives.
-		soa := record(zone.origin.String(), zone.Set(zone.origin, dns.TypeSOA), zone.soa)
-		soa.Header().Ttl = min(soa.Header().Ttl, soa.(*dns.SOA).Minttl)
-		reply.Ns = append(reply.Ns, soa)
-	}
 }
 
-func record(owner string, set *Set, data []byte) dns.RR {
-	rr, _, err := dns.UnpackRRWithHeader(dns.RR_Header{Name: owner, Rrtype: set.Type, Class: 1, Ttl: set.TTL, Rdlength: uint16(len(data))}, data, 0)
-	if err != nil {
-		panic(err)
+// extra appends records whose owner stands somewhere in the message.
+func (r *responder) extra(image []byte, owner int) {
+	at := len(r.b)
+	if at+len(image) > r.limit {
+		return
 	}
-	return rr
+	r.b = append(r.b, image...)
+	for at < len(r.b) {
+		binary.BigEndian.PutUint16(r.b[at:], pointer|uint16(owner))
+		r.additional++
+		at += recordBytes + int(binary.BigEndian.Uint16(r.b[at+recordBytes-2:]))
+	}
 }

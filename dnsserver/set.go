@@ -16,7 +16,8 @@ type Set struct {
 	Type uint16
 	TTL  uint32 // in seconds
 	// Data is the RDATA of each record in wire form: names within uncompressed and in lower case, 65,535 bytes at most.
-	// NewBranch sorts it in canonical order (RFC 4034 §6.3) and removes what is there twice.
+	// NewBranch sorts it in canonical order (RFC 4034 §6.3) and removes what is there twice. A set with localities that is larger
+	// than what an answer over UDP holds is sorted by them first.
 	Data [][]byte
 	// Order says which records come first in answers; nil: each is as likely as any other.
 	Order *Order
@@ -32,6 +33,10 @@ type Order struct {
 
 // Locality is where something runs, as in xDS.
 type Locality struct{ Region, Zone, SubZone string }
+
+func (l Locality) compare(other Locality) int {
+	return cmp.Or(cmp.Compare(l.Region, other.Region), cmp.Compare(l.Zone, other.Zone), cmp.Compare(l.SubZone, other.SubZone))
+}
 
 // Addresses makes the A and AAAA sets of addresses; weights is nil or has one for each. The order of both is kept.
 func Addresses(ttl uint32, addrs []netip.Addr, weights []uint32) []Set {
@@ -85,6 +90,8 @@ type prepared struct {
 // window is a run of records that are answered together. It is fixed, so that it can be signed as a set of its own.
 type window struct {
 	from, to int
+	place    Locality // of all its records, where the set has localities and more than one window
+	weight   uint64
 	upTo     uint64   // the weights of this window and of those before it
 	chances  []uint64 // for each record the weights up to it, within the window; nil: all are equal
 }
@@ -92,16 +99,25 @@ type window struct {
 // extra are the addresses of a record's target.
 type extra struct {
 	target int    // where the target's name begins, from the record's start
+	same   uint32 // the first record that has this target
 	image  []byte // its A and AAAA records, owned by a pointer that is filled in
 }
 
 // canonical sorts the records and drops those that are there twice, whose weights are added.
 func (s *Set) canonical() {
+	placed := s.Order != nil && s.Order.Localities != nil
 	index := make([]int, len(s.Data))
 	for i := range index {
 		index[i] = i
 	}
-	slices.SortStableFunc(index, func(a, b int) int { return bytes.Compare(s.Data[a], s.Data[b]) })
+	slices.SortStableFunc(index, func(a, b int) int {
+		if placed && len(index) > maxUDPAnswers {
+			if c := s.Order.Localities[a].compare(s.Order.Localities[b]); c != 0 {
+				return c
+			}
+		}
+		return bytes.Compare(s.Data[a], s.Data[b])
+	})
 	data := make([][]byte, 0, len(index))
 	var order *Order
 	if s.Order != nil {
@@ -139,13 +155,31 @@ func (s *Set) prepare() {
 		s.image = appendRecord(s.image, s.Type, s.TTL, data)
 	}
 	s.starts = append(s.starts, uint32(len(s.image)))
-	count := (len(s.Data) + maxUDPAnswers - 1) / maxUDPAnswers
+	s.divide()
+}
+
+// divide makes the windows, as equal as can be; those of a set with localities each of one place.
+func (s *Set) divide() {
 	var before uint64
-	for i := range count {
-		w := window{from: i * len(s.Data) / count, to: (i + 1) * len(s.Data) / count}
-		before += s.weigh(&w)
-		w.upTo = before
-		s.windows = append(s.windows, w)
+	for from := 0; from < len(s.Data); {
+		to := len(s.Data)
+		var place Locality
+		if s.Order != nil && s.Order.Localities != nil && len(s.Data) > maxUDPAnswers {
+			place = s.Order.Localities[from]
+			for to = from + 1; to < len(s.Data) && s.Order.Localities[to] == place; {
+				to++
+			}
+		}
+		n := to - from
+		count := (n + maxUDPAnswers - 1) / maxUDPAnswers
+		for i := range count {
+			w := window{from: from + i*n/count, to: from + (i+1)*n/count, place: place}
+			w.weight = s.weigh(&w)
+			before += w.weight
+			w.upTo = before
+			s.windows = append(s.windows, w)
+		}
+		from = to
 	}
 }
 
@@ -198,15 +232,20 @@ func (s *Set) attach(origin Name, find func(Name) *node) {
 		return
 	}
 	s.extra = make([]extra, len(s.Data))
-	seen := make(map[Name]bool, len(s.Data))
+	seen := make(map[Name]uint32, len(s.Data))
 	for i, data := range s.Data {
 		if len(data) <= at {
 			continue
 		}
 		target := Name(data[at:])
 		s.extra[i].target = recordBytes + at
-		s.repeats = s.repeats || seen[target]
-		seen[target] = true
+		first, repeated := seen[target]
+		if !repeated {
+			first = uint32(i)
+			seen[target] = first
+		}
+		s.extra[i].same = first
+		s.repeats = s.repeats || repeated
 		if n := find(target); n != nil {
 			s.extra[i].image = n.addresses()
 		} else if target.within(origin) {
