@@ -127,7 +127,8 @@ func (r *responder) rotated(s *Set, w *window, first int) {
 	r.run(s, w.from, first)
 }
 
-// run appends records as far as they fit.
+// run appends records as far as they fit over TCP. Over UDP a set that does not fit is left out: who got a part of it would have
+// to forget that (RFC 2181 §9).
 func (r *responder) run(s *Set, from, to int) {
 	if r.tc || from == to {
 		return
@@ -136,6 +137,10 @@ func (r *responder) run(s *Set, from, to int) {
 	start := s.starts[from]
 	for int(s.starts[to]-start) > room {
 		r.tc = true
+		if r.query.by == udp {
+			r.b, r.answers = r.b[:r.query.questionEnd()], 0
+			return
+		}
 		if to--; to == from {
 			return
 		}

@@ -288,11 +288,11 @@ func TestSizes(t *testing.T) {
 		most      int // bytes
 		answers   [2]int
 	}{
-		{"A without EDNS", "udp", dns.TypeA, 0, true, 512, [2]int{20, 31}},
+		{"A without EDNS", "udp", dns.TypeA, 0, true, 512, [2]int{0, 0}},
 		{"A with EDNS", "udp", dns.TypeA, 4096, false, 1232, [2]int{30, 30}},
-		{"A, a size that is too small to be", "udp", dns.TypeA, 100, true, 512, [2]int{20, 31}},
+		{"A, a size that is too small to be", "udp", dns.TypeA, 100, true, 512, [2]int{0, 0}},
 		{"A, TCP", "tcp", dns.TypeA, 0, false, 65535, [2]int{300, 300}},
-		{"SRV, large payload", "udp", dns.TypeSRV, 65535, true, 1232, [2]int{10, 31}},
+		{"SRV, large payload", "udp", dns.TypeSRV, 65535, true, 1232, [2]int{0, 0}},
 		{"SRV, TCP", "tcp", dns.TypeSRV, 1232, false, 65535, [2]int{300, 300}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

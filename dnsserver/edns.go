@@ -13,7 +13,6 @@ const (
 	clientCookie   = 8
 	serverCookie   = 16 // as RFC 9018 makes them; others are 8 to 32 bytes
 	maxCookie      = clientCookie + 32
-	compactDenial  = 0x4000 // the CO flag of RFC 9824
 	dnssecOK       = 0x8000
 	keepAliveUnits = 100 // milliseconds
 )
@@ -133,5 +132,3 @@ func (e *edns) readSubnet(data []byte) bool {
 	}
 	return true
 }
-
-func (e *edns) dnssec() bool { return e.present && e.flags&dnssecOK != 0 }

@@ -224,5 +224,7 @@ func (r *responder) pad() {
 		return
 	}
 	r.b = appendOption(r.b, dns.EDNS0PADDING, n)
-	r.b = append(r.b, make([]byte, n)...) // the compiler extends in place
+	for range n {
+		r.b = append(r.b, 0)
+	}
 }
