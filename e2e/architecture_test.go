@@ -36,8 +36,7 @@ var mayImport = map[string][]string{
 	"proxy/http1":   {"proxy/message"},
 	"proxy/http2":   {"proxy/message"},
 
-	"dnsserver/dnssec":   {"internal/seal"},
-	"dnsserver/transfer": {"dnsserver", "dnsserver/dnssec"},
+	"dnsserver/dnssec": {"internal/seal"},
 
 	"proxy/preamble": nil,
 	"proxy/takeover": nil,
