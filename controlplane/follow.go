@@ -47,6 +47,6 @@ func (s *Server) follow(ctx context.Context) error {
 // publish hands the zone over first: a name is answered no later than proxies know it.
 func (s *Server) publish(snapshot *registry.Snapshot) {
 	common, names := s.compiler.next(snapshot)
-	s.zones.Set(names)
+	s.zones.Set([]*dnsserver.Zone{names})
 	s.resources.Set(common)
 }

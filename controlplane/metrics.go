@@ -21,7 +21,7 @@ type descriptions struct {
 	number, services, endpoints, conflicts                                      *prometheus.Desc
 	regUp, regState, regView, regServices, regEndpoints, regProblems, regErrors *prometheus.Desc
 	regDoubted, regReleased                                                     *prometheus.Desc
-	clients, nacks, dnsQueries, dnsTruncated                                    *prometheus.Desc
+	clients, nacks, dnsQueries, dnsTruncated, dnsLimited                        *prometheus.Desc
 }
 
 func newDescriptions() descriptions {
@@ -41,8 +41,9 @@ func newDescriptions() descriptions {
 		regErrors:    describe("registry_failures_total", "How often watching the registry failed.", "registry"),
 		clients:      describe("xds_clients", "xDS clients by kind and whether they are connected.", "kind", "connected"),
 		nacks:        describe("xds_nacks", "Types of resources that a connected client has refused last.", "type"),
-		dnsQueries:   describe("dns_queries_total", "DNS queries answered.", "transport", "type", "rcode"),
+		dnsQueries:   describe("dns_queries_total", "DNS queries answered.", "zone", "transport", "type", "rcode"),
 		dnsTruncated: describe("dns_truncated_total", "DNS answers over UDP that did not fit."),
+		dnsLimited:   describe("dns_limited_total", "DNS queries over UDP that were held back, as their source asked too much."),
 	}
 }
 
@@ -157,7 +158,8 @@ func (c collector) collectDNS(out chan<- prometheus.Metric) {
 	}
 	stats := c.server.dns.Stats()
 	for _, q := range stats.Queries {
-		out <- prometheus.MustNewConstMetric(c.dnsQueries, prometheus.CounterValue, float64(q.Count), q.Transport, q.Type, q.Rcode)
+		out <- prometheus.MustNewConstMetric(c.dnsQueries, prometheus.CounterValue, float64(q.Count), q.Zone, q.Transport, q.Type, q.Rcode)
 	}
 	out <- prometheus.MustNewConstMetric(c.dnsTruncated, prometheus.CounterValue, float64(stats.Truncated))
+	out <- prometheus.MustNewConstMetric(c.dnsLimited, prometheus.CounterValue, float64(stats.Limited))
 }

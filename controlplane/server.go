@@ -43,7 +43,7 @@ type Server struct {
 	hds       *hds.Server
 	dns       *dnsserver.Server
 	resources *watch.Value[*compile.Common]
-	zones     *watch.Value[*dnsserver.Zone]
+	zones     *watch.Value[[]*dnsserver.Zone]
 	compiler  compiler
 	listeners []net.Listener // for xDS
 	http      net.Listener
@@ -59,7 +59,7 @@ const (
 func New(o Options) (_ *Server, err error) {
 	s := &Server{
 		domain: o.Domain, catalog: o.Catalog, log: o.Log,
-		resources: new(watch.Value[*compile.Common]), zones: new(watch.Value[*dnsserver.Zone]),
+		resources: new(watch.Value[*compile.Common]), zones: new(watch.Value[[]*dnsserver.Zone]),
 	}
 	s.compiler = compiler{
 		options: compile.Options{Domain: o.Domain},
@@ -95,7 +95,7 @@ func New(o Options) (_ *Server, err error) {
 	}
 	// Last, for who calls Listen must call Run.
 	if o.DNS != "" {
-		s.dns = dnsserver.New(dnsserver.Options{Addrs: []string{o.DNS}, Zone: s.zones.Load, Log: o.Log})
+		s.dns = dnsserver.New(dnsserver.Options{Addrs: []string{o.DNS}, Zones: s.zones.Load, Log: o.Log})
 		if err := s.dns.Listen(); err != nil {
 			return nil, fmt.Errorf("listen for DNS: %w", err)
 		}

@@ -1,162 +1,232 @@
 package dnsserver
 
 import (
+	"encoding/binary"
 	"math/rand/v2"
-	"net/netip"
 
 	"github.com/miekg/dns"
 )
 
-// How many records of one type an answer holds at most. Over UDP they are chosen at random, so that over many queries
-// all appear; TCP gives all that a message can hold.
-const (
-	maxUDPAnswers = 32
-	maxTCPAnswers = 1000
-)
+// How many records of one type an answer holds at most over UDP. Over TCP it is all that a message can hold.
+const maxUDPAnswers = 32
 
-// answer answers reply's question from the current zone.
-func (s *Server) answer(reply *dns.Msg, by transport) {
-	q := reply.Question[0]
-	zone := s.opts.Zone()
-	if zone == nil {
-		reply.Rcode = dns.RcodeServerFailure
-		explain(reply, dns.ExtendedErrorCodeNotReady, "no zone yet")
-		return
-	}
-	name, ours := zone.relative(dns.CanonicalName(q.Name))
+// answer answers the query from the zone that its name is in, and returns that zone's origin, "" for none.
+func (r *responder) answer() Name {
+	q := &r.query
+	zone := r.zoneOf(q.asked())
 	switch {
-	case q.Qclass != dns.ClassINET:
-		reply.Rcode = dns.RcodeRefused
-		return
-	case !ours:
-		reply.Rcode = dns.RcodeRefused
-		explain(reply, dns.ExtendedErrorCodeNotAuthoritative, "")
-		return
+	case len(r.zones) == 0:
+		r.rcode = dns.RcodeServerFailure
+		r.explain(dns.ExtendedErrorCodeNotReady, "no zone yet")
+		return ""
+	case q.class != dns.ClassINET:
+		r.rcode = dns.RcodeRefused
+		return ""
+	case zone == nil:
+		r.rcode = dns.RcodeRefused
+		r.explain(dns.ExtendedErrorCodeNotAuthoritative, "")
+		return ""
 	}
-	switch q.Qtype {
-	case dns.TypeAXFR, dns.TypeIXFR:
-		reply.Rcode = dns.RcodeRefused
-		return
-	case dns.TypeMAILB, dns.TypeMAILA, dns.TypeTKEY, dns.TypeTSIG:
-		reply.Rcode = dns.RcodeNotImplemented
-		return
-	case dns.TypeOPT, dns.TypeNone:
-		reply.Rcode = dns.RcodeFormatError
-		return
+	if q.qtype == 0 || q.qtype == dns.TypeOPT || q.qtype >= dns.TypeTKEY && q.qtype < dns.TypeANY {
+		r.metaType()
+		return zone.origin
 	}
-	reply.Rcode = dns.RcodeSuccess
-	reply.Authoritative = true
-	a := answerer{reply: reply, zone: zone, owner: q.Name, most: maxUDPAnswers}
-	if by == tcp {
-		a.most = maxTCPAnswers
-	}
-	switch records := zone.find(name); {
-	case name == "":
-		a.apex(q.Qtype)
-	case records == nil:
-		reply.Rcode = dns.RcodeNameError
+	r.aa = true
+	n := zone.index.find(q.asked())
+	switch {
+	case n == nil:
+		r.rcode = dns.RcodeNameError
+		r.denial(zone)
+	case q.qtype == dns.TypeANY && len(n.sets) > 0:
+		r.any(n.sets[0].TTL)
 	default:
-		a.records(q.Qtype, records)
-	}
-	if len(reply.Answer) == 0 {
-		// RFC 2308 §3 and §5: the SOA's own TTL says how long the negative answer lives.
-		reply.Ns = append(reply.Ns, zone.soa(zone.origin, min(zone.apex.TTL, zone.apex.NegativeTTL)))
-	}
-}
-
-// answerer puts one answer together.
-type answerer struct {
-	reply *dns.Msg
-	zone  *Zone
-	owner string // the name as it was asked: its case is kept (RFC 4343)
-	most  int    // records of a type
-}
-
-func (a *answerer) header(qtype uint16, ttl uint32) dns.RR_Header {
-	return dns.RR_Header{Name: a.owner, Rrtype: qtype, Class: dns.ClassINET, Ttl: ttl}
-}
-
-func (a *answerer) apex(qtype uint16) {
-	switch qtype {
-	case dns.TypeSOA:
-		a.reply.Answer = []dns.RR{a.zone.soa(a.owner, a.zone.apex.TTL)}
-	case dns.TypeNS:
-		for _, server := range a.zone.servers {
-			a.reply.Answer = append(a.reply.Answer, &dns.NS{Hdr: a.header(qtype, a.zone.apex.TTL), Ns: server})
-			if relative, ok := a.zone.relative(server); ok {
-				if glue := a.zone.glue[relative]; glue != nil {
-					a.reply.Extra = append(a.reply.Extra, addresses(server, glue.TTL, glue.V4)...)
-					a.reply.Extra = append(a.reply.Extra, addresses(server, glue.TTL, glue.V6)...)
-				}
-			}
+		if s := n.set(q.qtype); s != nil {
+			r.records(zone, s)
+		} else {
+			r.denial(zone)
 		}
-	case dns.TypeANY:
-		a.any(a.zone.apex.TTL)
 	}
+	return zone.origin
 }
 
-func (a *answerer) records(qtype uint16, r *Records) {
-	switch qtype {
-	case dns.TypeA:
-		a.reply.Answer = addresses(a.owner, r.TTL, choose(r.V4, a.most))
-	case dns.TypeAAAA:
-		a.reply.Answer = addresses(a.owner, r.TTL, choose(r.V6, a.most))
-	case dns.TypeSRV:
-		a.srv(r)
-	case dns.TypeANY:
-		if len(r.V4)+len(r.V6)+len(r.SRV) > 0 {
-			a.any(r.TTL)
+// zoneOf returns the innermost zone that a name is in.
+func (r *responder) zoneOf(name []byte) (best *Zone) {
+	for _, z := range r.zones {
+		if inZone(name, z.origin) && (best == nil || len(z.origin) > len(best.origin)) {
+			best = z
 		}
+	}
+	return best
+}
+
+// inZone compares labels, not letters: a name that ends in the origin's bytes may have one label across its beginning.
+func inZone(name []byte, origin Name) bool {
+	rest := len(name) - len(origin)
+	if rest < 0 || string(name[rest:]) != string(origin) {
+		return false
+	}
+	at := 0
+	for at < rest {
+		at += 1 + int(name[at])
+	}
+	return at == rest
+}
+
+// metaType answers for types that are no data.
+func (r *responder) metaType() {
+	switch r.query.qtype {
+	case 0, dns.TypeOPT:
+		r.rcode = dns.RcodeFormatError
+	case dns.TypeAXFR, dns.TypeIXFR:
+		r.rcode = dns.RcodeRefused
+	default:
+		r.rcode = dns.RcodeNotImplemented
 	}
 }
 
 // any answers ANY with as little as RFC 8482 §4.2 allows, so that nobody can use us to amplify.
-func (a *answerer) any(ttl uint32) {
-	a.reply.Answer = []dns.RR{&dns.HINFO{Hdr: a.header(dns.TypeHINFO, ttl), Cpu: "RFC8482"}}
+func (r *responder) any(ttl uint32) {
+	r.b = appendRecord(r.b, dns.TypeHINFO, ttl, []byte("\x07RFC8482\x00"))
+	r.answers++
 }
 
-func (a *answerer) srv(r *Records) {
-	chosen := choose(r.SRV, a.most)
-	given := make(map[string]bool, len(chosen))
-	for i := range chosen {
-		srv := &chosen[i]
-		a.reply.Answer = append(a.reply.Answer, &dns.SRV{
-			Hdr:      a.header(dns.TypeSRV, r.TTL),
-			Priority: srv.Priority, Weight: srv.Weight, Port: srv.Port, Target: srv.Target,
-		})
-		if !given[srv.Target] {
-			given[srv.Target] = true
-			a.reply.Extra = append(a.reply.Extra, addresses(srv.Target, r.TTL, []netip.Addr{srv.Addr})...)
+// denial appends the SOA, which says how long it may be remembered that there is none.
+func (r *responder) denial(zone *Zone) {
+	if len(r.b)+len(zone.negative.image) > r.limit {
+		r.tc = true
+		return
+	}
+	r.b = zone.negative.appendTo(r.b, questionName+r.query.length-len(zone.origin))
+	r.authority++
+}
+
+// records appends a set, or of a large one a window, and what goes along with it.
+func (r *responder) records(zone *Zone, s *Set) {
+	r.spans = r.spans[:0]
+	whole := window{to: len(s.Data)}
+	switch {
+	case s.Order != nil && s.Order.Localities != nil && r.server.opts.Locality != nil:
+		r.nearest(s)
+	case r.query.by == udp:
+		w := s.choose()
+		r.rotated(s, w, w.first())
+	default:
+		r.rotated(s, &whole, s.choose().first())
+	}
+	if s.extra != nil && !r.tc {
+		r.extras(zone, s)
+	}
+}
+
+// span is a run of a set's records in the answer.
+type span struct{ from, to, at int }
+
+// rotated appends a window that begins with some record.
+func (r *responder) rotated(s *Set, w *window, first int) {
+	r.run(s, first, w.to)
+	r.run(s, w.from, first)
+}
+
+// run appends records as far as they fit over TCP. Over UDP a set that does not fit is left out: who got a part of it would have
+// to forget that (RFC 2181 §9).
+func (r *responder) run(s *Set, from, to int) {
+	if r.tc || from == to {
+		return
+	}
+	room := r.limit - len(r.b)
+	start := s.starts[from]
+	for int(s.starts[to]-start) > room {
+		r.tc = true
+		if r.query.by == udp {
+			r.b, r.answers = r.b[:r.query.questionEnd()], 0
+			return
+		}
+		if to--; to == from {
+			return
+		}
+	}
+	r.spans = append(r.spans, span{from, to, len(r.b)})
+	r.b = append(r.b, s.image[start:s.starts[to]]...)
+	r.answers += to - from
+}
+
+// choose returns one of the windows, by their weights.
+func (s *Set) choose() *window {
+	last := len(s.windows) - 1
+	if last == 0 {
+		return &s.windows[0]
+	}
+	at := rand.Uint64N(s.windows[last].upTo)
+	for i := range s.windows {
+		if at < s.windows[i].upTo {
+			return &s.windows[i]
+		}
+	}
+	return &s.windows[last]
+}
+
+// first chooses the record that comes first, by their weights.
+func (w *window) first() int {
+	n := w.to - w.from
+	switch {
+	case n == 1:
+		return w.from
+	case w.chances == nil:
+		return w.from + int(rand.Uint32N(uint32(n)))
+	}
+	at := rand.Uint64N(w.chances[n-1])
+	for i, upTo := range w.chances {
+		if at < upTo {
+			return w.from + i
+		}
+	}
+	return w.from
+}
+
+// extras appends the addresses of targets, once each, as long as there is room: who misses them asks (RFC 2181 §9).
+func (r *responder) extras(zone *Zone, s *Set) {
+	if s.repeats {
+		r.given = append(r.given[:0], make([]bool, len(s.Data))...)
+	}
+	for _, run := range r.spans {
+		for i := run.from; i < run.to; i++ {
+			e := &s.extra[i]
+			if s.repeats {
+				if r.given[e.same] {
+					continue
+				}
+				r.given[e.same] = true
+			}
+			target := run.at + int(s.starts[i]-s.starts[run.from]) + e.target
+			if target > maxPointer {
+				return
+			}
+			switch {
+			case e.image != nil:
+				r.extra(e.image, target)
+			case s.far:
+				if n := zone.index.find(s.Data[i][e.target-recordBytes:]); n != nil {
+					for _, found := range n.sets {
+						if found.Type == dns.TypeA || found.Type == dns.TypeAAAA {
+							r.extra(found.image[:found.starts[found.windows[0].to]], target)
+						}
+					}
+				}
+			}
 		}
 	}
 }
 
-// addresses makes an A or AAAA record of each valid address.
-func addresses(owner string, ttl uint32, addrs []netip.Addr) []dns.RR {
-	rrs := make([]dns.RR, 0, len(addrs))
-	for _, addr := range addrs {
-		switch {
-		case addr.Is4():
-			rrs = append(rrs, &dns.A{Hdr: dns.RR_Header{Name: owner, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: ttl}, A: addr.AsSlice()})
-		case addr.Is6():
-			rrs = append(rrs, &dns.AAAA{Hdr: dns.RR_Header{Name: owner, Rrtype: dns.TypeAAAA, Class: dns.ClassINET, Ttl: ttl}, AAAA: addr.AsSlice()})
-		}
+// extra appends records whose owner stands somewhere in the message.
+func (r *responder) extra(image []byte, owner int) {
+	at := len(r.b)
+	if at+len(image) > r.limit {
+		return
 	}
-	return rrs
-}
-
-// choose returns at most n of the records in random order, each as likely as any other.
-func choose[T any](all []T, n int) []T {
-	n = min(n, len(all))
-	if n == 0 {
-		return nil
+	r.b = append(r.b, image...)
+	for at < len(r.b) {
+		binary.BigEndian.PutUint16(r.b[at:], pointer|uint16(owner))
+		r.additional++
+		at += recordBytes + int(binary.BigEndian.Uint16(r.b[at+recordBytes-2:]))
 	}
-	// A window that begins anywhere costs n, however many there are.
-	chosen := make([]T, 0, n)
-	start := rand.IntN(len(all))
-	for i := range n {
-		chosen = append(chosen, all[(start+i)%len(all)])
-	}
-	rand.Shuffle(n, func(i, j int) { chosen[i], chosen[j] = chosen[j], chosen[i] })
-	return chosen
 }

@@ -8,15 +8,13 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
-
-	"github.com/hostmesh/hostmesh/dnsserver"
 )
 
 // Hostile messages end nothing, get a small answer or none, and are never answered when they are answers themselves: two
 // servers would talk for ever (CVE-2026-46600, CVE-2026-26018, CVE-2025-68151).
 func TestCVEClass29_HostileMessages(t *testing.T) {
 	zone := testZone()
-	s, server := serve(t, func() *dnsserver.Zone { return zone }, "127.0.0.1:0")
+	s, server := serve(t, only(zone), "127.0.0.1:0")
 	header := func(flags, qd, an, ns, ar uint16) []byte {
 		b := binary.BigEndian.AppendUint16(nil, 0x1234)
 		for _, v := range []uint16{flags, qd, an, ns, ar} {
@@ -86,7 +84,7 @@ func TestCVEClass29_HostileMessages(t *testing.T) {
 // A name is in the zone by its labels, not by its letters (CVE-2026-33489), and only this server's own zone is answered for.
 func TestCVEClass29_ZoneIsMatchedByLabels(t *testing.T) {
 	zone := testZone()
-	_, server := serve(t, func() *dnsserver.Zone { return zone }, "127.0.0.1:0")
+	_, server := serve(t, only(zone), "127.0.0.1:0")
 	for name, want := range map[string]int{
 		"web.default.mesh.internal.": dns.RcodeSuccess, "WEB.default.MESH.internal.": dns.RcodeSuccess,
 		"evilmesh.internal.": dns.RcodeRefused, "web.default.evilmesh.internal.": dns.RcodeRefused, `web.default\.mesh.internal.`: dns.RcodeRefused,
@@ -104,7 +102,7 @@ func TestCVEClass29_ZoneIsMatchedByLabels(t *testing.T) {
 // What is asked makes no new metric (CVE-2025-43915).
 func TestCVEClass30_QueriesMakeNoMetrics(t *testing.T) {
 	zone := testZone()
-	s, server := serve(t, func() *dnsserver.Zone { return zone }, "127.0.0.1:0")
+	s, server := serve(t, only(zone), "127.0.0.1:0")
 	conn, err := dns.Dial("tcp", server.String())
 	if err != nil {
 		t.Fatal(err)

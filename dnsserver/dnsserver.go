@@ -13,9 +13,8 @@ import (
 	"net/netip"
 	"runtime"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"syscall"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -25,37 +24,45 @@ type Options struct {
 	// Addrs are IP:port pairs on which UDP and TCP are served. ":port" means all addresses of the host, IPv4 and IPv6;
 	// with port 0 the system picks one, the same for UDP and TCP.
 	Addrs []string
-	// Zone returns the current zone; nil means that there is none yet, which is answered with SERVFAIL. It is called
-	// concurrently and must not block.
-	Zone func() *Zone
-	Log  *slog.Logger
+	// Zones returns the current zones; none means that there is none yet, which is answered with SERVFAIL. It is called
+	// concurrently and must not block; what it returns is not changed any more.
+	Zones func() []*Zone
+	Log   *slog.Logger
+
+	// NSID is what the server calls itself for those who ask (RFC 5001); "" for nothing.
+	NSID string
+	// Locality returns where a client is, and for how many bits of its address that is so: those of a set that are nearest
+	// come first, of a large set they come alone. Nil: all clients are alike. It must not block.
+	Locality func(client netip.Addr) (where Locality, bits int, known bool)
+	// SubnetFrom are resolvers whose word about their clients' addresses is taken (RFC 7871).
+	SubnetFrom []netip.Prefix
+	// RateLimit is how many answers over UDP a source (a /24 of IPv4, a /56 of IPv6) gets in a second; 0: no limit.
+	RateLimit uint32
 }
 
-// Bounds on what one client, or all together, can take.
-const (
-	maxUDPPayload  = 1232 // what fits everywhere without fragments (DNS flag day 2020)
-	maxQueryBytes  = 4096
-	maxTCPConns    = 1024
-	tcpIdleTimeout = 10 * time.Second
-	tcpWriteTime   = 5 * time.Second
-	maxUDPLoops    = 4 // goroutines for each UDP socket
-)
+const maxUDPLoops = 4 // for each address
 
 // Server is a DNS server. It is made by New and runs once.
 type Server struct {
-	opts  Options
-	stats stats
-	tcp   []*net.TCPListener
-	udp   []*udpSocket
-	addrs []netip.AddrPort
+	opts    Options
+	addrs   []netip.AddrPort
+	tcp     []*net.TCPListener
+	udp     []*udpSocket
+	shards  []*shard // one for each transport, then one for each UDP socket; none is added after Listen
+	conns   *connections
+	cookies cookies
+	limiter *limiter
 
-	mu    sync.Mutex
-	conns map[net.Conn]struct{} // guarded by mu
+	refusedConns, socketErrors, panics atomic.Uint64
 }
 
 // New returns a server that does nothing until Listen or Run.
 func New(opts Options) *Server {
-	return &Server{opts: opts, conns: map[net.Conn]struct{}{}}
+	s := &Server{opts: opts, conns: newConnections(), limiter: newLimiter(opts.RateLimit)}
+	for by := range transports {
+		s.shards = append(s.shards, &shard{by: by})
+	}
+	return s
 }
 
 // Listen binds all addresses, or none when it fails. Run does it when it was not done before; who calls it must call
@@ -71,6 +78,9 @@ func (s *Server) Listen() error {
 			return fmt.Errorf("listen for DNS on %s: %w", addr, err)
 		}
 	}
+	for range s.udp {
+		s.shards = append(s.shards, &shard{by: udp})
+	}
 	return nil
 }
 
@@ -85,13 +95,11 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 	}
 	group, running := errgroup.WithContext(ctx)
-	for _, socket := range s.udp {
-		for range min(maxUDPLoops, runtime.GOMAXPROCS(0)) {
-			group.Go(func() error { return s.serveUDP(running, socket) })
-		}
+	for i, socket := range s.udp {
+		group.Go(func() error { return s.serveUDP(running, socket, s.shards[int(transports)+i]) })
 	}
 	for _, listener := range s.tcp {
-		group.Go(func() error { return s.serveTCP(running, listener) })
+		group.Go(func() error { return s.serveStream(running, listener, s.shards[tcp], nil) })
 	}
 	group.Go(func() error {
 		<-running.Done()
@@ -142,10 +150,10 @@ func (s *Server) bind(addr netip.AddrPort) (port uint16, err error) {
 			return 0, err
 		}
 		bound := netip.AddrPortFrom(addr.Addr(), tcp.Addr().(*net.TCPAddr).AddrPort().Port())
-		var udp *udpSocket
-		if udp, err = listenUDP("udp"+network, bound); err == nil {
+		var udp []*udpSocket
+		if udp, err = listenUDP("udp"+network, bound, min(maxUDPLoops, runtime.GOMAXPROCS(0))); err == nil {
 			s.tcp = append(s.tcp, tcp)
-			s.udp = append(s.udp, udp)
+			s.udp = append(s.udp, udp...)
 			s.addrs = append(s.addrs, bound)
 			return bound.Port(), nil
 		}
@@ -164,9 +172,5 @@ func (s *Server) closeSockets() {
 	for _, u := range s.udp {
 		_ = u.conn.Close()
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for conn := range s.conns {
-		_ = conn.SetReadDeadline(time.Unix(1, 0)) // the answer at hand is still written
-	}
+	s.conns.end()
 }

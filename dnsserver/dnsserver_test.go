@@ -22,17 +22,27 @@ import (
 
 // testZone has services web (two addresses, SRV), big (many), void (none) and a deep name.
 func testZone() *dnsserver.Zone {
-	v4 := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}
-	srv := []dnsserver.SRV{
-		{Weight: 1, Port: 8080, Target: "a.web.default.mesh.internal.", Addr: v4[0]},
-		{Weight: 3, Port: 8081, Target: "b.web.default.mesh.internal.", Addr: v4[1]},
+	addrs := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::1")}
+	service := func(weight, port uint16, target string) []byte {
+		return dnsserver.ServiceData(0, weight, port, mustName(target))
 	}
-	big := &dnsserver.Records{TTL: 5}
+	srv := func() dnsserver.Set {
+		return dnsserver.Set{Type: dns.TypeSRV, TTL: 5, Data: [][]byte{
+			service(1, 8080, "a.web.default.mesh.internal."), service(3, 8081, "b.web.default.mesh.internal."),
+		}}
+	}
+	var many []netip.Addr
+	bigSRV := dnsserver.Set{Type: dns.TypeSRV, TTL: 5}
+	big := map[string][]dnsserver.Set{}
 	for i := range 300 {
 		addr := netip.AddrFrom4([4]byte{198, 51, byte(i / 250), byte(i % 250)})
-		big.V4 = append(big.V4, addr)
-		big.SRV = append(big.SRV, dnsserver.SRV{Weight: 1, Port: 80, Target: fmt.Sprintf("endpoint-%d.big.default.mesh.internal.", i), Addr: addr})
+		many = append(many, addr)
+		name := fmt.Sprintf("endpoint-%d.big.default", i)
+		big[name] = dnsserver.Addresses(5, []netip.Addr{addr}, nil)
+		bigSRV.Data = append(bigSRV.Data, service(1, 80, name+".mesh.internal."))
 	}
+	big["big.default"] = append(dnsserver.Addresses(5, many, nil), bigSRV)
+	origin := mustName("mesh.internal")
 	return dnsserver.NewZone(dnsserver.Apex{
 		Origin: "Mesh.internal", Serial: 77, TTL: 60, NegativeTTL: 1,
 		NameServers: []dnsserver.NameServer{
@@ -40,22 +50,34 @@ func testZone() *dnsserver.Zone {
 			{Name: "ns.elsewhere.example."},
 		},
 	}, map[string]*dnsserver.Branch{
-		"web.default": dnsserver.NewBranch(map[string]*dnsserver.Records{
-			"":           {TTL: 5, V4: v4, V6: []netip.Addr{netip.MustParseAddr("2001:db8::1")}, SRV: srv},
-			"_http._tcp": {TTL: 5, SRV: srv},
-			"a":          {TTL: 5, V4: v4[:1]},
-			"b":          {TTL: 5, V4: v4[1:]},
+		"web": dnsserver.NewBranch(origin, 0, map[string][]dnsserver.Set{
+			"web.default":            append(dnsserver.Addresses(5, addrs, nil), srv()),
+			"_http._tcp.web.default": {srv()},
+			"a.web.default":          dnsserver.Addresses(5, addrs[:1], nil),
+			"b.web.default":          dnsserver.Addresses(5, addrs[1:2], nil),
 		}),
-		"big.default":  dnsserver.NewBranch(map[string]*dnsserver.Records{"": big}),
-		"void.default": dnsserver.NewBranch(map[string]*dnsserver.Records{}),
-		"ns":           dnsserver.NewBranch(map[string]*dnsserver.Records{"": {TTL: 5, V4: v4}}),
+		"big":  dnsserver.NewBranch(origin, 0, big),
+		"void": dnsserver.NewBranch(origin, 0, map[string][]dnsserver.Set{"void.default": nil}),
+		"ns":   dnsserver.NewBranch(origin, 0, map[string][]dnsserver.Set{"ns": dnsserver.Addresses(5, addrs, nil)}),
 	})
 }
 
+func mustName(s string) dnsserver.Name {
+	name, err := dnsserver.ParseName(s)
+	if err != nil {
+		panic(err)
+	}
+	return name
+}
+
+func only(zone *dnsserver.Zone) func() []*dnsserver.Zone {
+	return func() []*dnsserver.Zone { return []*dnsserver.Zone{zone} }
+}
+
 // serve runs a server and returns its address.
-func serve(t *testing.T, zone func() *dnsserver.Zone, addr string) (*dnsserver.Server, netip.AddrPort) {
+func serve(t *testing.T, zones func() []*dnsserver.Zone, addr string) (*dnsserver.Server, netip.AddrPort) {
 	t.Helper()
-	s := dnsserver.New(dnsserver.Options{Addrs: []string{addr}, Zone: zone, Log: slog.New(slog.DiscardHandler)})
+	s := dnsserver.New(dnsserver.Options{Addrs: []string{addr}, Zones: zones, Log: slog.New(slog.DiscardHandler)})
 	if err := s.Listen(); err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +130,7 @@ const soa = "mesh.internal. 1 IN SOA ns.mesh.internal. hostmaster.mesh.internal.
 
 func TestAnswers(t *testing.T) {
 	zone := testZone()
-	_, server := serve(t, func() *dnsserver.Zone { return zone }, "127.0.0.1:0")
+	_, server := serve(t, only(zone), "127.0.0.1:0")
 	srv := []string{
 		"NAME 5 IN SRV 0 1 8080 a.web.default.mesh.internal.",
 		"NAME 5 IN SRV 0 3 8081 b.web.default.mesh.internal.",
@@ -189,7 +211,7 @@ func TestAnswers(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	zone := testZone()
-	_, server := serve(t, func() *dnsserver.Zone { return zone }, "127.0.0.1:0")
+	_, server := serve(t, only(zone), "127.0.0.1:0")
 	for _, c := range []struct {
 		name  string
 		query *dns.Msg
@@ -255,7 +277,7 @@ func exchangeRaw(t *testing.T, server netip.AddrPort, packed []byte) *dns.Msg {
 
 func TestSizes(t *testing.T) {
 	zone := testZone()
-	_, server := serve(t, func() *dnsserver.Zone { return zone }, "127.0.0.1:0")
+	_, server := serve(t, only(zone), "127.0.0.1:0")
 	const name = "big.default.mesh.internal."
 	for _, c := range []struct {
 		name      string
@@ -266,11 +288,11 @@ func TestSizes(t *testing.T) {
 		most      int // bytes
 		answers   [2]int
 	}{
-		{"A without EDNS", "udp", dns.TypeA, 0, true, 512, [2]int{20, 31}},
-		{"A with EDNS", "udp", dns.TypeA, 4096, false, 1232, [2]int{32, 32}},
-		{"A, a size that is too small to be", "udp", dns.TypeA, 100, true, 512, [2]int{20, 31}},
+		{"A without EDNS", "udp", dns.TypeA, 0, true, 512, [2]int{0, 0}},
+		{"A with EDNS", "udp", dns.TypeA, 4096, false, 1232, [2]int{30, 30}},
+		{"A, a size that is too small to be", "udp", dns.TypeA, 100, true, 512, [2]int{0, 0}},
 		{"A, TCP", "tcp", dns.TypeA, 0, false, 65535, [2]int{300, 300}},
-		{"SRV, large payload", "udp", dns.TypeSRV, 65535, true, 1232, [2]int{10, 31}},
+		{"SRV, large payload", "udp", dns.TypeSRV, 65535, true, 1232, [2]int{0, 0}},
 		{"SRV, TCP", "tcp", dns.TypeSRV, 1232, false, 65535, [2]int{300, 300}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -305,8 +327,7 @@ func TestSizes(t *testing.T) {
 }
 
 func TestExtendedErrors(t *testing.T) {
-	var zone *dnsserver.Zone
-	_, server := serve(t, func() *dnsserver.Zone { return zone }, "127.0.0.1:0")
+	_, server := serve(t, func() []*dnsserver.Zone { return nil }, "127.0.0.1:0")
 	r := ask(t, "udp", server, question("web.default.mesh.internal.", dns.TypeA).SetEdns0(1232, false))
 	if r.Rcode != dns.RcodeServerFailure || !strings.Contains(r.String(), "EDE: 14") {
 		t.Errorf("got %v, want SERVFAIL and not ready", r)
@@ -319,7 +340,7 @@ func TestExtendedErrors(t *testing.T) {
 
 func TestPipeliningOverTCP(t *testing.T) {
 	zone := testZone()
-	s, server := serve(t, func() *dnsserver.Zone { return zone }, "127.0.0.1:0")
+	s, server := serve(t, only(zone), "127.0.0.1:0")
 	conn, err := net.Dial("tcp", server.String())
 	if err != nil {
 		t.Fatal(err)
@@ -359,7 +380,7 @@ func TestPipeliningOverTCP(t *testing.T) {
 			t.Fatalf("no keep-alive in %v", &r)
 		}
 	}
-	if got := s.Stats().Queries; len(got) != 1 || got[0] != (dnsserver.QueryCount{Transport: "tcp", Type: "A", Rcode: "NOERROR", Count: n}) {
+	if got := s.Stats().Queries; len(got) != 1 || got[0] != (dnsserver.QueryCount{Zone: "mesh.internal.", Transport: "tcp", Type: "A", Rcode: "NOERROR", Count: n}) {
 		t.Errorf("counted %v", got)
 	}
 }
@@ -367,7 +388,7 @@ func TestPipeliningOverTCP(t *testing.T) {
 // TestRunEndsWithOpenConnections shows that an idle client does not hold the server up.
 func TestRunEndsWithOpenConnections(t *testing.T) {
 	zone := testZone()
-	_, server := serve(t, func() *dnsserver.Zone { return zone }, "127.0.0.1:0") // its cleanup judges
+	_, server := serve(t, only(zone), "127.0.0.1:0") // its cleanup judges
 	conn, err := net.Dial("tcp", server.String())
 	if err != nil {
 		t.Fatal(err)
@@ -378,7 +399,7 @@ func TestRunEndsWithOpenConnections(t *testing.T) {
 // TestAnswerComesFromTheAddressAsked asks a server on all addresses by one that the system would not choose.
 func TestAnswerComesFromTheAddressAsked(t *testing.T) {
 	zone := testZone()
-	s, _ := serve(t, func() *dnsserver.Zone { return zone }, ":0")
+	s, _ := serve(t, only(zone), ":0")
 	port := s.Addrs()[0].Port()
 	targets := []string{fmt.Sprintf("127.0.0.7:%d", port)}
 	if len(s.Addrs()) > 1 {

@@ -8,168 +8,223 @@ import (
 	"github.com/miekg/dns"
 )
 
-// transport is what a query came by.
-type transport uint8
+// responder answers one query after the other, without memory of its own for each. It belongs to one goroutine.
+type responder struct {
+	server *Server
+	counts *shard
+	zones  []*Zone // what is answered; the goroutine sets it from time to time
+	now    uint32  // Unix seconds, likewise
+	query  query
 
-const (
-	udp transport = iota
-	tcp
-	transports
-)
+	// The answer in the making.
+	b          []byte
+	limit      int // bytes it may have
+	rcode      int
+	aa, tc     bool
+	ede        extendedError
+	scope      uint8 // for how many bits of a client's subnet the answer is
+	located    bool  // the answer is for a client's place
+	answers    int
+	authority  int
+	additional int
+	spans      []span // of the answer's set, kept for their memory, as is given
+	given      []bool
+	order      []ranked
+}
 
-func (t transport) String() string { return [...]string{"udp", "tcp"}[t] }
+// extendedError explains an rcode (RFC 8914).
+type extendedError struct {
+	given bool
+	code  uint16
+	text  string
+}
 
-const (
-	headerBytes = 12
-	// maxRecords is more than any honest query carries besides its question (OPT, TSIG, SIG(0), an IXFR's SOA).
-	maxRecords = 8
-)
-
-// respond returns the answer to a message, packed in buf if it fits, or nil when none is due.
-func (s *Server) respond(query []byte, by transport, buf []byte) (answer []byte) {
-	// The message library has had bugs that crash on some hostile packet. One packet must not end the server.
+// respond writes the answer to a message into the memory of to, or larger memory, and returns it; nil when none is due. Who
+// asks and how was set in the query before.
+func (r *responder) respond(message, to []byte) (answer []byte) {
+	// The message library, which reads what is uncommon, has had bugs that crash on some hostile packet. One packet must not
+	// end the server.
 	defer func() {
-		if r := recover(); r != nil {
-			s.stats.panics.Add(1)
-			s.opts.Log.Error("query made the DNS server panic",
-				slog.Any("panic", r), slog.String("stack", string(debug.Stack())))
+		if cause := recover(); cause != nil {
+			r.server.panics.Add(1)
+			r.server.opts.Log.Error("query made the DNS server panic", slog.Any("panic", cause), slog.String("stack", string(debug.Stack())))
 			answer = nil
 		}
 	}()
-	if len(query) < headerBytes || query[2]&0x80 != 0 {
-		s.stats.ignored.Add(1) // no message, or itself a response: answering could go on for ever
+	q := &r.query
+	verdict := q.parse(message)
+	if verdict == silence {
+		r.counts.ignored.Add(1)
 		return nil
 	}
-	reply, opt := s.reply(query, by)
-	var qtype uint16
-	if len(reply.Question) == 1 {
-		qtype = reply.Question[0].Qtype
-	}
-	s.stats.count(by, qtype, reply.Rcode)
-	fit(reply, limit(opt, by))
-	if by == tcp {
-		reply.Truncated = false // there is nothing larger to turn to
-	}
-	packed, err := reply.PackBuffer(buf)
-	if err != nil {
-		s.opts.Log.Error("pack DNS answer", "error", err)
-		return bare(query, dns.RcodeServerFailure)
-	}
-	if reply.Truncated {
-		s.stats.truncated.Add(1)
-	}
-	return packed
-}
-
-// bare is the header alone of an answer with an rcode.
-func bare(query []byte, rcode byte) []byte {
-	out := make([]byte, headerBytes)
-	copy(out, query[:2])
-	out[2] = query[2]&0x79 | 0x80 // opcode and RD are the query's; a response, not authoritative
-	out[3] = rcode
-	return out
-}
-
-// reply makes the answer, without a care for its size. opt is what the query said of EDNS, nil for nothing.
-func (s *Server) reply(query []byte, by transport) (reply *dns.Msg, opt *dns.OPT) {
-	reply = &dns.Msg{}
-	reply.Id = binary.BigEndian.Uint16(query)
-	reply.Response = true
-	reply.Compress = true
-	reply.Opcode = int(query[2]>>3) & 0xf
-	reply.RecursionDesired = query[2]&1 != 0
-	reply.CheckingDisabled = query[3]&0x10 != 0 // RFC 4035 §3.1.6; RA and AD stay 0
-
-	count := func(at int) int { return int(binary.BigEndian.Uint16(query[at:])) }
-	if reply.Opcode != dns.OpcodeQuery {
-		reply.Rcode = dns.RcodeNotImplemented
-		return reply, nil
-	}
-	reply.Rcode = dns.RcodeFormatError
-	if count(4) != 1 || count(6)+count(8)+count(10) > maxRecords {
-		return reply, nil
-	}
-	var asked dns.Msg
-	if asked.Unpack(query) != nil || len(asked.Question) != 1 {
-		return reply, nil
-	}
-	reply.Question = asked.Question
-	var ok bool
-	if opt, ok = ednsOf(&asked); !ok {
-		return reply, nil
-	}
-	if opt != nil {
-		out := &dns.OPT{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT}}
-		out.SetUDPSize(maxUDPPayload)
-		out.SetDo(opt.Do())
-		reply.Extra = append(reply.Extra, out)
-		if opt.Version() != 0 {
-			reply.Rcode = dns.RcodeBadVers
-			return reply, opt
-		}
-		if by == tcp {
-			keepAlive(opt, out)
-		}
-	}
-	s.answer(reply, by)
-	return reply, opt
-}
-
-// ednsOf returns the OPT record of a query, and whether there is at most one, in its place.
-func ednsOf(asked *dns.Msg) (opt *dns.OPT, ok bool) {
-	for _, rr := range asked.Extra {
-		if rr.Header().Rrtype != dns.TypeOPT {
-			continue
-		}
-		o, isOPT := rr.(*dns.OPT)
-		if !isOPT || opt != nil || o.Hdr.Name != "." {
-			return nil, false
-		}
-		opt = o
-	}
-	return opt, true
-}
-
-// keepAlive tells a client that asks (RFC 7828) how long an idle connection lives.
-func keepAlive(asked, out *dns.OPT) {
-	for _, option := range asked.Option {
-		if option.Option() == dns.EDNS0TCPKEEPALIVE {
-			out.Option = append(out.Option, &dns.EDNS0_TCP_KEEPALIVE{
-				Code: dns.EDNS0TCPKEEPALIVE, Timeout: uint16(tcpIdleTimeout.Milliseconds() / 100),
-			})
-			return
-		}
-	}
-}
-
-// explain adds an extended error (RFC 8914) when the client speaks EDNS.
-func explain(reply *dns.Msg, code uint16, text string) {
-	if opt := reply.IsEdns0(); opt != nil {
-		opt.Option = append(opt.Option, &dns.EDNS0_EDE{InfoCode: code, ExtraText: text})
-	}
-}
-
-// limit returns how many bytes an answer may have.
-func limit(opt *dns.OPT, by transport) int {
+	r.start(to)
+	var origin Name
 	switch {
-	case by == tcp:
-		return dns.MaxMsgSize
-	case opt == nil:
-		return dns.MinMsgSize
+	case verdict == notImplemented:
+		r.rcode = dns.RcodeNotImplemented
+	case verdict == formatError:
+		r.rcode = dns.RcodeFormatError
+	case q.by == udp && r.server.limiter != nil && !r.permitted():
+		if r.tc {
+			return r.finish()
+		}
+		return nil
+	case q.edns.present && q.edns.version != 0:
+		r.rcode = dns.RcodeBadVers
+	default:
+		origin = r.answer()
 	}
-	return max(dns.MinMsgSize, min(int(opt.UDPSize()), maxUDPPayload))
+	r.counts.count(origin, q.qtype, r.rcode)
+	return r.finish()
 }
 
-// fit makes the answer as small as it has to be. Additional records may be left out without a word (RFC 2181 §9), answers
-// only with TC set.
-func fit(reply *dns.Msg, size int) {
-	if reply.Len() <= size {
+// start writes the header and repeats the question as it came, case and all (RFC 4343).
+func (r *responder) start(to []byte) {
+	q := &r.query
+	end := headerBytes
+	if q.length > 0 {
+		end = q.questionEnd()
+	}
+	r.b = append(to[:0], q.message[:end]...)
+	r.rcode, r.aa, r.tc, r.ede.given, r.located = dns.RcodeSuccess, false, false, false, false
+	r.answers, r.authority, r.additional = 0, 0, 0
+	r.limit = dns.MaxMsgSize
+	if q.by == udp {
+		r.limit = dns.MinMsgSize
+		if q.edns.present {
+			r.limit = max(dns.MinMsgSize, min(int(q.edns.size), maxUDPPayload))
+		}
+	}
+	r.limit -= r.optSize()
+}
+
+// finish completes the header and appends what EDNS has to say.
+func (r *responder) finish() []byte {
+	q := &r.query
+	if q.edns.present {
+		r.appendOPT()
+	}
+	h := r.b
+	h[2] = h[2]&0x79 | 0x80 // opcode and RD are the query's; a response
+	if r.aa {
+		h[2] |= 0x04
+	}
+	if r.tc && q.by == udp { // with TCP there is nothing larger to turn to
+		h[2] |= 0x02
+		r.counts.truncated.Add(1)
+	}
+	h[3] = h[3]&0x10 | byte(r.rcode&0xf) // CD is the query's (RFC 4035 §3.1.6); RA and AD stay 0
+	binary.BigEndian.PutUint16(h[4:], uint16(min(q.length, 1)))
+	binary.BigEndian.PutUint16(h[6:], uint16(r.answers))
+	binary.BigEndian.PutUint16(h[8:], uint16(r.authority))
+	binary.BigEndian.PutUint16(h[10:], uint16(r.additional))
+	return r.b
+}
+
+// permitted asks the limiter. A client whose cookie we made is who it says it is.
+func (r *responder) permitted() bool {
+	q := &r.query
+	if q.edns.hasCookie {
+		if good, _ := r.server.cookies.check(q.edns.cookie[:q.edns.cookies], q.client, r.now); good {
+			return true
+		}
+	}
+	allowed := r.server.limiter.take(q.client, r.now)
+	if allowed == whole {
+		return true
+	}
+	r.counts.limited.Add(1)
+	r.tc = allowed == truncated
+	return false
+}
+
+func (r *responder) explain(code uint16, text string) {
+	r.ede = extendedError{true, code, text}
+}
+
+// optSize is how many bytes appendOPT takes at most, without padding and explanations, which go where there is room.
+func (r *responder) optSize() int {
+	e := &r.query.edns
+	if !e.present {
+		return 0
+	}
+	n := optBytes
+	if e.hasCookie {
+		n += 4 + clientCookie + serverCookie
+	}
+	if e.nsid {
+		n += 4 + len(r.server.opts.NSID)
+	}
+	if e.keepAlive {
+		n += 6
+	}
+	if e.hasSubnet {
+		n += 8 + 16
+	}
+	return n
+}
+
+// appendOPT appends the OPT record. What the client did not ask for is not there, but for an explanation.
+func (r *responder) appendOPT() {
+	q := &r.query
+	start := len(r.b)
+	r.b = append(r.b, 0, 0, byte(dns.TypeOPT), maxUDPPayload>>8, maxUDPPayload&0xff, byte(r.rcode>>4), 0, byte(q.edns.flags>>8)&(dnssecOK>>8), 0, 0, 0)
+	r.additional++
+	if q.edns.version == 0 {
+		r.appendOptions()
+	}
+	if r.ede.given && len(r.b)+6+len(r.ede.text) <= r.limit+r.optSize() {
+		r.b = appendOption(r.b, dns.EDNS0EDE, 2+len(r.ede.text))
+		r.b = binary.BigEndian.AppendUint16(r.b, r.ede.code)
+		r.b = append(r.b, r.ede.text...)
+	}
+	if q.edns.padded && q.by >= overTLS {
+		r.pad()
+	}
+	binary.BigEndian.PutUint16(r.b[start+9:], uint16(len(r.b)-start-optBytes))
+}
+
+func (r *responder) appendOptions() {
+	q := &r.query
+	if q.edns.hasCookie {
+		at := len(r.b)
+		r.b = appendOption(r.b, dns.EDNS0COOKIE, clientCookie+serverCookie)
+		r.b = r.server.cookies.appendTo(r.b, q.edns.cookie[:q.edns.cookies], q.client, r.now)
+		binary.BigEndian.PutUint16(r.b[at+2:], uint16(len(r.b)-at-4))
+	}
+	if id := r.server.opts.NSID; q.edns.nsid && id != "" {
+		r.b = appendOption(r.b, dns.EDNS0NSID, len(id))
+		r.b = append(r.b, id...)
+	}
+	if q.edns.keepAlive && (q.by == tcp || q.by == overTLS) { // RFC 7828: how long an idle connection lives
+		r.b = appendOption(r.b, dns.EDNS0TCPKEEPALIVE, 2)
+		r.b = binary.BigEndian.AppendUint16(r.b, uint16(tcpIdleTimeout.Milliseconds()/keepAliveUnits))
+	}
+	if s := &q.edns.subnet; r.located && q.edns.hasSubnet {
+		addr := s.addr.AsSlice()[:(int(s.source)+7)/8]
+		r.b = appendOption(r.b, dns.EDNS0SUBNET, 4+len(addr))
+		r.b = binary.BigEndian.AppendUint16(r.b, s.family)
+		r.b = append(r.b, s.source, r.scope)
+		r.b = append(r.b, addr...)
+	}
+}
+
+func appendOption(b []byte, code uint16, size int) []byte {
+	b = binary.BigEndian.AppendUint16(b, code)
+	return binary.BigEndian.AppendUint16(b, uint16(size))
+}
+
+// paddingBlock is what the sizes of encrypted answers are multiples of (RFC 8467 §4.1).
+const paddingBlock = 468
+
+func (r *responder) pad() {
+	size := (len(r.b) + 4 + paddingBlock - 1) / paddingBlock * paddingBlock
+	n := min(size, dns.MaxMsgSize) - len(r.b) - 4
+	if n < 0 {
 		return
 	}
-	if edns := reply.IsEdns0(); edns != nil {
-		reply.Extra = []dns.RR{edns}
-	} else {
-		reply.Extra = nil
+	r.b = appendOption(r.b, dns.EDNS0PADDING, n)
+	for range n {
+		r.b = append(r.b, 0)
 	}
-	reply.Truncate(size)
 }

@@ -2,8 +2,10 @@ package dnsserver
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,12 +33,12 @@ func TestIdleAndSlowConnectionsEnd(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := New(Options{Zone: func() *Zone { return nil }, Log: slog.New(slog.DiscardHandler)})
+				s := New(Options{Zones: func() []*Zone { return nil }, Log: slog.New(slog.DiscardHandler)})
 				server, client := net.Pipe()
 				start := time.Now()
 				ended := make(chan time.Duration, 1)
 				go func() {
-					s.serveConn(context.Background(), server)
+					s.serveConn(context.Background(), server, s.shards[tcp])
 					ended <- time.Since(start)
 					_ = server.Close()
 				}()
@@ -76,11 +78,11 @@ func TestClientThatTakesNoAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	synctest.Test(t, func(t *testing.T) {
-		s := New(Options{Zone: func() *Zone { return nil }, Log: slog.New(slog.DiscardHandler)})
+		s := New(Options{Zones: func() []*Zone { return nil }, Log: slog.New(slog.DiscardHandler)})
 		server, client := net.Pipe()
 		start := time.Now()
 		go func() { _, _ = client.Write(append([]byte{0, byte(len(packed))}, packed...)) }()
-		s.serveConn(context.Background(), server)
+		s.serveConn(context.Background(), server, s.shards[tcp])
 		if got := time.Since(start); got != tcpWriteTime {
 			t.Errorf("ended after %v, want %v", got, tcpWriteTime)
 		}
@@ -89,30 +91,50 @@ func TestClientThatTakesNoAnswers(t *testing.T) {
 	})
 }
 
+// from is a connection whose client has some address.
+type from struct {
+	net.Conn
+	addr net.Addr
+}
+
+func (f from) RemoteAddr() net.Addr { return f.addr }
+
 func TestConnectionsAreBounded(t *testing.T) {
-	s := New(Options{Log: slog.New(slog.DiscardHandler)})
-	var last net.Conn
-	for i := range maxTCPConns {
+	c := newConnections()
+	one := func(addr string) net.Conn {
 		server, client := net.Pipe()
 		t.Cleanup(func() { _ = client.Close() })
-		if !s.admit(t.Context(), server) {
-			t.Fatalf("connection %d is refused", i+1)
+		return &from{server, net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr))}
+	}
+	var last net.Conn
+	for i := range maxSourceConns {
+		if last = one("192.0.2.1:1"); !c.admit(last) {
+			t.Fatalf("connection %d of a source is refused", i+1)
 		}
-		last = server
 	}
-	server, client := net.Pipe()
-	defer client.Close()
-	if s.admit(t.Context(), server) {
-		t.Error("one more is taken than the bound")
+	if c.admit(one("192.0.2.1:2")) {
+		t.Error("one more of a source is taken than the bound")
 	}
-	s.release(last)
-	if !s.admit(t.Context(), server) {
+	for i := range maxSourceConns { // one customer's network
+		if !c.admit(one(fmt.Sprintf("[2001:db8:0:%x::1]:1", i))) {
+			t.Fatalf("connection %d of a source is refused", i+1)
+		}
+	}
+	if c.admit(one("[2001:db8:0:ff::2]:1")) || !c.admit(one("[2001:db8:0:100::1]:1")) {
+		t.Error("IPv6 is not counted by /56")
+	}
+	c.release(last)
+	if !c.admit(last) {
 		t.Error("none is taken after one has left")
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	s.release(server)
-	if s.admit(ctx, server) {
+	for c.admit(one("127.0.0.1:1")) {
+	}
+	if n := len(c.open); n != maxConns {
+		t.Errorf("%d connections in all, want %d", n, maxConns)
+	}
+	c.release(last)
+	c.end()
+	if c.admit(last) {
 		t.Error("one is taken while the server stops")
 	}
 }

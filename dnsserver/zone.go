@@ -1,8 +1,13 @@
 package dnsserver
 
 import (
+	"cmp"
+	"encoding/binary"
+	"hash/maphash"
+	"iter"
+	"math"
 	"net/netip"
-	"strings"
+	"slices"
 
 	"github.com/miekg/dns"
 )
@@ -17,6 +22,7 @@ type Apex struct {
 	NameServers []NameServer
 	TTL         uint32 // of SOA and NS, in seconds
 	NegativeTTL uint32 // how long "there is none" may be remembered, in seconds
+	Sets        []Set  // what else stands at the origin, such as DNSKEY; not SOA and not NS
 }
 
 // NameServer is one server of a zone.
@@ -25,168 +31,246 @@ type NameServer struct {
 	Addrs []netip.Addr
 }
 
-// Records are what stands at one name. All nil means that the name exists and has none.
-type Records struct {
-	TTL uint32 // in seconds, of all of them
-	V4  []netip.Addr
-	V6  []netip.Addr
-	SRV []SRV
-}
-
-// SRV is an SRV record (RFC 2782) with its target's address, which goes along in the additional section.
-type SRV struct {
-	Priority, Weight, Port uint16
-	Target                 string // fully qualified, with the last dot
-	Addr                   netip.Addr
-}
-
-// Branch is a name with all that stands below it, such as a service with its ports and endpoints. It is immutable and
-// may hang in many zones, so that a change of one branch costs nothing for the others.
-type Branch struct {
-	names map[string]*Records // relative to the branch; "" for itself
-}
-
-// NewBranch makes a branch of the records of each name relative to it: "" for its own, "_http._tcp". Names are in
-// lower case. The map and the records are the branch's from now on.
-func NewBranch(names map[string]*Records) *Branch {
-	empty := &Records{}
-	if names[""] == nil {
-		names[""] = empty
-	}
-	for name := range names {
-		for {
-			_, parent, ok := strings.Cut(name, ".")
-			if !ok || names[parent] != nil {
-				break
-			}
-			names[parent] = empty // RFC 8020: it exists, as something stands below it
-			name = parent
-		}
-	}
-	return &Branch{names: names}
-}
-
-// Records returns what stands at a name relative to the branch, nil when there is no such name.
-func (b *Branch) Records(name string) *Records { return b.names[name] }
-
-// Zone is all that a server answers. It is immutable.
+// Zone is all that a server answers for a domain. It is immutable.
 type Zone struct {
-	apex     Apex
-	origin   string // canonical: lower case, with the last dot
-	mailbox  string
-	servers  []string // canonical names of the NS records
-	glue     map[string]*Records
-	branches map[string]*Branch
-	between  map[string]bool // names above branches that have nothing of their own
+	origin   Name
+	serial   uint32
+	soa      []byte // RDATA
+	soaTTL   uint32
+	apex     *Branch  // the origin and the name servers
+	branches []hung   // in the order of their keys
+	index    *index   // of all names
+	negative negative // the SOA record of negative answers
 }
 
-// NewZone makes a zone of branches by their names relative to the origin ("web.default"), in lower case. No branch holds
-// a name that is another branch's. The map is the zone's from now on.
+// hung is a branch of a zone.
+type hung struct {
+	key    string
+	branch *Branch
+}
+
+// NewZone makes a zone of branches, each by a key of the caller's, such as a service's name. It takes time for every name:
+// Next makes one of another. NewZone panics when the apex has a name that cannot be.
 func NewZone(apex Apex, branches map[string]*Branch) *Zone {
-	z := &Zone{
-		apex: apex, origin: dns.CanonicalName(apex.Origin), mailbox: dns.CanonicalName(apex.Mailbox),
-		branches: branches, glue: map[string]*Records{}, between: map[string]bool{},
+	z := &Zone{origin: mustParse(apex.Origin), serial: apex.Serial, soaTTL: apex.TTL}
+	mailbox := "hostmaster." + apex.Origin
+	if apex.Mailbox != "" {
+		mailbox = apex.Mailbox
 	}
-	if apex.Mailbox == "" {
-		z.mailbox = "hostmaster." + z.origin
-	}
+	servers := Set{Type: dns.TypeNS, TTL: apex.TTL}
+	glue := map[Name][]Set{}
 	for _, server := range apex.NameServers {
-		name := dns.CanonicalName(server.Name)
-		z.servers = append(z.servers, name)
-		if relative, ok := z.relative(name); ok && relative != "" {
-			z.glue[relative] = addressRecords(apex.TTL, server.Addrs)
-			z.above(relative)
+		name := mustParse(server.Name)
+		servers.Data = append(servers.Data, []byte(name))
+		if name.within(z.origin) && name != z.origin {
+			glue[name] = Addresses(apex.TTL, server.Addrs, nil)
 		}
 	}
-	for name := range branches {
-		z.above(name)
+	primary := z.origin
+	if len(apex.NameServers) > 0 {
+		primary = mustParse(apex.NameServers[0].Name)
 	}
+	z.soa = startOfAuthority(primary, mustParse(mailbox), z.serial, apex.NegativeTTL)
+	z.apex = newApex(z.origin, append([]Set{servers}, apex.Sets...), glue).withSOA(z)
+	z.negative = newNegative(z, primary, mustParse(mailbox), min(apex.TTL, apex.NegativeTTL))
+
+	names := 1
+	for key, branch := range branches {
+		z.branches = append(z.branches, hung{key, branch})
+		names += len(branch.nodes)
+	}
+	slices.SortFunc(z.branches, func(a, b hung) int { return cmp.Compare(a.key, b.key) })
+	empty := newIndex(maphash.MakeSeed(), names)
+	changes := make([]change, 0, names)
+	changes = empty.changes(changes, nil, z.apex)
+	for _, h := range z.branches {
+		changes = empty.changes(changes, nil, h.branch)
+	}
+	z.index = empty.with(changes)
 	return z
 }
 
-func addressRecords(ttl uint32, addrs []netip.Addr) *Records {
-	r := &Records{TTL: ttl}
-	for _, addr := range addrs {
-		if addr = addr.Unmap(); addr.Is4() {
-			r.V4 = append(r.V4, addr)
-		} else {
-			r.V6 = append(r.V6, addr)
-		}
+func mustParse(s string) Name {
+	name, err := ParseName(s)
+	if err != nil {
+		panic(err)
 	}
-	return r
+	return name
 }
 
-// above records that the names above a name exist.
-func (z *Zone) above(name string) {
-	for {
-		_, parent, ok := strings.Cut(name, ".")
-		if !ok || z.between[parent] {
+// Next makes the zone that differs from z by its serial and by some branches: nil for one that is gone. It takes time for
+// what changes; all else is shared. It makes branches anew when it finds z much grown.
+func (z *Zone) Next(serial uint32, changed map[string]*Branch) *Zone {
+	next := *z
+	next.serial = serial
+	next.soa = slices.Clone(z.soa)
+	binary.BigEndian.PutUint32(next.soa[len(next.soa)-serialFromEnd:], serial)
+	next.negative = z.negative.withSerial(serial)
+	next.apex = z.apex.withSOA(&next)
+	changes := z.index.changes(nil, z.apex, next.apex)
+	keys := make([]string, 0, len(changed))
+	for key, branch := range changed {
+		if old := z.Branch(key); old != branch {
+			changes = z.index.changes(changes, old, branch)
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	next.branches = make([]hung, 0, len(z.branches)+len(keys))
+	rest := z.branches
+	for _, key := range keys {
+		at, found := slices.BinarySearchFunc(rest, key, compareKey)
+		next.branches = append(next.branches, rest[:at]...)
+		if found {
+			at++
+		}
+		rest = rest[at:]
+		if branch := changed[key]; branch != nil {
+			next.branches = append(next.branches, hung{key, branch})
+		}
+	}
+	next.branches = append(next.branches, rest...)
+	base := z.index
+	if base.crowded(len(changes)) {
+		base, changes = newIndex(base.seed, base.names+len(changes)), nil
+		for branch := range next.all() {
+			changes = base.changes(changes, nil, branch)
+		}
+	}
+	next.index = base.with(changes)
+	return &next
+}
+
+func compareKey(h hung, key string) int { return cmp.Compare(h.key, key) }
+
+// all are the zone's branches, the apex first.
+func (z *Zone) all() iter.Seq[*Branch] {
+	return func(yield func(*Branch) bool) {
+		if !yield(z.apex) {
 			return
 		}
-		z.between[parent] = true
-		name = parent
+		for _, h := range z.branches {
+			if !yield(h.branch) {
+				return
+			}
+		}
 	}
 }
 
-// Origin returns the zone's domain in lower case, with the last dot.
-func (z *Zone) Origin() string { return z.origin }
+// Origin returns the zone's domain.
+func (z *Zone) Origin() Name { return z.origin }
 
 // Serial returns the SOA's serial.
-func (z *Zone) Serial() uint32 { return z.apex.Serial }
+func (z *Zone) Serial() uint32 { return z.serial }
 
-// Branch returns the branch at a name relative to the origin, or nil.
-func (z *Zone) Branch(name string) *Branch { return z.branches[name] }
-
-// relative returns a canonical name without the origin ("" for the origin itself), and whether it is in the zone.
-func (z *Zone) relative(name string) (string, bool) {
-	if name == z.origin {
-		return "", true
-	}
-	if strings.Contains(name, `\`) && !dns.IsSubDomain(z.origin, name) {
-		return "", false // a dot within a label looks like the origin's
-	}
-	relative, ok := strings.CutSuffix(name, z.origin)
-	if !ok || z.origin == "." {
-		return strings.TrimSuffix(name, "."), ok
-	}
-	return strings.CutSuffix(relative, ".")
-}
-
-// find returns what stands at a name below the origin, nil when there is no such name.
-func (z *Zone) find(name string) *Records {
-	if r := z.glue[name]; r != nil {
-		return r
-	}
-	for at := 0; ; {
-		if branch := z.branches[name[at:]]; branch != nil {
-			r := branch.names[strings.TrimSuffix(name[:at], ".")]
-			if r == nil && z.between[name] {
-				break
-			}
-			return r
-		}
-		next := strings.IndexByte(name[at:], '.')
-		if next < 0 {
-			break
-		}
-		at += next + 1
-	}
-	if z.between[name] {
-		return &Records{}
+// Branch returns the branch of a key, or nil.
+func (z *Zone) Branch(key string) *Branch {
+	if at, found := slices.BinarySearchFunc(z.branches, key, compareKey); found {
+		return z.branches[at].branch
 	}
 	return nil
 }
 
-// soa returns the zone's SOA record.
-func (z *Zone) soa(owner string, ttl uint32) *dns.SOA {
-	const refresh, retry, expire = 30, 10, 7 * 24 * 3600
-	server := z.origin
-	if len(z.servers) > 0 {
-		server = z.servers[0]
+// Lookup returns the sets of a name, in the order of their types, and whether the name exists. The caller changes nothing.
+func (z *Zone) Lookup(name Name) (sets []*Set, exists bool) {
+	n := z.index.find([]byte(name))
+	if n == nil {
+		return nil, false
 	}
-	return &dns.SOA{
-		Hdr: dns.RR_Header{Name: owner, Rrtype: dns.TypeSOA, Class: dns.ClassINET, Ttl: ttl},
-		Ns:  server, Mbox: z.mailbox, Serial: z.apex.Serial,
-		Refresh: refresh, Retry: retry, Expire: expire, Minttl: z.apex.NegativeTTL,
+	return n.sets, true
+}
+
+// Set returns the records of a type at a name, nil when there is none.
+func (z *Zone) Set(name Name, rtype uint16) *Set {
+	if n := z.index.find([]byte(name)); n != nil {
+		return n.set(rtype)
 	}
+	return nil
+}
+
+// All yields every set that is answered, with its name: those of the origin first, SOA among them, else in no order.
+func (z *Zone) All() iter.Seq2[Name, *Set] {
+	return func(yield func(Name, *Set) bool) {
+		for branch := range z.all() {
+			for name, n := range branch.nodes {
+				if len(n.sets) == 0 || z.index.find([]byte(name)) != n {
+					continue
+				}
+				for _, s := range n.sets {
+					if !yield(name, s) {
+						return
+					}
+				}
+			}
+		}
+	}
+}
+
+// Difference is what differs between two zones at one name and type: nil for no set there. Old and New are never equal.
+type Difference struct {
+	Name     Name
+	Old, New *Set
+}
+
+// Diff returns what differs between two zones of one origin, without the SOA, in no order. What they share costs a comparison
+// of pointers for each branch.
+func Diff(old, next *Zone) []Difference {
+	names := map[Name]bool{}
+	note := func(b *Branch) {
+		if b != nil {
+			for name := range b.nodes {
+				names[name] = true
+			}
+		}
+	}
+	note(old.apex)
+	note(next.apex)
+	a, b := old.branches, next.branches
+	for len(a) > 0 || len(b) > 0 {
+		switch {
+		case len(b) == 0 || len(a) > 0 && a[0].key < b[0].key:
+			note(a[0].branch)
+			a = a[1:]
+		case len(a) == 0 || b[0].key < a[0].key:
+			note(b[0].branch)
+			b = b[1:]
+		default:
+			if a[0].branch != b[0].branch {
+				note(a[0].branch)
+				note(b[0].branch)
+			}
+			a, b = a[1:], b[1:]
+		}
+	}
+	var out []Difference
+	for name := range names {
+		was, _ := old.Lookup(name)
+		is, _ := next.Lookup(name)
+		out = differences(out, name, was, is)
+	}
+	return out
+}
+
+// differences compares the sets of a name; both are in the order of their types.
+func differences(out []Difference, name Name, was, is []*Set) []Difference {
+	for len(was) > 0 || len(is) > 0 {
+		d := Difference{Name: name}
+		rtype := uint16(math.MaxUint16)
+		if len(was) > 0 {
+			rtype = was[0].Type
+		}
+		if len(is) > 0 {
+			rtype = min(rtype, is[0].Type)
+		}
+		if len(was) > 0 && was[0].Type == rtype {
+			d.Old, was = was[0], was[1:]
+		}
+		if len(is) > 0 && is[0].Type == rtype {
+			d.New, is = is[0], is[1:]
+		}
+		if rtype != dns.TypeSOA && !d.Old.Equal(d.New) {
+			out = append(out, d)
+		}
+	}
+	return out
 }

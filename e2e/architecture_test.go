@@ -36,6 +36,8 @@ var mayImport = map[string][]string{
 	"proxy/http1":   {"proxy/message"},
 	"proxy/http2":   {"proxy/message"},
 
+	"dnsserver/dnssec": {"internal/seal"},
+
 	"proxy/preamble": nil,
 	"proxy/takeover": nil,
 	"proxy/probe":    nil,

@@ -13,8 +13,9 @@ import (
 	"cmp"
 	"math"
 	"net/netip"
-	"slices"
 	"strings"
+
+	"github.com/miekg/dns"
 
 	"github.com/hostmesh/hostmesh/dnsserver"
 	"github.com/hostmesh/hostmesh/registry"
@@ -33,17 +34,12 @@ type Options struct {
 // Builder builds one zone after the other. It is not safe for concurrent use; the zones are.
 type Builder struct {
 	opts   Options
-	domain string // lower case, without the last dot
-	built  map[*registry.Service]branches
+	origin dnsserver.Name
+	before *registry.Snapshot // that zone is of
+	zone   *dnsserver.Zone
 }
 
-// branches are a service's part of the zone.
-type branches struct {
-	long  *dnsserver.Branch // <service>.<namespace>
-	short *dnsserver.Branch // <service>; nil outside the namespace default
-}
-
-// New returns a builder without a zone yet.
+// New returns a builder without a zone yet. It panics when the domain is none.
 func New(opts Options) *Builder {
 	opts.Domain = cmp.Or(strings.ToLower(strings.TrimSuffix(opts.Domain, ".")), "mesh.internal")
 	opts.TTL = cmp.Or(opts.TTL, 5)
@@ -52,107 +48,139 @@ func New(opts Options) *Builder {
 	if len(opts.NameServers) == 0 {
 		opts.NameServers = []dnsserver.NameServer{{Name: "ns." + opts.Domain}}
 	}
-	return &Builder{opts: opts, domain: opts.Domain}
+	origin, err := dnsserver.ParseName(opts.Domain)
+	if err != nil {
+		panic(err)
+	}
+	return &Builder{opts: opts, origin: origin}
 }
 
 // Build returns the zone of a snapshot; its serial is the snapshot's number modulo 2³² (RFC 1982). What belongs to a
-// service whose pointer was in the snapshot before is the same as in the zone before.
+// service whose pointer was in the snapshot before is the same as in the zone before, and costs no more than a look.
 func (b *Builder) Build(snap *registry.Snapshot) *dnsserver.Zone {
-	built := make(map[*registry.Service]branches, len(snap.Services))
-	all := make(map[string]*dnsserver.Branch, 2*len(snap.Services))
-	for _, s := range snap.Services {
-		part, ok := b.built[s]
-		if !ok {
-			part = b.service(s)
+	if b.zone == nil {
+		all := make(map[string]*dnsserver.Branch, len(snap.Services))
+		for _, s := range snap.Services {
+			all[Key(s.Name)] = b.service(s)
 		}
-		built[s] = part
-		all[s.Name.Name+"."+s.Name.Namespace] = part.long
-		if part.short != nil {
-			all[s.Name.Name] = part.short
-		}
+		b.zone = dnsserver.NewZone(dnsserver.Apex{
+			Origin: b.opts.Domain, Serial: uint32(snap.Number), Mailbox: b.opts.Mailbox, NameServers: b.opts.NameServers,
+			TTL: b.opts.ApexTTL, NegativeTTL: b.opts.NegativeTTL,
+		}, all)
+	} else {
+		b.zone = b.zone.Next(uint32(snap.Number), b.changed(snap))
 	}
-	b.built = built
-	return dnsserver.NewZone(dnsserver.Apex{
-		Origin: b.domain, Serial: uint32(snap.Number), Mailbox: b.opts.Mailbox, NameServers: b.opts.NameServers,
-		TTL: b.opts.ApexTTL, NegativeTTL: b.opts.NegativeTTL,
-	}, all)
+	b.before = snap
+	return b.zone
 }
 
-// service makes the records of one service.
-func (b *Builder) service(s *registry.Service) branches {
-	own := &dnsserver.Records{TTL: b.opts.TTL}
-	owner := s.Name.Name + "." + s.Name.Namespace + "." + b.domain + "."
-	long, short := map[string]*dnsserver.Records{"": own}, map[string]*dnsserver.Records{"": own}
+// changed are the branches that a snapshot changes, nil for a service that is gone. Snapshots are sorted by name.
+func (b *Builder) changed(snap *registry.Snapshot) map[string]*dnsserver.Branch {
+	out := map[string]*dnsserver.Branch{}
+	was, is := b.before.Services, snap.Services
+	for len(was) > 0 || len(is) > 0 {
+		switch {
+		case len(was) > 0 && len(is) > 0 && was[0] == is[0]:
+			was, is = was[1:], is[1:]
+		case len(is) == 0 || len(was) > 0 && was[0].Name.Compare(is[0].Name) < 0:
+			out[Key(was[0].Name)] = nil
+			was = was[1:]
+		default:
+			if len(was) > 0 && was[0].Name == is[0].Name {
+				was = was[1:]
+			}
+			out[Key(is[0].Name)] = b.service(is[0])
+			is = is[1:]
+		}
+	}
+	return out
+}
 
-	targets := make(map[netip.Addr]string, len(s.Endpoints))
+// Key is the key of a service's branch in the zone.
+func Key(name registry.Name) string { return name.Name + "." + name.Namespace }
+
+// service makes the records of one service.
+func (b *Builder) service(s *registry.Service) *dnsserver.Branch {
+	long := Key(s.Name)
+	owners := []string{long}
+	if s.Name.Namespace == registry.DefaultNamespace {
+		owners = append(owners, s.Name.Name)
+	}
+	names, ports := make(map[string][]dnsserver.Set, len(s.Endpoints)+2*len(s.Ports)+2), make(map[string][]record, len(s.Ports))
+
+	targets := make(map[netip.Addr]dnsserver.Name, len(s.Endpoints))
 	for _, e := range s.Endpoints {
 		if _, ok := targets[e.Addr]; !ok {
-			label := Label(e.Addr)
-			targets[e.Addr] = label + "." + owner
-			long[label] = &dnsserver.Records{TTL: b.opts.TTL}
-			add(long[label], e.Addr)
+			label := Label(e.Addr) + "." + long
+			names[label] = dnsserver.Addresses(b.opts.TTL, []netip.Addr{e.Addr.WithZone("")}, nil)
+			targets[e.Addr], _ = dnsserver.Join(label, b.origin) // a name that cannot be has no record
 		}
 	}
 	serving := serving(s.Endpoints)
-	added := make(map[netip.Addr]bool, len(serving))
+	addrs, weights := make([]netip.Addr, 0, len(serving)), make([]uint32, 0, len(serving))
 	for _, e := range serving {
-		if !added[e.Addr] {
-			added[e.Addr] = true
-			add(own, e.Addr)
-		}
+		addrs, weights = append(addrs, e.Addr.WithZone("")), append(weights, e.Weight)
 	}
+	var all []record
 	heaviest := heaviest(serving)
 	for _, p := range s.Ports {
-		srv := make([]dnsserver.SRV, 0, len(serving))
+		var srv []record
 		for _, e := range serving {
-			if number := e.Port(p.Name); number != 0 {
-				srv = append(srv, dnsserver.SRV{
-					Weight: weight(e.Weight, heaviest), Port: number, Target: targets[e.Addr], Addr: e.Addr,
-				})
+			if number := e.Port(p.Name); number != 0 && targets[e.Addr] != "" {
+				srv = append(srv, record{weight: weight(e.Weight, heaviest), port: number, target: targets[e.Addr]})
 			}
 		}
 		if len(targets) < len(s.Endpoints) {
 			srv = onePerPlace(srv)
 		}
 		if name := portName(p); name != "" {
-			records := &dnsserver.Records{TTL: b.opts.TTL, SRV: srv}
-			if clash := long[name]; clash != nil { // two names that differ only in what DNS cannot tell
-				records.SRV = append(slices.Clip(clash.SRV), srv...)
-			}
-			long[name], short[name] = records, records
+			ports[name] = append(ports[name], srv...) // two names may differ only in what DNS cannot tell
 		}
-		own.SRV = append(own.SRV, srv...)
+		all = append(all, srv...)
 	}
-	part := branches{long: dnsserver.NewBranch(long)}
-	if s.Name.Namespace == registry.DefaultNamespace {
-		part.short = dnsserver.NewBranch(short)
+	for _, owner := range owners {
+		names[owner] = append(dnsserver.Addresses(b.opts.TTL, addrs, weights), b.serviceSet(all))
+		for name, srv := range ports {
+			names[name+"."+owner] = []dnsserver.Set{b.serviceSet(srv)}
+		}
 	}
-	return part
+	return dnsserver.NewBranch(b.origin, 0, names)
+}
+
+// record is one SRV record to be.
+type record struct {
+	weight, port uint16
+	target       dnsserver.Name
+}
+
+func (b *Builder) serviceSet(srv []record) dnsserver.Set {
+	set := dnsserver.Set{Type: dns.TypeSRV, TTL: b.opts.TTL, Order: &dnsserver.Order{}}
+	for _, r := range srv {
+		set.Data = append(set.Data, dnsserver.ServiceData(0, r.weight, r.port, r.target))
+		set.Order.Weights = append(set.Order.Weights, uint32(r.weight))
+	}
+	return set
 }
 
 // onePerPlace makes one record of those of endpoints that share a port, with the sum of their weights: a record set has no
 // record twice.
-func onePerPlace(all []dnsserver.SRV) []dnsserver.SRV {
-	first := make(map[netip.AddrPort]int, len(all))
+func onePerPlace(all []record) []record {
+	type place struct {
+		target dnsserver.Name
+		port   uint16
+	}
+	first := make(map[place]int, len(all))
 	kept := all[:0]
 	for _, r := range all {
-		at := netip.AddrPortFrom(r.Addr, r.Port)
+		at := place{r.target, r.port}
 		if i, ok := first[at]; ok {
-			kept[i].Weight = uint16(min(uint32(kept[i].Weight)+uint32(r.Weight), math.MaxUint16))
+			kept[i].weight = uint16(min(uint32(kept[i].weight)+uint32(r.weight), math.MaxUint16))
 			continue
 		}
 		first[at] = len(kept)
 		kept = append(kept, r)
 	}
 	return kept
-}
-
-func add(r *dnsserver.Records, addr netip.Addr) {
-	if addr.Is4() {
-		r.V4 = append(r.V4, addr)
-	} else {
-		r.V6 = append(r.V6, addr.WithZone(""))
-	}
 }
 
 // serving returns the endpoints that serve, or all when none does: then health says more about who checks.

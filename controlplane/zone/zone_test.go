@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/miekg/dns"
 
 	"github.com/hostmesh/hostmesh/controlplane/zone"
 	"github.com/hostmesh/hostmesh/dnsserver"
@@ -53,7 +54,7 @@ func snapshot() *registry.Snapshot {
 			},
 		},
 	}}
-	for i := range 40 { // more than fit without TCP
+	for i := range 60 { // more than fit without TCP
 		if i == 0 {
 			snap.Services = slices.Insert(snap.Services, 0, &registry.Service{Name: registry.Name{Namespace: "default", Name: "big"}, Ports: []registry.Port{{Number: 80}}})
 		}
@@ -68,7 +69,7 @@ func serve(t *testing.T, snap *registry.Snapshot) netip.AddrPort {
 	z := zone.New(zone.Options{Domain: "Mesh.Internal.", NameServers: []dnsserver.NameServer{
 		{Name: "ns.mesh.internal", Addrs: []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")}},
 	}}).Build(snap)
-	s := dnsserver.New(dnsserver.Options{Addrs: []string{"127.0.0.1:0"}, Zone: func() *dnsserver.Zone { return z }, Log: slog.New(slog.DiscardHandler)})
+	s := dnsserver.New(dnsserver.Options{Addrs: []string{"127.0.0.1:0"}, Zones: func() []*dnsserver.Zone { return []*dnsserver.Zone{z} }, Log: slog.New(slog.DiscardHandler)})
 	if err := s.Listen(); err != nil {
 		t.Fatal(err)
 	}
@@ -148,9 +149,9 @@ func TestDig(t *testing.T) {
 		{"EDNS version 1, negotiated", "+edns=1 web.mesh.internal A", []string{"status: NOERROR", "192.0.2.1"}},
 		{"an unknown EDNS option", "+ednsopt=100 +subnet=192.0.2.0/24 +cookie web.mesh.internal A", []string{"status: NOERROR", "192.0.2.1"}},
 		{"truncated", "+noedns +ignore big.mesh.internal A", []string{"flags: qr aa tc rd;"}},
-		{"a larger payload", "+bufsize=1232 +ignore big.mesh.internal A", []string{"flags: qr aa rd;", "ANSWER: 32,"}},
+		{"a larger payload", "+bufsize=1232 +ignore big.mesh.internal A", []string{"flags: qr aa rd;", "ANSWER: 30,"}},
 		{"a payload that is too small", "+bufsize=512 +ignore big.mesh.internal A", []string{"flags: qr aa tc rd;"}},
-		{"truncated and asked again over TCP", "+bufsize=512 big.mesh.internal A", []string{"Truncated, retrying in TCP mode", "flags: qr aa rd;", "ANSWER: 40,"}},
+		{"truncated and asked again over TCP", "+bufsize=512 big.mesh.internal A", []string{"Truncated, retrying in TCP mode", "flags: qr aa rd;", "ANSWER: 60,"}},
 		{"several queries over one connection", "+tcp +keepopen web.mesh.internal A web.mesh.internal AAAA", []string{"192.0.2.1", "2001:db8::1", `\(TCP\)`}},
 		{"CHAOS", "version.bind CH TXT", []string{"status: REFUSED", "flags: qr rd;"}},
 		{"outside", "example.org A", []string{"status: REFUSED", "flags: qr rd;", `EDE: 20 \(Not Authoritative\)`}},
@@ -178,7 +179,7 @@ func TestUnchangedServicesAreReused(t *testing.T) {
 	changed.Endpoints = changed.Endpoints[:1]
 	next.Services[len(next.Services)-1] = &changed
 	after := b.Build(next)
-	for _, name := range []string{"web.default", "web", "empty.default", "down", "big.default"} {
+	for _, name := range []string{"web.default", "empty.default", "down.default", "big.default"} {
 		if before.Branch(name) == nil || before.Branch(name) != after.Branch(name) {
 			t.Errorf("%s did not change and is not the same", name)
 		}
@@ -186,7 +187,7 @@ func TestUnchangedServicesAreReused(t *testing.T) {
 	if before.Branch("orders.shop") == after.Branch("orders.shop") {
 		t.Error("orders.shop changed and is the same")
 	}
-	if got := len(after.Branch("orders.shop").Records("").V4); got != 1 {
+	if got := len(after.Set("\x06orders\x04shop\x04mesh\x08internal\x00", dns.TypeA).Data); got != 1 {
 		t.Errorf("orders.shop has %d addresses, want 1", got)
 	}
 	if before.Serial() != 4242 || after.Serial() != 4243 {
@@ -279,8 +280,8 @@ func TestLabel(t *testing.T) {
 
 func BenchmarkBuild(b *testing.B) {
 	snap := &registry.Snapshot{Number: 1}
-	for i := range 1000 {
-		s := &registry.Service{Name: registry.Name{Namespace: "default", Name: fmt.Sprintf("service-%04d", i)}, Ports: []registry.Port{{Number: 80, Protocol: registry.HTTP}}}
+	for i := range 10_000 {
+		s := &registry.Service{Name: registry.Name{Namespace: "default", Name: fmt.Sprintf("service-%05d", i)}, Ports: []registry.Port{{Number: 80, Protocol: registry.HTTP}}}
 		for j := range 10 {
 			s.Endpoints = append(s.Endpoints, endpoint(fmt.Sprintf("10.%d.%d.%d", i/250, i%250, j), 1, registry.Healthy, at("", 80)))
 		}
@@ -297,8 +298,10 @@ func BenchmarkBuild(b *testing.B) {
 		builder := zone.New(zone.Options{})
 		builder.Build(snap)
 		for b.Loop() {
-			next := *snap.Services[500]
-			snap.Services[500] = &next
+			services := slices.Clone(snap.Services)
+			next := *services[500]
+			services[500] = &next
+			snap = &registry.Snapshot{Number: snap.Number + 1, Services: services}
 			builder.Build(snap)
 		}
 	})

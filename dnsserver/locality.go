@@ -1,0 +1,126 @@
+package dnsserver
+
+import (
+	"cmp"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+)
+
+// ranks of a record's place, as seen from a client's.
+const (
+	sameSubZone = iota
+	sameZone
+	sameRegion
+	elsewhere
+)
+
+func (l Locality) rank(of Locality) int {
+	switch {
+	case l.Region != of.Region:
+		return elsewhere
+	case l.Zone != of.Zone:
+		return sameRegion
+	case l.SubZone != of.SubZone:
+		return sameZone
+	}
+	return sameSubZone
+}
+
+// nearest appends the records that are nearest to the client first; of a large set that is answered over UDP, one of the
+// windows that are nearest.
+func (r *responder) nearest(s *Set) {
+	from, known := r.locate()
+	if r.query.by == udp && len(s.windows) > 1 {
+		w := s.choose()
+		if known {
+			w = s.chooseNear(from)
+		}
+		r.rotated(s, w, w.first()) // it is of one place
+		return
+	}
+	if !known {
+		whole := window{to: len(s.Data)}
+		r.rotated(s, &whole, s.choose().first())
+		return
+	}
+	r.order = r.order[:0]
+	for i := range s.Data {
+		r.order = append(r.order, ranked{index: i, rank: from.rank(s.Order.Localities[i]), lot: s.lot(i)})
+	}
+	slices.SortFunc(r.order, func(a, b ranked) int {
+		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(b.lot, a.lot))
+	})
+	for _, one := range r.order {
+		r.run(s, one.index, one.index+1)
+	}
+}
+
+// ranked is a record in the order of an answer.
+type ranked struct {
+	index, rank int
+	lot         float64 // the highest comes first
+}
+
+// lot draws for a record so that each is first among its equals as often as its weight says (Efraimidis and Spirakis: the
+// greatest of u^(1/w), or of -e/w with e exponential).
+func (s *Set) lot(i int) float64 {
+	weight := float64(1)
+	if s.Order.Weights != nil {
+		weight = max(float64(s.Order.Weights[i]), 1e-9)
+	}
+	return -rand.ExpFloat64() / weight
+}
+
+// chooseNear returns one of the windows that are nearest, by their weights.
+func (s *Set) chooseNear(from Locality) *window {
+	best, sum := elsewhere, uint64(0)
+	for i := range s.windows {
+		if rank := from.rank(s.windows[i].place); rank < best {
+			best, sum = rank, 0
+		}
+		if from.rank(s.windows[i].place) == best {
+			sum += s.windows[i].weight
+		}
+	}
+	if sum == 0 {
+		return s.choose()
+	}
+	at := rand.Uint64N(sum)
+	for i := range s.windows {
+		if w := &s.windows[i]; from.rank(w.place) == best {
+			if at < w.weight {
+				return w
+			}
+			at -= w.weight
+		}
+	}
+	return s.choose()
+}
+
+// locate returns where the client is: by the subnet that a trusted resolver tells, else by its address.
+func (r *responder) locate() (where Locality, known bool) {
+	q := &r.query
+	client, subnet := q.client, q.edns.hasSubnet && r.trusted(q.client)
+	if subnet {
+		r.located, r.scope = true, 0
+		if q.edns.subnet.source == 0 {
+			return Locality{}, false // RFC 7871 §7.1.2: the client does not want to be told apart
+		}
+		client = q.edns.subnet.addr
+	}
+	where, bits, known := r.server.opts.Locality(client)
+	if subnet && known {
+		r.scope = uint8(bits)
+	}
+	return where, known
+}
+
+func (r *responder) trusted(resolver netip.Addr) bool {
+	for _, prefix := range r.server.opts.SubnetFrom {
+		if prefix.Contains(resolver) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,277 @@
+package dnsserver
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"net/netip"
+	"slices"
+
+	"github.com/miekg/dns"
+)
+
+// Set is all records of one type at one name (an RRset). Its exported fields are filled by who makes it and belong to the
+// branch from NewBranch on, which puts them in order; then it is immutable.
+type Set struct {
+	Type uint16
+	TTL  uint32 // in seconds
+	// Data is the RDATA of each record in wire form: names within uncompressed and in lower case, 65,535 bytes at most.
+	// NewBranch sorts it in canonical order (RFC 4034 §6.3) and removes what is there twice. A set with localities that is larger
+	// than what an answer over UDP holds is sorted by them first.
+	Data [][]byte
+	// Order says which records come first in answers; nil: each is as likely as any other.
+	Order *Order
+
+	prepared
+}
+
+// Order ranks the records of a set; each field is nil or has one element for each element of Data.
+type Order struct {
+	Weights    []uint32 // the chance to be first, in proportion. Where all are 0, all are equal.
+	Localities []Locality
+}
+
+// Locality is where something runs, as in xDS.
+type Locality struct{ Region, Zone, SubZone string }
+
+func (l Locality) compare(other Locality) int {
+	return cmp.Or(cmp.Compare(l.Region, other.Region), cmp.Compare(l.Zone, other.Zone), cmp.Compare(l.SubZone, other.SubZone))
+}
+
+// Addresses makes the A and AAAA sets of addresses; weights is nil or has one for each. The order of both is kept.
+func Addresses(ttl uint32, addrs []netip.Addr, weights []uint32) []Set {
+	v4, v6 := Set{Type: dns.TypeA, TTL: ttl}, Set{Type: dns.TypeAAAA, TTL: ttl}
+	for i, addr := range addrs {
+		to := &v6
+		if addr = addr.Unmap(); addr.Is4() {
+			to = &v4
+		}
+		to.Data = append(to.Data, addr.AsSlice())
+		if weights != nil {
+			if to.Order == nil {
+				to.Order = &Order{}
+			}
+			to.Order.Weights = append(to.Order.Weights, weights[i])
+		}
+	}
+	return slices.DeleteFunc([]Set{v4, v6}, func(s Set) bool { return len(s.Data) == 0 })
+}
+
+// ServiceData is the RDATA of an SRV record (RFC 2782).
+func ServiceData(priority, weight, port uint16, target Name) []byte {
+	b := make([]byte, 0, serviceTarget+len(target))
+	b = binary.BigEndian.AppendUint16(b, priority)
+	b = binary.BigEndian.AppendUint16(b, weight)
+	b = binary.BigEndian.AppendUint16(b, port)
+	return append(b, target...)
+}
+
+// serviceTarget is where the target begins in an SRV record's data.
+const serviceTarget = 6
+
+// What a record has in an image before its data: a pointer to the question's name, type, class, TTL, length of the data.
+const (
+	recordBytes  = 12
+	questionName = 12 // where the question's name stands in every message
+	pointer      = 0xc000
+	maxPointer   = 0x3fff
+)
+
+// prepared is what a branch computes once of a set, so that an answer is little more than copies.
+type prepared struct {
+	image   []byte   // all records, each owned by a pointer to the question's name
+	starts  []uint32 // where each record begins in the image, and the image's end
+	windows []window // what answers over UDP give, one of them each
+	extra   []extra  // nil, or what goes along with each record
+	// repeats says that two records have the same target, far that some target is in the zone and not in this branch.
+	repeats, far bool
+}
+
+// window is a run of records that are answered together. It is fixed, so that it can be signed as a set of its own.
+type window struct {
+	from, to int
+	place    Locality // of all its records, where the set has localities and more than one window
+	weight   uint64
+	upTo     uint64   // the weights of this window and of those before it
+	chances  []uint64 // for each record the weights up to it, within the window; nil: all are equal
+}
+
+// extra are the addresses of a record's target.
+type extra struct {
+	target int    // where the target's name begins, from the record's start
+	same   uint32 // the first record that has this target
+	image  []byte // its A and AAAA records, owned by a pointer that is filled in
+}
+
+// canonical sorts the records and drops those that are there twice, whose weights are added.
+func (s *Set) canonical() {
+	placed := s.Order != nil && s.Order.Localities != nil
+	index := make([]int, len(s.Data))
+	for i := range index {
+		index[i] = i
+	}
+	slices.SortStableFunc(index, func(a, b int) int {
+		if placed && len(index) > maxUDPAnswers {
+			if c := s.Order.Localities[a].compare(s.Order.Localities[b]); c != 0 {
+				return c
+			}
+		}
+		return bytes.Compare(s.Data[a], s.Data[b])
+	})
+	data := make([][]byte, 0, len(index))
+	var order *Order
+	if s.Order != nil {
+		order = &Order{}
+	}
+	for _, from := range index {
+		last := len(data) - 1
+		if last >= 0 && bytes.Equal(data[last], s.Data[from]) {
+			if order != nil && order.Weights != nil {
+				order.Weights[last] = uint32(min(uint64(order.Weights[last])+uint64(s.Order.Weights[from]), 1<<32-1))
+			}
+			continue
+		}
+		data = append(data, s.Data[from])
+		if order != nil && s.Order.Weights != nil {
+			order.Weights = append(order.Weights, s.Order.Weights[from])
+		}
+		if order != nil && s.Order.Localities != nil {
+			order.Localities = append(order.Localities, s.Order.Localities[from])
+		}
+	}
+	s.Data, s.Order = data, order
+}
+
+// prepare computes the image and the windows. The extra records come later: they need the whole branch.
+func (s *Set) prepare() {
+	s.canonical()
+	size := 0
+	for _, data := range s.Data {
+		size += recordBytes + len(data)
+	}
+	s.image, s.starts = make([]byte, 0, size), make([]uint32, 0, len(s.Data)+1)
+	for _, data := range s.Data {
+		s.starts = append(s.starts, uint32(len(s.image)))
+		s.image = appendRecord(s.image, s.Type, s.TTL, data)
+	}
+	s.starts = append(s.starts, uint32(len(s.image)))
+	s.divide()
+}
+
+// divide makes the windows, as equal as can be; those of a set with localities each of one place.
+func (s *Set) divide() {
+	var before uint64
+	for from := 0; from < len(s.Data); {
+		to := len(s.Data)
+		var place Locality
+		if s.Order != nil && s.Order.Localities != nil && len(s.Data) > maxUDPAnswers {
+			place = s.Order.Localities[from]
+			for to = from + 1; to < len(s.Data) && s.Order.Localities[to] == place; {
+				to++
+			}
+		}
+		n := to - from
+		count := (n + maxUDPAnswers - 1) / maxUDPAnswers
+		for i := range count {
+			w := window{from: from + i*n/count, to: from + (i+1)*n/count, place: place}
+			w.weight = s.weigh(&w)
+			before += w.weight
+			w.upTo = before
+			s.windows = append(s.windows, w)
+		}
+		from = to
+	}
+}
+
+// weigh fills a window's chances in and returns its weight.
+func (s *Set) weigh(w *window) (sum uint64) {
+	n := w.to - w.from
+	if s.Order == nil || s.Order.Weights == nil {
+		return uint64(n)
+	}
+	weights := s.Order.Weights[w.from:w.to]
+	if !slices.ContainsFunc(s.Order.Weights, func(v uint32) bool { return v != s.Order.Weights[0] }) {
+		return uint64(n) // all alike
+	}
+	w.chances = make([]uint64, n)
+	for i, weight := range weights {
+		sum += uint64(weight)
+		w.chances[i] = sum
+	}
+	if sum == 0 {
+		w.chances = nil
+	}
+	return sum
+}
+
+// appendRecord appends a record owned by a pointer to the question's name.
+func appendRecord(b []byte, rtype uint16, ttl uint32, data []byte) []byte {
+	b = binary.BigEndian.AppendUint16(b, pointer|questionName)
+	b = binary.BigEndian.AppendUint16(b, rtype)
+	b = binary.BigEndian.AppendUint16(b, dns.ClassINET)
+	b = binary.BigEndian.AppendUint32(b, ttl)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(data)))
+	return append(b, data...)
+}
+
+// targetAt is where a name begins in the data of types whose answers bring that name's addresses along, 0 for others.
+func targetAt(rtype uint16) (at int, ok bool) {
+	switch rtype {
+	case dns.TypeSRV:
+		return serviceTarget, true
+	case dns.TypeNS:
+		return 0, true
+	}
+	return 0, false
+}
+
+// attach adds what the targets within the branch have of addresses.
+func (s *Set) attach(origin Name, find func(Name) *node) {
+	at, ok := targetAt(s.Type)
+	if !ok {
+		return
+	}
+	s.extra = make([]extra, len(s.Data))
+	seen := make(map[Name]uint32, len(s.Data))
+	for i, data := range s.Data {
+		if len(data) <= at {
+			continue
+		}
+		target := Name(data[at:])
+		s.extra[i].target = recordBytes + at
+		first, repeated := seen[target]
+		if !repeated {
+			first = uint32(i)
+			seen[target] = first
+		}
+		s.extra[i].same = first
+		s.repeats = s.repeats || repeated
+		if n := find(target); n != nil {
+			s.extra[i].image = n.addresses()
+		} else if target.within(origin) {
+			s.far = true
+		}
+	}
+}
+
+// sortSets puts sets in the order of their types and returns pointers to those that have records.
+func sortSets(sets []Set) []*Set {
+	out := make([]*Set, 0, len(sets))
+	for i := range sets {
+		if len(sets[i].Data) > 0 {
+			out = append(out, &sets[i])
+		}
+	}
+	slices.SortStableFunc(out, byType)
+	return out
+}
+
+func byType(a, b *Set) int { return cmp.Compare(a.Type, b.Type) }
+
+// Equal says whether two sets are the same records, whatever their order in answers. Either may be nil.
+func (s *Set) Equal(other *Set) bool {
+	if s == other || s == nil || other == nil {
+		return s == other
+	}
+	return s.Type == other.Type && s.TTL == other.TTL && slices.EqualFunc(s.Data, other.Data, bytes.Equal)
+}
