@@ -27,6 +27,14 @@ func oneLoop(o *proxy.Options) { o.Loops = 1 }
 // fullBacklog returns an address where connects hang: its queue is full and nobody accepts.
 func fullBacklog(t testing.TB) string {
 	t.Helper()
+	addr, _ := backlogged(t)
+	return addr
+}
+
+// backlogged also returns what makes a listener of it, which accepts: who hangs gets through when the kernel tries again, in a second
+// or so.
+func backlogged(t testing.TB) (addr string, listen func() net.Listener) {
+	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +50,7 @@ func fullBacklog(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := "127.0.0.1:" + strconv.Itoa(sa.(*unix.SockaddrInet4).Port)
+	addr = "127.0.0.1:" + strconv.Itoa(sa.(*unix.SockaddrInet4).Port)
 	for range 4 {
 		conn, err := net.DialTimeout("tcp", addr, 200*time.Millisecond)
 		if err != nil {
@@ -50,7 +58,19 @@ func fullBacklog(t testing.TB) string {
 		}
 		t.Cleanup(func() { conn.Close() })
 	}
-	return addr
+	return addr, func() net.Listener {
+		copied, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := os.NewFile(uintptr(copied), addr)
+		defer file.Close()
+		l, err := net.FileListener(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
 }
 
 // TestDrainLosesNoRequest stops the proxy under load of new and of kept connections. A request may be refused at connect,

@@ -55,8 +55,8 @@ type Conn struct {
 	lastTake uint32 // the highest one that is taken still
 	nextID   uint32 // a client's next stream
 
-	window, credit int // of the connection, as of a stream
-	room           int
+	credit int // of the connection's window: used and not given back yet
+	room   int // the peer's window
 
 	peer settings
 	gone bool // the peer sent GOAWAY
@@ -114,7 +114,7 @@ func (c *Conn) init(l Limits, a *Arena, client bool) {
 	l = l.orDefaults()
 	*c = Conn{
 		arena: a, limits: l, client: client, nextID: 1, room: initialWindow, lastTake: maxWindow, last: maxWindow,
-		peer: settings{initialWindow, maxFrame, maxWindow, false}, window: l.ConnWindow, urgent: true, control: c.control[:0],
+		peer: settings{initialWindow, maxFrame, maxWindow, false}, urgent: true, control: c.control[:0],
 		enc: encoder{finder: c.enc.finder},
 	}
 	c.dec.init()
@@ -319,10 +319,9 @@ func (c *Conn) streamError(s *Stream, id uint32, code ErrCode, to Handler) ErrCo
 	return c.chargeReset()
 }
 
-// cutOff ends a stream here; what it held goes back to the connection's window.
+// cutOff ends a stream here.
 func (c *Conn) cutOff(s *Stream) {
 	s.reset = true
-	c.giveBack(s.held)
 	s.held = 0
 	c.blocked.remove(s)
 }

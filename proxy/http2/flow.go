@@ -2,7 +2,9 @@ package http2
 
 import "encoding/binary"
 
-// beginData takes the header of a DATA frame. All of the frame counts against the windows (RFC 9113 section 6.9.1).
+// beginData takes the header of a DATA frame. All of the frame counts against the windows (RFC 9113 section 6.9.1). That of the
+// connection is given back whatever becomes of the content: it bounds what is under way, and only a stream's own window what is held
+// of it. Streams that nobody reads would stall all others else.
 func (c *Conn) beginData(f frame, p []byte, to Handler) (n int, code ErrCode) {
 	n = frameHeaderSize
 	pad := 0
@@ -20,15 +22,12 @@ func (c *Conn) beginData(f frame, p []byte, to Handler) (n int, code ErrCode) {
 	}
 	overhead := n - frameHeaderSize + pad
 	length := f.length - overhead
-	if c.window -= f.length; c.window < 0 {
-		return n, FlowControlError
-	}
 	c.data = content{open: true, left: length, pad: pad, end: f.has(flagEndStream)}
 	s := c.table.find(f.stream)
 	if s == nil && c.idle(f.stream) {
 		return n, ProtocolError
 	}
-	c.giveBack(overhead)
+	c.giveBack(f.length)
 	if s == nil || s.reset {
 		code = c.lateData(s, f.stream, to)
 	} else if wrong := s.take(f.length, length, c.data.end); wrong != NoError {
@@ -110,7 +109,6 @@ func (c *Conn) giveContent(p []byte, end bool, to Handler) {
 	s := c.data.stream
 	if s == nil || s.reset || s.released {
 		c.data.stream = nil
-		c.giveBack(len(p))
 		return
 	}
 	s.held += len(p)
@@ -121,15 +119,15 @@ func (c *Conn) giveContent(p []byte, end bool, to Handler) {
 func (c *Conn) Consumed(s *Stream, n int) {
 	n = min(n, s.held)
 	s.held -= n
-	c.giveBack(n)
 	c.giveBackStream(s, n)
 }
 
+// giveBack opens the connection's window again by n bytes, once half of it is used up. As that is never less than a frame, a peer that
+// keeps to the window cannot be told from one that does not.
 func (c *Conn) giveBack(n int) {
 	c.credit += n
 	if c.credit >= c.limits.ConnWindow/2 {
 		c.control = appendWindowUpdate(c.control, 0, c.credit)
-		c.window += c.credit
 		c.credit = 0
 	}
 }

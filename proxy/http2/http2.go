@@ -41,12 +41,16 @@ func (c ErrCode) Error() string {
 }
 
 // Limits bounds what a peer can make a connection do. A limit of 0 takes its default.
+//
+// Content that nobody takes is bounded by Streams times Window, 6.4 MiB by default: that is what as many connections of HTTP/1 with a
+// buffer of Window each would hold. ConnWindow is no bound of memory. It opens again as content comes, held or not, so that streams
+// which are not read stall nobody but themselves.
 type Limits struct {
 	HeaderBytes int // of a field section, decoded, with 32 bytes for each field; and of its encoded form; default 60 KiB
 	Fields      int // field lines; default 100
 	Streams     int // that the peer has open at once; default 100
-	Window      int // of each stream; default 64 KiB
-	ConnWindow  int // of the connection: what it holds unconsumed at most; default 1 MiB, at least twice Window
+	Window      int // of each stream: what is held of it unconsumed at most; default 64 KiB
+	ConnWindow  int // of the connection: what is under way to all streams at most; default 1 MiB, at least twice Window
 
 	// Noise bounds the frames that make work and move nothing: a bucket of that size that time and finished streams empty. Window
 	// updates and pings that follow from content we sent are none. Resets is the same for streams that are cut off by a client

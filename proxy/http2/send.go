@@ -116,7 +116,6 @@ func (c *Conn) Release(s *Stream) {
 		code = NoError
 	}
 	c.Cancel(s, code)
-	c.giveBack(s.held)
 	s.held = 0
 	c.blocked.remove(s)
 	if c.data.stream == s {

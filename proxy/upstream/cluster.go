@@ -208,7 +208,8 @@ func (c *Cluster) BeginRetry() bool {
 // EndRetry counts a retry out.
 func (c *Cluster) EndRetry() { c.give(limitRetries) }
 
-// Gauges are the present values of a cluster on one loop.
+// Gauges are the present values of a cluster on one loop. Pending are those that wait for a connection: in the queue for one, or until
+// one is open.
 type Gauges struct {
 	Conns, Requests, Pending      int
 	Members, HealthyMembers       int
@@ -218,7 +219,7 @@ type Gauges struct {
 // Gauges returns the present values.
 func (c *Cluster) Gauges() Gauges {
 	used := &c.breaker.used
-	g := Gauges{Conns: used[limitConns], Requests: used[limitRequests], Pending: c.waiting.count, Members: len(c.hosts), ConnsOpening: c.opening, RetriesInFlight: used[limitRetries]}
+	g := Gauges{Conns: used[limitConns], Requests: used[limitRequests], Pending: used[limitPending], Members: len(c.hosts), ConnsOpening: c.opening, RetriesInFlight: used[limitRetries]}
 	for _, h := range c.hosts {
 		if h.Healthy() {
 			g.HealthyMembers++

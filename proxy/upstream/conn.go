@@ -26,26 +26,6 @@ type User interface {
 	UpstreamReady(loop.Event)
 }
 
-// waiting is who may be in the queue for connections.
-type waiting interface {
-	// Free is called for who was put in the queue: to ask again.
-	Free()
-}
-
-// Waiter is a place in the queue for connections, or at one that is being opened, embedded in each user.
-type Waiter struct {
-	next, prev *Waiter
-	user       waiting
-	conn       *Conn // that is being opened for a Receiver
-}
-
-type waiters struct {
-	head  Waiter
-	count int
-}
-
-func (w *waiters) init() { w.head.next, w.head.prev = &w.head, &w.head }
-
 // Conn is a connection to a host.
 type Conn struct {
 	loop.Conn
@@ -141,61 +121,6 @@ func (h *Host) unreachable(err error) {
 	h.Reached(LocalFailed)
 }
 
-// evict makes room for a connection to h by closing an idle one of another host.
-func (c *Cluster) evict(h *Host) bool {
-	for _, other := range c.hosts {
-		if other == h && c.cfg.ProxyHeader == nil { // with it those of h are another client's
-			continue
-		}
-		if other.idle != nil {
-			other.idle.end() // its place is taken already: nobody of the queue is asked
-			return true
-		}
-		for _, m := range other.muxes {
-			if m.ready && m.Active() == 0 && !m.Busy() {
-				m.Abort()
-				return true
-			}
-		}
-	}
-	return false
-}
-
-func (c *Cluster) enqueue(w *Waiter, user waiting) {
-	head := &c.waiting.head
-	w.user, w.prev, w.next = user, head.prev, head
-	head.prev.next = w
-	head.prev = w
-	c.queued(1)
-}
-
-// Dequeue takes a user out of the queue, if it is in it.
-func (c *Cluster) Dequeue(w *Waiter) {
-	if w.next == nil {
-		return
-	}
-	w.prev.next, w.next.prev = w.next, w.prev
-	*w = Waiter{}
-	c.give(limitPending)
-	c.queued(-1)
-}
-
-// serveWaiting asks those in the queue as long as there is room: one who is asked may give up instead of taking it, and
-// one who has to wait again is not asked twice.
-func (c *Cluster) serveWaiting() {
-	for left := c.waiting.count; left > 0 && c.waiting.count > 0 && c.room(); left-- {
-		w := c.waiting.head.next
-		user := w.user
-		c.Dequeue(w)
-		user.Free()
-	}
-}
-
-// room reports whether a connection can be had, or never can.
-func (c *Cluster) room() bool {
-	return c.idle > 0 || c.gone || !c.full(limitConns) || c.slots()
-}
-
 // Release gives a connection back whose request is done and which can serve another one.
 func (conn *Conn) Release() {
 	h := conn.Host
@@ -255,9 +180,7 @@ func (conn *Conn) end() {
 		h.busy(-1)
 	}
 	if conn.connecting {
-		conn.connecting = false
-		c.opening--
-		c.give(limitPending)
+		conn.endOpening()
 	}
 	conn.timer.Stop()
 	conn.user = nil
@@ -344,12 +267,19 @@ func (e *HandshakeError) Unwrap() error { return e.Err }
 
 // established hands the connection to who waits for it.
 func (conn *Conn) established() {
+	conn.endOpening()
+	conn.timer.Stop()
+	conn.tell(nil)
+}
+
+// endOpening counts a connection as one that is opened no more. Whoever waits for one that is shared counts as pending himself.
+func (conn *Conn) endOpening() {
 	c := conn.Host.cluster
 	conn.connecting = false
 	c.opening--
-	c.give(limitPending)
-	conn.timer.Stop()
-	conn.tell(nil)
+	if conn.mux == nil {
+		c.give(limitPending)
+	}
 }
 
 // tell tells who waits for the connection that it is there, or why not: then it is gone.

@@ -4,7 +4,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/http2"
 	"github.com/hostmesh/hostmesh/proxy/loop"
 	"github.com/hostmesh/hostmesh/proxy/message"
@@ -25,7 +24,7 @@ const flushTime = 30 * time.Second
 type muxConn struct {
 	mux.Conn
 	conn     *Conn
-	opening  []*muxCall // wait for the connection
+	opening  []*muxCall // wait for the connection; each counts as pending
 	tunnels  []*muxCall // wait for the host to say whether it takes them
 	ready    bool
 	settled  bool // the host's settings came
@@ -53,6 +52,10 @@ func (c *Cluster) openMux(h *Host, r Receiver, w *Waiter) (Stream, error) {
 	want := c.tells(r)
 	for _, m := range h.muxes {
 		if !m.ready && !m.draining && m.conn.tellsOf(want) && len(m.opening) < int(min(c.streams(), unsettledStreams)) {
+			if !c.pend() {
+				return nil, ErrOverflow
+			}
+			c.Stats.Count[RequestPendingTotal]++
 			m.expect(r, w)
 			return nil, nil
 		}
@@ -103,7 +106,7 @@ func (c *Cluster) streams() uint32 {
 	return defaultStreams
 }
 
-// expect has r wait for the connection.
+// expect has r, which counts as pending, wait for the connection.
 func (m *muxConn) expect(r Receiver, w *Waiter) {
 	m.opening = append(m.opening, &muxCall{m: m, recv: r, w: w})
 	w.conn = m.conn
@@ -111,7 +114,10 @@ func (m *muxConn) expect(r Receiver, w *Waiter) {
 
 // forget takes out a receiver that waits for the connection. One that nobody waits for any more is used by others later.
 func (m *muxConn) forget(w *Waiter) {
-	m.opening = slices.DeleteFunc(m.opening, func(k *muxCall) bool { return k.w == w })
+	if i := slices.IndexFunc(m.opening, func(k *muxCall) bool { return k.w == w }); i >= 0 {
+		m.opening = slices.Delete(m.opening, i, i+1)
+		m.conn.Host.cluster.give(limitPending)
+	}
 }
 
 // open begins a stream; nil when there is none to be had.
@@ -138,6 +144,9 @@ func (m *muxConn) open(r Receiver) *muxCall {
 func (m *muxConn) connected(err error) {
 	opening := m.opening
 	m.opening = nil
+	for range opening { // all of them, or the first that ask again would find no room
+		m.conn.Host.cluster.give(limitPending)
+	}
 	if err == nil {
 		m.begin()
 	} else {
@@ -360,37 +369,4 @@ func (k *muxCall) cut(c Cut) {
 	r := k.recv
 	k.close()
 	r.Cut(c)
-}
-
-// connect begins a connection to h, or puts user into the queue.
-func (c *Cluster) connect(h *Host, w *Waiter, user waiting, use Use) (*Conn, error) {
-	if !c.take(limitPending) {
-		c.Stats.Count[RequestPendingOverflow]++
-		return nil, ErrOverflow
-	}
-	for !c.take(limitConns) {
-		if c.evict(h) {
-			continue
-		}
-		c.Stats.Count[ConnOverflow]++
-		c.Stats.Count[RequestPendingTotal]++
-		c.enqueue(w, user)
-		return nil, ErrWait
-	}
-	return c.open(h, user, use)
-}
-
-// slots reports whether a connection to any host has a free stream.
-func (c *Cluster) slots() bool {
-	if c.cfg.Protocol == config.ProtocolHTTP1 {
-		return false
-	}
-	for _, h := range c.hosts {
-		for _, m := range h.muxes {
-			if m.ready && !m.draining && !m.Clogged() && m.Slots() > 0 {
-				return true
-			}
-		}
-	}
-	return false
 }

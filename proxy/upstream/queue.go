@@ -1,0 +1,119 @@
+package upstream
+
+import "github.com/hostmesh/hostmesh/proxy/config"
+
+// waiting is who may be in the queue for connections.
+type waiting interface {
+	// Free is called for who was put in the queue: to ask again.
+	Free()
+}
+
+// Waiter is a place in the queue for connections, or at one that is being opened, embedded in each user.
+type Waiter struct {
+	next, prev *Waiter
+	user       waiting
+	conn       *Conn // that is being opened for a Receiver
+}
+
+type waiters struct {
+	head  Waiter
+	count int
+}
+
+func (w *waiters) init() { w.head.next, w.head.prev = &w.head, &w.head }
+
+// pend counts one more that waits for a connection, or reports false when as many wait as may.
+func (c *Cluster) pend() bool {
+	if c.take(limitPending) {
+		return true
+	}
+	c.Stats.Count[RequestPendingOverflow]++
+	return false
+}
+
+// connect begins a connection to h, or puts user into the queue.
+func (c *Cluster) connect(h *Host, w *Waiter, user waiting, use Use) (*Conn, error) {
+	if !c.pend() {
+		return nil, ErrOverflow
+	}
+	for !c.take(limitConns) {
+		if c.evict(h) {
+			continue
+		}
+		c.Stats.Count[ConnOverflow]++
+		c.Stats.Count[RequestPendingTotal]++
+		c.enqueue(w, user)
+		return nil, ErrWait
+	}
+	return c.open(h, user, use)
+}
+
+// evict makes room for a connection to h by closing an idle one of another host.
+func (c *Cluster) evict(h *Host) bool {
+	for _, other := range c.hosts {
+		if other == h && c.cfg.ProxyHeader == nil { // with it those of h are another client's
+			continue
+		}
+		if other.idle != nil {
+			other.idle.end() // its place is taken already: nobody of the queue is asked
+			return true
+		}
+		for _, m := range other.muxes {
+			if m.ready && m.Active() == 0 && !m.Busy() {
+				m.Abort()
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (c *Cluster) enqueue(w *Waiter, user waiting) {
+	head := &c.waiting.head
+	w.user, w.prev, w.next = user, head.prev, head
+	head.prev.next = w
+	head.prev = w
+	c.queued(1)
+}
+
+// Dequeue takes a user out of the queue, if it is in it.
+func (c *Cluster) Dequeue(w *Waiter) {
+	if w.next == nil {
+		return
+	}
+	w.prev.next, w.next.prev = w.next, w.prev
+	*w = Waiter{}
+	c.give(limitPending)
+	c.queued(-1)
+}
+
+// serveWaiting asks those in the queue as long as there is room: one who is asked may give up instead of taking it, and
+// one who has to wait again is not asked twice.
+func (c *Cluster) serveWaiting() {
+	for left := c.waiting.count; left > 0 && c.waiting.count > 0 && c.room(); left-- {
+		w := c.waiting.head.next
+		user := w.user
+		c.Dequeue(w)
+		user.Free()
+	}
+}
+
+// room reports whether a connection can be had, or never can.
+func (c *Cluster) room() bool {
+	return c.idle > 0 || c.gone || !c.full(limitConns) || c.slots()
+}
+
+// slots reports whether a connection to any host has a free stream.
+func (c *Cluster) slots() bool {
+	if c.cfg.Protocol == config.ProtocolHTTP1 {
+		return false
+	}
+	for _, h := range c.hosts {
+		for _, m := range h.muxes {
+			if m.ready && !m.draining && !m.Clogged() && m.Slots() > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
