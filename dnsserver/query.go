@@ -89,7 +89,7 @@ func (q *query) parseQuestion() bool {
 				return false
 			}
 			for i, c := range m[:at] { // lengths of labels are less than any letter
-				q.name[i] = fold[c]
+				q.name[i] = lower(c)
 			}
 			q.length, q.qtype, q.class = at, binary.BigEndian.Uint16(m[at:]), binary.BigEndian.Uint16(m[at+2:])
 			return true
@@ -97,14 +97,6 @@ func (q *query) parseQuestion() bool {
 		at += 1 + n
 	}
 }
-
-// fold is what each byte is in lower case.
-var fold = func() (table [256]byte) {
-	for i := range table {
-		table[i] = lower(byte(i))
-	}
-	return table
-}()
 
 // parseRecords reads a message that has other records than one OPT at its end, with the message library.
 func (q *query) parseRecords() verdict {

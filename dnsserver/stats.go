@@ -48,17 +48,6 @@ var kinds = [...]uint16{
 	dns.TypeDNSKEY, dns.TypeDS, dns.TypeAXFR, dns.TypeIXFR, dns.TypeNone,
 }
 
-// kindOf is the place of a type in kinds.
-var kindOf = func() (table [256]uint8) {
-	for i := range table {
-		table[i] = uint8(len(kinds) - 1)
-		if at := slices.Index(kinds[:len(kinds)-1], uint16(i)); at >= 0 {
-			table[i] = uint8(at)
-		}
-	}
-	return table
-}()
-
 // rcodes are those that the server gives. Their places are what is counted by.
 var rcodes = [...]int{dns.RcodeSuccess, dns.RcodeFormatError, dns.RcodeServerFailure, dns.RcodeNameError, dns.RcodeNotImplemented, dns.RcodeRefused, dns.RcodeBadVers}
 
@@ -107,9 +96,9 @@ func (s *shard) zone(origin Name) *zoneCounts {
 }
 
 func (z *zoneCounts) add(qtype uint16, rcode int) {
-	kind := len(kinds) - 1
-	if qtype < uint16(len(kindOf)) {
-		kind = int(kindOf[qtype])
+	kind := slices.Index(kinds[:], qtype)
+	if kind < 0 {
+		kind = len(kinds) - 1
 	}
 	if rcode < 6 { // the first six are their own places
 		z.counts[kind][rcode].Add(1)

@@ -177,7 +177,7 @@ func (l *udpLoop) receive(fd uintptr) bool {
 	case 0:
 		l.received, l.errno = int(n), 0
 		return true
-	case unix.EAGAIN, unix.EINTR:
+	case unix.EAGAIN:
 		return false
 	}
 	l.received, l.errno = 0, errno
@@ -218,7 +218,7 @@ func (l *udpLoop) transmit(fd uintptr) bool {
 	case 0:
 		l.sent, l.errno = l.sent+int(n), 0
 		return true
-	case unix.EAGAIN, unix.EINTR:
+	case unix.EAGAIN:
 		return false
 	}
 	l.errno = errno

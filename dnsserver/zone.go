@@ -99,7 +99,7 @@ func mustParse(s string) Name {
 }
 
 // Next makes the zone that differs from z by its serial and by some branches: nil for one that is gone. It takes time for
-// what changes; all else is shared. It makes branches anew when it finds z much grown.
+// what changes; all else is shared. It makes the index of names anew when z has much grown.
 func (z *Zone) Next(serial uint32, changed map[string]*Branch) *Zone {
 	next := *z
 	next.serial = serial

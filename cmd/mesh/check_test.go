@@ -184,3 +184,21 @@ func TestMistakesInARuleSayWhichRulesThereAre(t *testing.T) {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }
+
+// A domain that no zone can have is a mistake of the file, and no crash of who serves it.
+func TestCheckRefusesDomainsThatCannotBe(t *testing.T) {
+	for name, domain := range map[string]string{
+		"empty label": "mesh..internal", "long label": strings.Repeat("a", 64) + ".internal", "long name": strings.Repeat("a.", 122) + "internal",
+	} {
+		t.Run(name, func(t *testing.T) {
+			control := filepath.Join(t.TempDir(), "control.yaml")
+			if err := os.WriteFile(control, []byte("domain: "+domain+"\nregistries: [{name: a, gossip: {}}]\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, stderr, err := runMesh(t, "check", control)
+			if want := control + `:1: domain: got "` + domain + `", want a domain name of labels`; err == nil || !strings.Contains(stderr, want) {
+				t.Errorf("got %v, no %q in:\n%s", err, want, stderr)
+			}
+		})
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/hostmesh/hostmesh/dnsserver"
 	"github.com/hostmesh/hostmesh/internal/yamlpos"
 )
 
@@ -68,6 +69,8 @@ func readControlFile(path string, added []registrySection) (controlFile, error) 
 func (f *controlFile) Check(report func(path, got, want string)) {
 	if f.Domain == "" || strings.HasPrefix(f.Domain, ".") || strings.HasSuffix(f.Domain, ".") || strings.ToLower(f.Domain) != f.Domain {
 		report("domain", fmt.Sprintf("%q", f.Domain), "a domain name in lower case without a dot at its ends, such as "+defaultDomain)
+	} else if _, err := dnsserver.ParseName("hostmaster." + f.Domain); err != nil { // the longest name that every zone has
+		report("domain", fmt.Sprintf("%q", f.Domain), "a domain name of labels of 1 to 63 bytes, 240 in all at most, such as "+defaultDomain)
 	}
 	if !filepath.IsAbs(f.State) {
 		report("state", fmt.Sprintf("%q", f.State), "an absolute path")

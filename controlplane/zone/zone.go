@@ -39,7 +39,7 @@ type Builder struct {
 	zone   *dnsserver.Zone
 }
 
-// New returns a builder without a zone yet. It panics when the domain is none.
+// New returns a builder without a zone yet. It panics when the domain cannot be one (dnsserver.ParseName).
 func New(opts Options) *Builder {
 	opts.Domain = cmp.Or(strings.ToLower(strings.TrimSuffix(opts.Domain, ".")), "mesh.internal")
 	opts.TTL = cmp.Or(opts.TTL, 5)

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/miekg/dns"
 )
 
 // maxDenials is how many denials are kept at most, about 500 bytes each. Anybody can ask for any name.
@@ -61,13 +63,13 @@ func (d *Denier) Deny(name []byte, types []uint16, exists bool, ttl uint32, now 
 
 func newDenial(name []byte, types []uint16, exists bool, ttl uint32) *Denial {
 	name = bytes.Clone(name)
-	listed := append(slices.Clone(types), TypeRRSIG, TypeNSEC)
+	listed := append(slices.Clone(types), dns.TypeRRSIG, dns.TypeNSEC)
 	if !exists {
-		listed = []uint16{TypeRRSIG, TypeNSEC, TypeNXNAME}
+		listed = []uint16{dns.TypeRRSIG, dns.TypeNSEC, dns.TypeNXNAME}
 	}
 	slices.Sort(listed)
 	data := AppendBitmap(successor(name), listed)
-	return &Denial{Set: Set{Owner: name, Type: TypeNSEC, TTL: ttl, Data: [][]byte{data}}, types: slices.Clone(types), exists: exists}
+	return &Denial{Set: Set{Owner: name, Type: dns.TypeNSEC, TTL: ttl, Data: [][]byte{data}}, types: slices.Clone(types), exists: exists}
 }
 
 func (s *denialShard) get(name []byte) *Denial {

@@ -126,7 +126,7 @@ func FuzzBitmap(f *testing.F) {
 		}
 		slices.Sort(types)
 		types = slices.Compact(types)
-		rrs := rrsOf(t, Set{Owner: []byte{0}, Type: TypeNSEC, Data: [][]byte{AppendBitmap([]byte{0}, types)}})
+		rrs := rrsOf(t, Set{Owner: []byte{0}, Type: dns.TypeNSEC, Data: [][]byte{AppendBitmap([]byte{0}, types)}})
 		if got := rrs[0].(*dns.NSEC).TypeBitMap; !slices.Equal(got, types) {
 			t.Errorf("another implementation reads %v, want %v", got, types)
 		}

@@ -194,15 +194,15 @@ func TestKSKRollover(t *testing.T) {
 			for _, rr := range rrsOf(t, set.Set) {
 				switch rr := rr.(type) {
 				case *dns.CDS:
-					if rtype == TypeCDS {
+					if rtype == dns.TypeCDS {
 						tags = append(tags, rr.KeyTag)
 					}
 				case *dns.CDNSKEY:
-					if rtype == TypeCDNSKEY {
+					if rtype == dns.TypeCDNSKEY {
 						tags = append(tags, rr.KeyTag())
 					}
 				case *dns.DNSKEY:
-					if rtype == TypeDNSKEY && rr.Flags&1 != 0 {
+					if rtype == dns.TypeDNSKEY && rr.Flags&1 != 0 {
 						tags = append(tags, rr.KeyTag())
 					}
 				}
@@ -213,8 +213,8 @@ func TestKSKRollover(t *testing.T) {
 	expect := func(when string, dnskeys int, parent ...uint16) {
 		t.Helper()
 		now := time.Unix(1_800_000_000, 0)
-		if len(tags(TypeDNSKEY)) != dnskeys || !slices.Equal(tags(TypeCDS), parent) || !slices.Equal(tags(TypeCDNSKEY), parent) {
-			t.Errorf("%s: DNSKEY %v, CDS %v, CDNSKEY %v; want %d and %v", when, tags(TypeDNSKEY), tags(TypeCDS), tags(TypeCDNSKEY), dnskeys, parent)
+		if len(tags(dns.TypeDNSKEY)) != dnskeys || !slices.Equal(tags(dns.TypeCDS), parent) || !slices.Equal(tags(dns.TypeCDNSKEY), parent) {
+			t.Errorf("%s: DNSKEY %v, CDS %v, CDNSKEY %v; want %d and %v", when, tags(dns.TypeDNSKEY), tags(dns.TypeCDS), tags(dns.TypeCDNSKEY), dnskeys, parent)
 		}
 		// Whoever trusts either key can verify all three sets.
 		for _, set := range k.Ring().Apex() {

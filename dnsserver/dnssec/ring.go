@@ -3,6 +3,8 @@ package dnssec
 import (
 	"bytes"
 	"slices"
+
+	"github.com/miekg/dns"
 )
 
 // Ring is what is published and signed with at one time. It is immutable.
@@ -19,18 +21,6 @@ type ApexSet struct {
 	Set
 	Slot *Slot
 }
-
-// The types that come of keys, or deny.
-const (
-	TypeSOA     = 6
-	TypeDS      = 43
-	TypeRRSIG   = 46
-	TypeNSEC    = 47
-	TypeDNSKEY  = 48
-	TypeCDS     = 59
-	TypeCDNSKEY = 60
-	TypeNXNAME  = 128
-)
 
 // Apex returns the sets that the keys add to the zone's apex, by type: DNSKEY, CDS and CDNSKEY (RFC 7344).
 func (r *Ring) Apex() []ApexSet { return r.apex }
@@ -68,9 +58,9 @@ func newRing(zone []byte, ttl uint32, entries []*entry) *Ring {
 		announced = append(announced, k.dnskey)
 	}
 	for _, set := range []Set{
-		{Owner: zone, Type: TypeDNSKEY, TTL: ttl, Data: canonical(dnskeys)},
-		{Owner: zone, Type: TypeCDS, TTL: ttl, Data: canonical(ds)},
-		{Owner: zone, Type: TypeCDNSKEY, TTL: ttl, Data: canonical(announced)},
+		{Owner: zone, Type: dns.TypeDNSKEY, TTL: ttl, Data: canonical(dnskeys)},
+		{Owner: zone, Type: dns.TypeCDS, TTL: ttl, Data: canonical(ds)},
+		{Owner: zone, Type: dns.TypeCDNSKEY, TTL: ttl, Data: canonical(announced)},
 	} {
 		if len(set.Data) > 0 {
 			r.apex = append(r.apex, ApexSet{Set: set, Slot: new(Slot)})
@@ -87,7 +77,7 @@ func canonical(data [][]byte) [][]byte {
 // signers returns the keys that sign sets of a type. CDS and CDNSKEY are signed by what the parent knows (RFC 7344 §4.1).
 func (r *Ring) signers(rtype uint16) []*key {
 	switch rtype {
-	case TypeDNSKEY, TypeCDS, TypeCDNSKEY:
+	case dns.TypeDNSKEY, dns.TypeCDS, dns.TypeCDNSKEY:
 		return r.ksks
 	}
 	return []*key{r.signing}

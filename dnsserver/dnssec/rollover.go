@@ -125,7 +125,7 @@ func (l *life) advance(role Role) (event string, err error) {
 	}
 	if role == KSK {
 		l.move(coming, Ready)
-		return fmt.Sprintf("ksk %d ready: its DS belongs to the parent and to every trust anchor now (mesh dns ds, then mesh dns ds-seen %d)", coming.key.tag, coming.key.tag), nil
+		return fmt.Sprintf("ksk %d ready: its DS belongs to the parent and to every trust anchor now", coming.key.tag), nil
 	}
 	if !l.rolling[role] && active.In < l.policy.ZSKLifetime {
 		return "", nil

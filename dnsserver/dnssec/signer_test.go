@@ -79,7 +79,7 @@ func check(t testing.TB, ring *Ring, set Set, rrsigs [][]byte, now time.Time) {
 	for _, rr := range rrsOf(t, ring.Apex()[0].Set) {
 		keys = append(keys, rr.(*dns.DNSKEY))
 	}
-	for _, rr := range rrsOf(t, Set{Owner: set.Owner, Type: TypeRRSIG, TTL: set.TTL, Data: rrsigs}) {
+	for _, rr := range rrsOf(t, Set{Owner: set.Owner, Type: dns.TypeRRSIG, TTL: set.TTL, Data: rrsigs}) {
 		sig := rr.(*dns.RRSIG)
 		i := slices.IndexFunc(keys, func(k *dns.DNSKEY) bool { return k.KeyTag() == sig.KeyTag })
 		if i < 0 {
