@@ -403,10 +403,10 @@ func (c *Conn) part(err error) {
 	c.owner.Ended(err)
 }
 
-// shun ends every stream and lets the peer, which was told why, wait. It does not get an end of the connection to see before that: it
-// would begin anew at once (Envoy's delayed close holds its own end back as well).
+// shun ends every stream and lets the peer, which was told why, wait.
 func (c *Conn) shun() {
 	c.lose()
+	c.socket.CloseWrite()
 	c.loop.Start(&c.shunned, c.patience, (*shunned)(c))
 }
 
