@@ -403,10 +403,13 @@ func (c *Conn) part(err error) {
 	c.owner.Ended(err)
 }
 
-// shun ends every stream and lets the peer, which was told why, wait.
+// shun ends every stream and lets the peer, which was told why, wait. One that floods does not get the end of the connection to see
+// before the time is over, or it would begin anew at once.
 func (c *Conn) shun() {
 	c.lose()
-	c.socket.CloseWrite()
+	if code := http2.NoError; !errors.As(c.failed, &code) || code != http2.EnhanceYourCalm {
+		c.socket.CloseWrite()
+	}
 	c.loop.Start(&c.shunned, c.patience, (*shunned)(c))
 }
 
