@@ -10,6 +10,7 @@ const (
 	httpCxIdleTimeout
 	httpCxProtocolError
 	httpCxDestroyActive
+	httpCxDelayedClose
 	httpRqTotal
 	httpRqCompleted
 	httpRq1xx
@@ -41,6 +42,7 @@ var httpCounterNames = [numHTTPCounters]string{
 	httpCxIdleTimeout:   "downstream_cx_idle_timeout",
 	httpCxProtocolError: "downstream_cx_protocol_error",
 	httpCxDestroyActive: "downstream_cx_destroy_remote_active_rq",
+	httpCxDelayedClose:  "downstream_cx_delayed_close_timeout",
 	httpRqTotal:         "downstream_rq_total",
 	httpRqCompleted:     "downstream_rq_completed",
 	httpRq1xx:           "downstream_rq_1xx",

@@ -325,6 +325,9 @@ func (c *Conn) Closed() bool { return c.closed || c.failed != nil }
 // Clogged reports whether so much waits for a peer that does not read that nothing should be begun which adds to it.
 func (c *Conn) Clogged() bool { return c.stuck && len(c.out)-c.at >= clogBytes }
 
+// Unsent is how many bytes wait here for the kernel to take them.
+func (c *Conn) Unsent() int { return len(c.out) - c.at }
+
 // Busy reports whether what came on the connection is being told: it cannot be aborted now.
 func (c *Conn) Busy() bool { return c.busy }
 
