@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"time"
 
 	"github.com/hostmesh/hostmesh/proxy/http2"
@@ -21,6 +22,8 @@ type session struct {
 	downstream
 	mux    mux.Conn
 	timer  loop.Timer // idle, or draining
+	slow   loop.Timer // for a head that is not complete
+	before uint32     // how many were before it
 	early  []byte     // what was read before it was known what the client speaks
 	leaves bool       // the client was told to begin no more requests
 	heard  bool       // it has confirmed that
@@ -102,6 +105,9 @@ func (s *session) Told() {
 		l.start()
 	}
 	w.fresh = w.fresh[:0]
+	if before, is := s.mux.Partial(); is != s.slow.Running() || is && before != s.before {
+		s.watchHead(before, is)
+	}
 }
 
 // Event implements mux.Owner.
@@ -132,6 +138,7 @@ func (s *session) Ended(err error) {
 		s.http().count[httpCxProtocolError]++
 	}
 	s.timer.Stop()
+	s.slow.Stop()
 	s.life.Stop()
 	s.w.fresh = s.w.fresh[:0]
 	s.a.forget(&s.downstream)
@@ -216,6 +223,30 @@ func (s *session) Expired(*loop.Timer) {
 		s.http().count[httpCxIdleTimeout]++
 		s.refuse()
 	}
+}
+
+// watchHead gives a head that is not complete its time, or the present one another.
+func (s *session) watchHead(before uint32, is bool) {
+	s.before = before
+	if !is {
+		s.slow.Stop()
+		return
+	}
+	s.w.loop.Start(&s.slow, s.served.http().RequestHeadersTimeout, (*slowHead)(s))
+}
+
+// slowHead is a session one of whose heads takes too long.
+type slowHead session
+
+// Expired gives up the client: nothing else can come on the connection before the head is complete.
+func (h *slowHead) Expired(*loop.Timer) {
+	s := (*session)(h)
+	if s.mux.Clogged() { // the rest of it may be there, and is not read as long as the client does not read either
+		s.watchHead(s.before, true)
+		return
+	}
+	s.http().count[httpRqHeaderTimeout]++
+	s.mux.GiveUp(http2.EnhanceYourCalm, errors.New("receive head: timeout"))
 }
 
 func (w *worker) newLane() *lane {

@@ -21,6 +21,7 @@ const (
 	httpRqRxReset
 	httpRqTxReset
 	httpRqTimeout
+	httpRqHeaderTimeout
 	httpRqIdleTimeout
 	httpUpgradesTotal
 	httpNoRoute
@@ -53,6 +54,7 @@ var httpCounterNames = [numHTTPCounters]string{
 	httpRqRxReset:       "downstream_rq_rx_reset",
 	httpRqTxReset:       "downstream_rq_tx_reset",
 	httpRqTimeout:       "downstream_rq_timeout",
+	httpRqHeaderTimeout: "downstream_rq_header_timeout",
 	httpRqIdleTimeout:   "downstream_rq_idle_timeout",
 	httpUpgradesTotal:   "downstream_cx_upgrades_total",
 	httpNoRoute:         "no_route",
