@@ -63,6 +63,7 @@ func (c *Conn) continuation(f frame, p []byte, to Handler) ErrCode {
 
 // fields takes a whole section. It is decoded whatever becomes of it, or the tables would get out of step.
 func (c *Conn) fields(p []byte, to Handler) ErrCode {
+	c.heads++
 	id := c.block.stream
 	s := c.table.find(id)
 	kind, use, code := c.expect(s, id)
