@@ -72,10 +72,18 @@ func (a address) serving() bool { return a.endpoint.Health.Serving() }
 // addresses returns where p is served, sorted by locality and then as in the service. Clients ignore or refuse a
 // duplicate, so the endpoints of one address are one, with the sum of their weights; the best of their healths counts.
 func (s *service) addresses(p port) []address {
+	return s.placed(func(e *registry.Endpoint) uint16 { return e.Port(p.Name) })
+}
+
+// anyPort is told of endpoints whose port nobody knows: there is no address without one.
+const anyPort = 1
+
+// placed is addresses for any choice of an endpoint's port, 0 for none.
+func (s *service) placed(number func(*registry.Endpoint) uint16) []address {
 	var all []address
 	seen := map[netip.AddrPort]int{}
 	for _, e := range s.src.Endpoints {
-		at := netip.AddrPortFrom(e.Addr, e.Port(p.Name))
+		at := netip.AddrPortFrom(e.Addr, number(e))
 		if at.Port() == 0 || !e.Addr.IsValid() {
 			continue
 		}

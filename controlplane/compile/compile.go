@@ -14,7 +14,9 @@
 //	RouteConfiguration               <fqdn>:<port>                    one service
 //	                                 outbound                         everything in a proxy's scope
 //	Listener, for a proxy            outbound                         HTTP by Host, at the node's outbound address
-//	                                 <fqdn>, <fqdn>:<port>            at the service's loopback address
+//	                                 <fqdn>                           all ports, at the service's loopback address
+//	Cluster, ClusterLoadAssignment   <fqdn>                           for proxies: the endpoints of a service that has a port of
+//	                                                                  UDP, or no port at all: they are reached without a proxy
 //	Listener, for gRPC               <fqdn>, <short>, each also with :<port>   api_listener, by name only
 package compile
 
@@ -39,7 +41,7 @@ type Common struct {
 	domain    string
 	services  []*service // sorted by name
 	conflicts []Conflict
-	hidden    map[registry.Name]bool // services without a loopback listener: their address is taken
+	hidden    map[registry.Name]bool // services whose loopback address is taken: their listener is in no wildcard
 	previous  *change
 }
 

@@ -84,6 +84,7 @@ func resourceNames(s *registry.Snapshot) map[compile.Type][]string {
 			forms = append(forms, svc.Name.Name+".mesh.internal")
 		}
 		names[compile.Listener] = append(names[compile.Listener], forms...)
+		names[compile.Cluster], names[compile.Endpoint] = append(names[compile.Cluster], fqdn), append(names[compile.Endpoint], fqdn)
 		for _, p := range svc.Ports {
 			cluster := fmt.Sprintf("outbound|%d||%s", p.Number, fqdn)
 			names[compile.Cluster] = append(names[compile.Cluster], cluster)

@@ -33,26 +33,42 @@ func outboundListener(at netip.AddrPort) *listenerv3.Listener {
 	}
 }
 
-// listener takes connections at the loopback address of s. All its ports speak HTTP, or there is one.
-func (s *service) listener(name string, ports []port) *listenerv3.Listener {
-	l := &listenerv3.Listener{Name: name, Address: socketAddress(s.addr.String(), ports[0].Number)}
-	for _, p := range ports[1:] {
+// listener takes connections at the loopback address of s, on all its ports. Those that speak HTTP share a chain; each other one
+// has its own, chosen by the port, unless it is the only one.
+func (s *service) listener() *listenerv3.Listener {
+	l := &listenerv3.Listener{Name: s.fqdn, Address: socketAddress(s.addr.String(), s.ports[0].Number)}
+	for _, p := range s.ports[1:] {
 		l.AdditionalAddresses = append(l.AdditionalAddresses, &listenerv3.AdditionalAddress{
 			Address: socketAddress(s.addr.String(), p.Number),
 		})
 	}
-	if p := ports[0]; p.http() {
-		l.FilterChains = chain(hcmFilter, connectionManager(name, p.route))
-	} else {
-		l.FilterChains = chain(tcpFilter, &tcpv3.TcpProxy{
-			StatPrefix:       name,
-			ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: p.cluster},
-			// Nothing was sent to a host that refuses, so another one is as good.
-			MaxConnectAttempts: wrapperspb.UInt32(3),
-			AccessLog:          stdoutLog(),
-		})
+	rest := s.ports
+	if http := s.httpPorts(); len(http) > 0 {
+		l.FilterChains, rest = chain(hcmFilter, connectionManager(s.fqdn, http[0].route)), rest[len(http):]
+	}
+	for i, p := range rest {
+		own := chain(tcpFilter, s.passed(p, i))
+		if len(s.ports) > 1 {
+			own[0].FilterChainMatch = &listenerv3.FilterChainMatch{DestinationPort: wrapperspb.UInt32(uint32(p.Number))}
+		}
+		l.FilterChains = append(l.FilterChains, own...)
 	}
 	return l
+}
+
+// passed passes the bytes of a port on; i is its place among those that do not speak HTTP.
+func (s *service) passed(p port, i int) *tcpv3.TcpProxy {
+	stats := p.route
+	if i == 0 && !s.ports[0].http() {
+		stats = s.fqdn
+	}
+	return &tcpv3.TcpProxy{
+		StatPrefix:       stats,
+		ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: p.cluster},
+		// Nothing was sent to a host that refuses, so another one is as good.
+		MaxConnectAttempts: wrapperspb.UInt32(3),
+		AccessLog:          stdoutLog(),
+	}
 }
 
 // apiListener is what a gRPC client finds under its target's name: the routes, and nothing that listens.

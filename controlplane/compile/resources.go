@@ -73,7 +73,7 @@ func outboundRoutes(old *Resource, services []*service) *Resource {
 func (r *Resources) Number() uint64 { return r.common.number }
 
 // Get returns the resource of that name, or nil when there is none. Names are not limited to the scope: who asks by
-// name gets what exists.
+// name gets what exists, a listener whose address is another service's too. Where it listens is then for the client to choose.
 func (r *Resources) Get(t Type, name string) *Resource {
 	if name == outbound {
 		switch t {
@@ -88,7 +88,7 @@ func (r *Resources) Get(t Type, name string) *Resource {
 	if s == nil {
 		return nil
 	}
-	return find(s.resources(r.class.Kind, t, r.common.hidden[s.src.Name]), name)
+	return s.find(r.class.Kind, t, name)
 }
 
 // InWildcard reports whether a wildcard subscription to t covers the resource of that name, if there is one.
@@ -106,7 +106,7 @@ func (r *Resources) InWildcard(t Type, name string) bool {
 		return false
 	}
 	_, named := slices.BinarySearchFunc(r.names, owner, registry.Name.Compare)
-	return named
+	return named && !(t == Listener && r.common.hidden[owner])
 }
 
 // Wildcard yields the resources of t that a wildcard subscription covers: clusters in the scope, and for a proxy the

@@ -41,11 +41,14 @@ func TestScope(t *testing.T) {
 	}{
 		{"none named", "envoy", nil, all, []string{"outbound"}, 4},
 		{"all and one by name", "envoy", []any{"*", "web"}, all, []string{"outbound", "web.default.mesh.internal"}, 4},
-		{"some", "envoy", []any{"data/db", "missing"}, all[:3], []string{"outbound", "db.data.mesh.internal", "db.data.mesh.internal:5432", "db.data.mesh.internal:5433"}, 1},
+		{"some", "envoy", []any{"data/db", "missing"}, all[:3], []string{"outbound", "db.data.mesh.internal"}, 1},
 		{"gRPC", "gRPC Go", nil, all, nil, -1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := compile.ForClass(nil, common, nodeClass(t, c.agent, map[string]any{"upstreams": c.upstreams}))
+			if c.agent == "envoy" { // it is told where the port of UDP is
+				c.clusters = slices.Insert(slices.Clone(c.clusters), 3, "db.data.mesh.internal")
+			}
 			for typ, want := range map[compile.Type][]string{compile.Cluster: c.clusters, compile.Listener: c.listeners} {
 				var got []string
 				for res := range r.Wildcard(typ) {
@@ -213,6 +216,45 @@ func collide(t *testing.T) (first, second registry.Name) {
 	return
 }
 
+// TestEndpointsThatNoProxyStandsFor are told under the service's own name, with the port if it is known.
+func TestEndpointsThatNoProxyStandsFor(t *testing.T) {
+	at := endpoint("a", "10.0.0.1", registry.Healthy, "a", registry.EndpointPort{Name: "dns", Number: 5353})
+	for _, c := range []struct {
+		name  string
+		ports []registry.Port
+		want  uint32 // 0: there is no such cluster
+	}{
+		{"UDP", []registry.Port{{Name: "dns", Number: 53, Protocol: registry.UDP}}, 5353},
+		{"UDP that the endpoint does not say", []registry.Port{{Name: "other", Number: 53, Protocol: registry.UDP}}, 1},
+		{"UDP and TCP", []registry.Port{{Name: "tcp", Number: 53}, {Name: "dns", Number: 53, Protocol: registry.UDP}}, 5353},
+		{"no port", nil, 1},
+		{"TCP", []registry.Port{{Name: "dns", Number: 53}}, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			service := &registry.Service{Name: name("ns"), Ports: c.ports, Endpoints: []*registry.Endpoint{at}}
+			r := compile.ForClass(nil, compile.Update(nil, &registry.Snapshot{Services: []*registry.Service{service}}, compile.Options{}), nodeClass(t, "envoy", nil))
+			const fqdn = "ns.default.mesh.internal"
+			if c.want == 0 {
+				if r.Get(compile.Cluster, fqdn) != nil || r.Get(compile.Endpoint, fqdn) != nil {
+					t.Error("a cluster that nobody needs")
+				}
+				return
+			}
+			got := message[*endpointv3.ClusterLoadAssignment](t, r.Get(compile.Endpoint, fqdn)).Endpoints[0].LbEndpoints[0].GetEndpoint().Address.GetSocketAddress()
+			if r.Get(compile.Cluster, fqdn) == nil || got.Address != "10.0.0.1" || got.GetPortValue() != c.want {
+				t.Errorf("told %v, want port %d", got, c.want)
+			}
+		})
+	}
+}
+
+func wildcardNames(r *compile.Resources, t compile.Type) (names []string) {
+	for res := range r.Wildcard(t) {
+		names = append(names, res.Name)
+	}
+	return names
+}
+
 func TestTheLaterOfTwoWithOneAddressHasNoListener(t *testing.T) {
 	first, second := collide(t)
 	service := func(n registry.Name) *registry.Service {
@@ -224,8 +266,11 @@ func TestTheLaterOfTwoWithOneAddressHasNoListener(t *testing.T) {
 
 	both := compile.Update(nil, &registry.Snapshot{Services: []*registry.Service{a, b}}, compile.Options{})
 	r := compile.ForClass(nil, both, class)
-	if r.Get(compile.Listener, first.Name+".default.mesh.internal") == nil || r.Get(compile.Listener, listener) != nil {
-		t.Error("want the first to have its listener and the second none")
+	if all := wildcardNames(r, compile.Listener); !slices.Contains(all, first.Name+".default.mesh.internal") || slices.Contains(all, listener) || r.InWildcard(compile.Listener, listener) {
+		t.Errorf("listeners %v, want the first to have its listener and the second none", all)
+	}
+	if r.Get(compile.Listener, listener) == nil {
+		t.Error("who asks for the second's listener by name is told that it does not exist")
 	}
 	if got := both.Conflicts(); len(got) != 1 || got[0].Service != second || !strings.Contains(got[0].Reason, first.String()) {
 		t.Errorf("Conflicts() = %v, want %s to be told that %s has its address", got, second, first)
@@ -237,7 +282,7 @@ func TestTheLaterOfTwoWithOneAddressHasNoListener(t *testing.T) {
 	one := compile.Update(both, &registry.Snapshot{Services: []*registry.Service{b}}, compile.Options{})
 	after := compile.ForClass(r, one, class)
 	names, _ := after.Changed(r, compile.Listener)
-	if after.Get(compile.Listener, listener) == nil || !slices.Contains(names, listener) || len(one.Conflicts()) != 0 {
+	if !slices.Contains(wildcardNames(after, compile.Listener), listener) || !slices.Contains(names, listener) || len(one.Conflicts()) != 0 {
 		t.Error("when the first is gone the second does not come back")
 	}
 	if l := message[*listenerv3.Listener](t, after.Get(compile.Listener, listener)); l.Address.GetSocketAddress().Address != compile.LoopbackAddr(second).String() {

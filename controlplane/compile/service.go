@@ -44,6 +44,7 @@ func newService(old *service, src *registry.Service, domain string) *service {
 		s.addPort(old, p)
 	}
 	s.addListeners(old)
+	s.addDirect(old)
 	s.hosts = s.outboundHosts(old)
 	return s
 }
@@ -113,28 +114,13 @@ func (s *service) addPort(old *service, p port) {
 	s.all[GRPC][Endpoint] = append(s.all[GRPC][Endpoint], eds)
 }
 
-// addListeners compiles the listeners: for proxies one for all HTTP ports together and one for each other port, for
-// gRPC one for each way to write the target.
+// addListeners compiles the listeners: for proxies one for all ports, for gRPC one for each way to write the target.
 func (s *service) addListeners(old *service) {
 	if len(s.ports) == 0 {
 		return
 	}
-	name := s.fqdn
-	add := func(ports []port) {
-		r := newResource(old.find(Proxy, Listener, name), Listener, name, s.listener(name, ports))
-		s.all[Proxy][Listener] = append(s.all[Proxy][Listener], r)
-	}
-	rest := s.ports
-	if http := s.httpPorts(); len(http) > 0 {
-		add(http)
-		rest = rest[len(http):]
-	}
-	for _, p := range rest {
-		if len(s.all[Proxy][Listener]) > 0 {
-			name = p.route
-		}
-		add([]port{p})
-	}
+	all := newResource(old.find(Proxy, Listener, s.fqdn), Listener, s.fqdn, s.listener())
+	s.all[Proxy][Listener] = append(s.all[Proxy][Listener], all)
 	api := func(name string, p port) {
 		r := newResource(old.find(GRPC, Listener, name), Listener, name, apiListener(name, p))
 		s.all[GRPC][Listener] = append(s.all[GRPC][Listener], r)
@@ -145,6 +131,22 @@ func (s *service) addListeners(old *service) {
 			api(form+":"+strconv.Itoa(int(p.Number)), p)
 		}
 	}
+}
+
+// addDirect compiles a cluster by the service's own name if no loopback address stands for all of it: a port of UDP is not proxied,
+// and of a service without ports nobody knows what they are. It tells resolvers on mesh hosts where the endpoints are.
+func (s *service) addDirect(old *service) {
+	udp := slices.IndexFunc(s.src.Ports, func(p registry.Port) bool { return p.Protocol == registry.UDP })
+	if udp < 0 && len(s.src.Ports) > 0 {
+		return
+	}
+	p := port{cluster: s.fqdn}
+	if udp >= 0 {
+		p.Port = s.src.Ports[udp]
+	}
+	addresses := s.placed(func(e *registry.Endpoint) uint16 { return max(e.Port(p.Name), anyPort) })
+	s.all[Proxy][Cluster] = append(s.all[Proxy][Cluster], newResource(old.find(Proxy, Cluster, s.fqdn), Cluster, s.fqdn, clusterFor(p)))
+	s.all[Proxy][Endpoint] = append(s.all[Proxy][Endpoint], newResource(old.find(Proxy, Endpoint, s.fqdn), Endpoint, s.fqdn, assignment(p, addresses, false)))
 }
 
 // resources returns what clients of kind k can see of s, which may be nil.

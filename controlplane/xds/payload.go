@@ -174,7 +174,7 @@ func (g *group) changes(before, now *compile.Resources, visit func(name string, 
 		}
 	}
 	for r := range before.Wildcard(g.t) {
-		gone := now.Get(g.t, r.Name) == nil
+		gone := g.visible(now, r.Name) == nil
 		if gone && !g.sub.has(r.Name) && !compare(r.Name) {
 			return
 		}
