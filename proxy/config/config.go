@@ -18,6 +18,8 @@ type Config struct {
 	Listeners []*Listener
 	// Clusters by name.
 	Clusters map[string]*Cluster
+	// Absent are the names that were asked for and of which the control plane says that there is neither a listener nor a cluster.
+	Absent map[string]bool
 }
 
 // Listener is a set of addresses and what to do with connections that arrive there. One that does the same with all of them, in

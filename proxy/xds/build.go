@@ -27,7 +27,7 @@ func (s *store) refer(now time.Time) {
 			s.users[c.eds] = append(s.users[c.eds], name)
 		}
 	}
-	for k, names := range map[kind]map[string]bool{routeTables: tables, endpoints: assignments} {
+	for k, names := range map[kind]map[string]bool{routeTables: tables, endpoints: assignments, clusters: s.demanded()} {
 		t := s.types[k]
 		for name := range names {
 			if t.wanted[name].IsZero() {
@@ -37,9 +37,12 @@ func (s *store) refer(now time.Time) {
 		for name := range t.wanted {
 			if !names[name] {
 				delete(t.wanted, name)
+				delete(t.absent, name)
+				if k == clusters {
+					continue // the server says whether it is one of all
+				}
 				delete(t.have, name)
 				delete(t.rejected, name)
-				delete(t.absent, name)
 				if k == routeTables {
 					delete(s.tables, name)
 					delete(s.standIns, name)
@@ -82,9 +85,12 @@ func (s *store) build(now time.Time) (*config.Config, bool) {
 			delete(s.built, name)
 		}
 	}
+	if next.Absent = s.absent(); maps.Equal(next.Absent, s.current.Absent) {
+		next.Absent = s.current.Absent
+	}
 	if !maps.Equal(s.built, next.Clusters) {
 		next.Clusters = maps.Clone(s.built)
-	} else if slices.Equal(next.Listeners, s.current.Listeners) && next.Version == s.current.Version {
+	} else if maps.Equal(next.Absent, s.current.Absent) && slices.Equal(next.Listeners, s.current.Listeners) && next.Version == s.current.Version {
 		return s.current, false
 	}
 	s.current = next
@@ -211,6 +217,7 @@ func (s *store) buildListeners(now time.Time) []*config.Listener {
 			waits = waits || routes != "" && table == nil
 			p.tables = append(p.tables, table)
 		}
+		waits = waits || s.lacks(l, now)
 		switch before, ok := s.published[name]; {
 		case waits && !ok:
 			s.warming = true

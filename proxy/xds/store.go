@@ -76,7 +76,7 @@ type rejection struct {
 type typeState struct {
 	have     map[string]*resource
 	rejected map[string]rejection
-	wanted   map[string]time.Time // names that are referred to, since when (not for wildcard kinds)
+	wanted   map[string]time.Time // names that are asked for, since when; for wildcard kinds, beside all
 	absent   map[string]bool      // wanted names of which the server says that there is no such resource
 	version  string               // system_version_info of the latest response that was applied
 	answered bool                 // there was a response, or sealed state
@@ -97,6 +97,7 @@ type store struct {
 	standIns  map[string]*config.RouteTable // without routes, for tables that did not come in time
 	relisten  bool                          // listeners or tables changed since they were last published
 	warming   bool                          // a new listener waits for its tables
+	asked     map[string]time.Time          // names of listeners and clusters that somebody wants, since when
 	began     bool                          // nothing was waited for once: it serves
 	current   *config.Config
 	version   string
@@ -118,7 +119,7 @@ func newStore(own rules, b *Bootstrap, now time.Time) *store {
 		rules: own, static: map[kind]map[string]bool{clusters: {}, listeners: {}},
 		listeners: map[string]*listener{}, tables: map[string]*config.RouteTable{}, clusters: map[string]*cluster{},
 		users: map[string][]string{}, built: map[string]*config.Cluster{}, leaving: map[string]time.Time{},
-		published: map[string]publishedListener{}, standIns: map[string]*config.RouteTable{}, noCDS: b.Control == "" || b.noCDS,
+		published: map[string]publishedListener{}, standIns: map[string]*config.RouteTable{}, asked: map[string]time.Time{}, noCDS: b.Control == "" || b.noCDS,
 	}
 	for k := range kinds {
 		if s.fetch[k] = fetchTimeout; b.fetch[k] != nil {
@@ -164,7 +165,7 @@ func (s *store) apply(k kind, m *discoveryv3.DeltaDiscoveryResponse, now time.Ti
 	if v := m.GetSystemVersionInfo(); v != "" {
 		t.version, s.version = v, v
 	}
-	if k.wildcard() {
+	if k != endpoints {
 		s.refer(now)
 	}
 	if len(wrong) > 0 {
@@ -343,6 +344,9 @@ func (s *store) remove(k kind, name string, now time.Time) {
 		return
 	}
 	old := t.have[name]
+	if k.wildcard() && !t.wanted[name].IsZero() {
+		t.absent[name] = true
+	}
 	switch k {
 	case clusters:
 		delete(t.have, name)

@@ -176,6 +176,10 @@ func (s *session) run(ctx context.Context, responses <-chan *discoveryv3.DeltaDi
 		case <-ctx.Done():
 			return nil
 		case <-late:
+		case <-c.wants:
+			if err := s.want(); err != nil {
+				return err
+			}
 		case m := <-responses:
 			if err := s.respond(m); err != nil {
 				return err
@@ -231,6 +235,9 @@ func (s *session) subscribe(k kind) error {
 	s.sent[k] = wanted
 	if !s.opened[k] {
 		s.opened[k] = true
+		if k.wildcard() && len(names) > 0 {
+			m.ResourceNamesSubscribe = append([]string{"*"}, m.ResourceNamesSubscribe...) // names alone would be all there is
+		}
 		m.InitialResourceVersions = store.versions(k)
 	} else if len(m.ResourceNamesSubscribe)+len(m.ResourceNamesUnsubscribe) == 0 {
 		return nil
@@ -270,15 +277,27 @@ func (s *session) respond(m *discoveryv3.DeltaDiscoveryResponse) error {
 	if err := s.put(ack); err != nil {
 		return err
 	}
-	if !k.wildcard() {
-		return nil
-	}
-	for _, k := range []kind{endpoints, routeTables} {
+	return s.follow()
+}
+
+// follow adapts the subscriptions to what is referred to now. The client's mu is held.
+func (s *session) follow() error {
+	for k := range kinds {
+		if k.wildcard() && !s.opened[k] {
+			continue
+		}
 		if err := s.subscribe(k); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// want asks for names that were added.
+func (s *session) want() error {
+	s.client.mu.Lock()
+	defer s.client.mu.Unlock()
+	return s.follow()
 }
 
 // publish hands the present state on, if it is another, and reports whether time alone may change it again.

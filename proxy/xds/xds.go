@@ -51,6 +51,7 @@ type Client struct {
 	log     *slog.Logger
 	value   *watch.Value[*config.Config]
 	dirty   chan struct{} // one slot: there is something to seal
+	wants   chan struct{} // one slot: names were added
 	started time.Time
 
 	mu     sync.Mutex
@@ -74,7 +75,7 @@ func New(o Options) (*Client, error) {
 	}
 	now := time.Now()
 	c := &Client{
-		options: o, log: o.Log, dirty: make(chan struct{}, 1), started: now,
+		options: o, log: o.Log, dirty: make(chan struct{}, 1), wants: make(chan struct{}, 1), started: now,
 		store:  newStore(rules{newSchema(), o.AccessLog}, o.Bootstrap, now),
 		status: newStanding(o.Bootstrap.Control, now),
 	}
