@@ -31,6 +31,15 @@ func (r *responder) answer() Name {
 		r.metaType()
 		return zone.origin
 	}
+	if r.awaits(zone) {
+		if r.deferred = !r.patient; r.deferred {
+			return ""
+		}
+		origin := zone.origin
+		if zone = r.await(); zone == nil {
+			return origin
+		}
+	}
 	r.aa = true
 	n := zone.index.find(q.asked())
 	switch {

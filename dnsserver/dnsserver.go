@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -28,6 +29,10 @@ type Options struct {
 	// concurrently and must not block; what it returns is not changed any more.
 	Zones func() []*Zone
 	Log   *slog.Logger
+	// Await, if set, is called for each query within a zone that has nothing at the name, before it is answered. It returns when
+	// Zones has what there is of that name, written as in zone files, or why it is not known; that is answered with SERVFAIL and told
+	// (RFC 8914), see Failure. It is called concurrently and must return soon after ctx ends, which is in less than a second.
+	Await func(ctx context.Context, name string) error
 
 	// NSID is what the server calls itself for those who ask (RFC 5001); "" for nothing.
 	NSID string
@@ -54,6 +59,10 @@ type Server struct {
 	limiter *limiter
 
 	refusedConns, socketErrors, panics atomic.Uint64
+
+	life    context.Context // that of Run
+	awaited atomic.Int64    // queries over UDP that Await is asked about
+	later   sync.WaitGroup  // of their goroutines
 }
 
 // New returns a server that does nothing until Listen or Run.
@@ -95,6 +104,8 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 	}
 	group, running := errgroup.WithContext(ctx)
+	s.life = running
+	defer s.later.Wait()
 	for i, socket := range s.udp {
 		group.Go(func() error { return s.serveUDP(running, socket, s.shards[int(transports)+i]) })
 	}

@@ -15,6 +15,8 @@ type responder struct {
 	zones  []*Zone // what is answered; the goroutine sets it from time to time
 	now    uint32  // Unix seconds, likewise
 	query  query
+	// patient: it may wait for Options.Await. If not, a query that has to wait is deferred: the answer is nil.
+	patient, deferred bool
 
 	// The answer in the making.
 	b          []byte
@@ -52,6 +54,7 @@ func (r *responder) respond(message, to []byte) (answer []byte) {
 		}
 	}()
 	q := &r.query
+	r.deferred = false
 	verdict := q.parse(message)
 	if verdict == silence {
 		r.counts.ignored.Add(1)
@@ -72,7 +75,9 @@ func (r *responder) respond(message, to []byte) (answer []byte) {
 	case q.edns.present && q.edns.version != 0:
 		r.rcode = dns.RcodeBadVers
 	default:
-		origin = r.answer()
+		if origin = r.answer(); r.deferred {
+			return nil
+		}
 	}
 	r.counts.count(origin, q.qtype, r.rcode)
 	return r.finish()

@@ -138,7 +138,7 @@ func (s *Server) serveStream(ctx context.Context, l *net.TCPListener, counts *sh
 // ever held for a client.
 func (s *Server) serveConn(ctx context.Context, conn net.Conn, counts *shard) {
 	in, out := bufio.NewReaderSize(conn, tcpBuffer), bufio.NewWriterSize(conn, tcpBuffer)
-	r := &responder{server: s, counts: counts}
+	r := &responder{server: s, counts: counts, patient: true}
 	r.query.by, r.query.client = counts.by, clientOf(conn)
 	memory := make([]byte, 0, tcpAnswerMemory)
 	for {

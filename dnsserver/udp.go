@@ -196,6 +196,9 @@ func (l *udpLoop) answerAll() {
 		l.query.client = l.client(i)
 		answer := l.respond(l.queries[i][:m.n], l.answers[l.send][:0])
 		if answer == nil {
+			if l.deferred {
+				l.later(i)
+			}
 			continue
 		}
 		o := &l.out[l.send]
