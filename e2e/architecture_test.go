@@ -71,6 +71,8 @@ var mayImport = map[string][]string{
 	"proxy/upstream":         {"proxy/config", "proxy/loop", "proxy/http1", "proxy/http2", "proxy/message", "proxy/mux", "proxy/preamble", "proxy/upstream/balance"},
 	"proxy/upstream/balance": {"proxy/config"},
 	"proxy/xds":              {"proxy/config", "proxy/accesslog", "proxy/chain", "proxy/health", "internal/watch", "internal/seal"},
+	"proxy/loopback":         {"proxy/config", "internal/watch", "internal/seal"},
+	"proxy/hostdns":          {"proxy/config", "internal/watch", "dnsserver"},
 	"proxy/health":           {"proxy/config", "proxy/preamble"},
 	"proxy/certificate":      {"proxy/config"},
 	"proxy":                  {"proxy/…", "host", "dnsserver", "internal/…"},

@@ -12,6 +12,7 @@ import (
 )
 
 const (
+	noSocket     = -1
 	acceptsATurn = 64
 	acceptPause  = 100 * time.Millisecond // when the process is out of descriptors
 )
@@ -64,11 +65,13 @@ func (in *arrival) open(c *loop.Conn, l *loop.Loop, h loop.Handler) error {
 	return c.Open(l, in.fd, h)
 }
 
-// listen starts to accept on fd.
+// listen starts to accept on fd; without one, what others accept.
 func (w *worker) listen(addr config.Address, fd int, r *reception, c *crowd) error {
 	a := w.newAcceptor(addr, r, c)
-	if err := a.socket.Open(w.loop, fd, a); err != nil {
-		return err
+	if fd != noSocket {
+		if err := a.socket.Open(w.loop, fd, a); err != nil {
+			return err
+		}
 	}
 	w.acceptors[addr] = a
 	return nil

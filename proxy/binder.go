@@ -3,11 +3,13 @@ package proxy
 import (
 	"context"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/hostmesh/hostmesh/internal/watch"
 	"github.com/hostmesh/hostmesh/proxy/chain"
 	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/loop"
@@ -33,6 +35,7 @@ type binder struct {
 	drained    bool          // addresses were closed for good
 	sockets    sockets       // those of others, and who keeps ours
 	limits     limits        // of listeners and chains
+	bound      watch.Value[map[netip.AddrPort]error]
 
 	mu sync.Mutex
 	// sinks are the access logs by path: guarded by mu, changed by the binder alone. They stay open as long as the proxy
@@ -63,6 +66,7 @@ func (b *binder) run(ctx, loops context.Context) {
 	start := b.p.opts.Start
 	if start == nil {
 		b.sockets.started = true
+		b.steer(loops)
 	}
 	for {
 		cfg, changed := b.p.opts.Config.Get()
@@ -229,6 +233,7 @@ func (b *binder) drop(ctx context.Context, wanted map[config.Address]*reception)
 
 // closeAll closes every address.
 func (b *binder) closeAll(ctx context.Context) {
+	b.unsteer(ctx)
 	b.closeAddrs(ctx, func(*binding) bool { return true })
 }
 
@@ -303,6 +308,7 @@ func (b *binder) bindMissing(ctx context.Context) {
 	if b.drained {
 		return
 	}
+	defer b.tellBound()
 	b.mu.Lock()
 	var missing []*binding
 	for _, at := range b.addrs {
@@ -350,7 +356,11 @@ func (b *binder) give(ctx context.Context, at *binding, fds []int) error {
 	b.keep(at.addr, at.unit, fds)
 	for i, w := range b.p.workers {
 		var failed error
-		if err := w.loop.Do(ctx, func() { failed = w.listen(at.addr, fds[i], at.served, at.crowd) }); err != nil {
+		fd := noSocket
+		if i < len(fds) {
+			fd = fds[i]
+		}
+		if err := w.loop.Do(ctx, func() { failed = w.listen(at.addr, fd, at.served, at.crowd) }); err != nil {
 			return err
 		}
 		if failed == nil {

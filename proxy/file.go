@@ -12,6 +12,8 @@ import (
 	"github.com/hostmesh/hostmesh/internal/gossip"
 	"github.com/hostmesh/hostmesh/internal/yamlpos"
 	"github.com/hostmesh/hostmesh/proxy/config"
+	"github.com/hostmesh/hostmesh/proxy/hostdns"
+	"github.com/hostmesh/hostmesh/proxy/loopback"
 	"github.com/hostmesh/hostmesh/proxy/xds"
 )
 
@@ -29,6 +31,8 @@ type File struct {
 	Outbound netip.AddrPort `yaml:"outbound"`
 	// Upstreams are the services that this host calls: "web" (namespace default), "namespace/name" or "*".
 	Upstreams []string `yaml:"upstreams"`
+	// DNS is how the host answers the mesh's names; without it, it does not.
+	DNS *FileDNS `yaml:"dns"`
 	// Services is the directory of the files that say what this host runs.
 	Services string `yaml:"services"`
 	// Gossip is how the host announces them; without it nothing is announced.
@@ -49,6 +53,17 @@ type FileNode struct {
 	Cluster  string       `yaml:"cluster"`
 	Locality FileLocality `yaml:"locality"`
 }
+
+// FileDNS says which names the host answers, and where.
+type FileDNS struct {
+	// Domain is the mesh's.
+	Domain string `yaml:"domain"`
+	// Listen is a loopback address of its own, with port 53 unless a resolver on this host takes another one.
+	Listen netip.AddrPort `yaml:"listen"`
+}
+
+// SetDefaults puts in what a file does not say.
+func (d *FileDNS) SetDefaults() { d.Domain, d.Listen = "mesh.internal", hostdns.DefaultAddr() }
 
 // FileLocality is where the host stands.
 type FileLocality struct {
@@ -122,6 +137,14 @@ func (f *File) Check(report func(path, got, want string)) {
 	}
 	if f.Node.ID != "" && !isHostName(f.Node.ID) {
 		report("node.id", strconv.Quote(f.Node.ID), "a host name")
+	}
+	if d := f.DNS; d != nil {
+		if !isHostName(d.Domain) {
+			report("dns.domain", strconv.Quote(d.Domain), "a domain in lower case, without a dot at its end")
+		}
+		if !d.Listen.IsValid() || !d.Listen.Addr().IsLoopback() || d.Listen.Port() == 0 || loopback.Range().Contains(d.Listen.Addr()) {
+			report("dns.listen", d.Listen.String(), "a loopback address and port, such as "+hostdns.DefaultAddr().String()+", not in "+loopback.Range().String()+", where services are")
+		}
 	}
 	if f.Loops < 0 || f.Loops > maxLoops {
 		report("loops", strconv.Itoa(f.Loops), "0 to "+strconv.Itoa(maxLoops))

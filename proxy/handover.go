@@ -71,6 +71,9 @@ func (p *Proxy) Sockets(ctx context.Context) ([]takeover.Socket, error) {
 				put(fd, true)
 			}
 		}
+		if fd := p.binder.sockets.steered; fd != noSocket {
+			put(fd, true)
+		}
 		for _, f := range p.binder.sockets.free {
 			put(f.FD, f.Unit)
 		}
@@ -106,6 +109,7 @@ func (p *Proxy) HandOver(ctx context.Context, addresses []string, to Successor) 
 		b.drained = true
 		p.life.Set(stageDraining)
 		p.admin.cede()
+		b.unsteer(ctx)
 		b.cede(ctx, addresses)
 		p.startDrain(ctx)
 		p.legacy.heir, p.legacy.handed = to, true

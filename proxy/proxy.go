@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"runtime"
 	"time"
 
@@ -53,6 +54,9 @@ type Options struct {
 	// Start nothing is accepted before it is closed.
 	Sockets []takeover.Socket
 	Start   <-chan struct{}
+	// Steered: the kernel steers connections to loopback addresses to that of Sockets which listens at loopback.Steered. Other
+	// sockets are not opened for them.
+	Steered bool
 	// Overload says what is done when there is too much; nil: nothing.
 	Overload *config.Overload
 	// Upgrade has another process take over, and returns when it has; nil: it cannot be asked for.
@@ -146,6 +150,9 @@ func New(opts Options) (*Proxy, error) {
 	p.fleet = newFleet(opts.Loops, p.certs, p.log)
 	p.binder.init(p)
 	p.binder.sockets.init(opts.Sockets, p.log)
+	if opts.Steered {
+		p.binder.sockets.takeSteered()
+	}
 	p.legacy.init()
 	admin, err := newAdmin(p)
 	if err != nil {
@@ -255,6 +262,9 @@ func (p *Proxy) Responds(ctx context.Context) bool {
 	}
 	return true
 }
+
+// Bound are the addresses of listeners on IP that are bound, or with an error could not be.
+func (p *Proxy) Bound() *watch.Value[map[netip.AddrPort]error] { return &p.binder.bound }
 
 // connections counts the open downstream connections of all loops.
 func (p *Proxy) connections(ctx context.Context) int {

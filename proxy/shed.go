@@ -51,7 +51,10 @@ func (w *worker) relieve(s *overload.State) {
 	}
 	if before.accepting && !w.shed.accepting {
 		for _, a := range w.acceptors {
-			a.accept(acceptsATurn) // no edge tells of what has come meanwhile
+			a.resume() // no edge tells of what has come meanwhile
+		}
+		if w.steering != nil {
+			w.steering.resume()
 		}
 	}
 	if share := s[config.ShedStreams]; share > 0 {
@@ -181,7 +184,7 @@ func (l *lane) overloaded(m *mux.Stream) {
 
 // resume goes on accepting, unless that is spared.
 func (a *acceptor) resume() {
-	if !a.w.shed.accepting {
+	if !a.w.shed.accepting && a.socket.IsOpen() {
 		a.accept(acceptsATurn)
 	}
 }

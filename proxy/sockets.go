@@ -27,6 +27,7 @@ type Keeper interface {
 type sockets struct {
 	free    []freeSocket
 	units   map[config.Address][]int // copies, so that a listener that comes back finds them
+	steered int                      // the socket to which connections to loopback addresses are steered, or noSocket
 	started bool                     // connections are accepted
 	settled bool                     // what nobody wanted was closed
 	closed  []config.Address         // then; they may be kept still
@@ -53,6 +54,7 @@ func (s *sockets) init(given []takeover.Socket, log *slog.Logger) {
 		}
 		s.free = append(s.free, freeSocket{g, what})
 	}
+	s.steered = noSocket
 }
 
 // take returns the free sockets of an address.
@@ -110,12 +112,21 @@ func (s *sockets) close() {
 			_ = syscall.Close(fd)
 		}
 	}
-	s.free, s.units = nil, nil
+	if s.steered != noSocket {
+		_ = syscall.Close(s.steered)
+	}
+	s.free, s.units, s.steered = nil, nil, noSocket
 }
 
 // open returns a socket of the address for each loop: those that others have opened, and new ones.
 func (b *binder) open(ctx context.Context, at *binding) ([]int, error) {
 	n := len(b.p.workers)
+	if b.sockets.isSteered(at.addr) {
+		b.mu.Lock()
+		at.unit = true // nothing of it is kept or closed
+		b.mu.Unlock()
+		return []int{}, nil
+	}
 	found := b.sockets.take(func(l loop.Listening) bool { return addressOfSocket(l) == at.addr })
 	if len(found) == 0 {
 		if unit := b.sockets.units[at.addr]; len(unit) > 0 {
@@ -235,6 +246,7 @@ func (b *binder) empty(ctx context.Context, at *binding, fds []int) {
 // startAccepting has the loops accept on what was prepared, and closes what nobody wants.
 func (b *binder) startAccepting(ctx context.Context) {
 	b.sockets.started = true
+	b.steer(ctx)
 	b.mu.Lock()
 	all := slices.Collect(maps.Values(b.addrs))
 	b.mu.Unlock()

@@ -26,6 +26,7 @@ type worker struct {
 	shared    map[string]*upstream.Shared  // of all workers; clusters that are not in it have nothing to share
 	slot      int                          // the number of this worker
 	acceptors map[config.Address]*acceptor
+	steering  *steering // nil: nothing is steered here
 	arena     upstream.Arena
 	certs     *certificate.Store
 	http      map[string]*httpStats
@@ -153,6 +154,9 @@ func (w *worker) connections() int {
 
 // shutdown closes everything.
 func (w *worker) shutdown() {
+	if w.steering != nil {
+		w.steering.close()
+	}
 	for addr, a := range w.acceptors {
 		a.shutdown()
 		delete(w.acceptors, addr)

@@ -42,6 +42,7 @@ type settings struct {
 	listenerDrainTime                    time.Duration
 	upgradeTime, handedOverTime          time.Duration
 	host                                 *host.Options // nil: this host announces nothing
+	dns                                  *dnsSettings  // nil: it answers no names
 }
 
 func run(args []string, stdout, stderr io.Writer) int {
@@ -135,7 +136,7 @@ func fromFile(path string) (*settings, error) {
 	}
 	s := &settings{
 		bootstrap: f.Bootstrap(), admin: f.Admin.String(), adminSocket: f.AdminSocket, state: f.State, accessLog: f.AccessLog,
-		loops: f.Loops, drainTime: f.DrainTime,
+		loops: f.Loops, drainTime: f.DrainTime, dns: dnsOf(f),
 	}
 	if f.Gossip != nil {
 		l := f.Node.Locality

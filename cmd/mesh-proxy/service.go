@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -31,6 +32,7 @@ type service struct {
 	engine   *proxy.Proxy
 	client   *xds.Client
 	parts    parts
+	places   places
 	upgrader *upgrader
 	heir     *heir // nil: nobody was here before
 	start    chan struct{}
@@ -83,12 +85,15 @@ func (v *service) prepare(ctx context.Context) error {
 	}
 	v.upgrader = newUpgrader(v)
 	v.engine, err = proxy.New(proxy.Options{
-		Config: v.client.Config(), Admin: s.admin, AdminSocket: s.adminSocket, Loops: loops, DrainTime: s.drainTime,
+		Config: v.place(ctx, given), Steered: v.places.steered, Admin: s.admin, AdminSocket: s.adminSocket, Loops: loops, DrainTime: s.drainTime,
 		ListenerDrainTime: s.listenerDrainTime, HandedOverTime: s.handedOverTime,
 		Overload: bounds, Sockets: given, Start: v.start, Upgrade: v.upgrader.upgrade, ConfigDump: v.client.ConfigDump, ControlPlane: v.stats,
 		Node: s.bootstrap.Node.ID, Version: version, Log: v.log, Ready: v.ready,
 	})
 	if err != nil {
+		return err
+	}
+	if err := v.answerNames(); err != nil {
 		return err
 	}
 	v.log.Info("mesh-proxy starts", "version", version, "node", s.bootstrap.Node.ID, "control", s.bootstrap.Control, "admin", v.engine.AdminAddr(), "loops", loops, "pid", os.Getpid())
@@ -122,7 +127,7 @@ func (v *service) ready() (bool, string) {
 }
 
 func (v *service) stats() []xds.Stat {
-	return append(v.client.Stats(), v.upgrader.stats()...)
+	return slices.Concat(v.client.Stats(), v.upgrader.stats(), v.dnsStats())
 }
 
 // runs are the parts in the order of their end, after readiness is off: out of the ring, so that nobody new comes;
@@ -139,7 +144,7 @@ func (v *service) runs() ([]func(context.Context) error, error) {
 	if v.heir != nil {
 		runs = append(runs, v.heir.run)
 	}
-	return runs, nil
+	return v.dnsRuns(runs), nil
 }
 
 // hostRun announces what this host runs. After an upgrade that is the predecessor's until it has left the ring.

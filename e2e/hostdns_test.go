@@ -1,0 +1,219 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hostmesh/hostmesh/e2e/testbed"
+)
+
+// nameHost is a mesh host that answers names, with the control plane that it asks.
+type nameHost struct {
+	parts
+	static string
+}
+
+const hostDNS = "127.15.0.53"
+
+func newNameHost(t testing.TB, more string) nameHost {
+	t.Helper()
+	h := nameHost{static: shortDir(t)}
+	h.parts = newParts(t, fmt.Sprintf("  - name: static\n    file: {path: %s}\n", h.static))
+	writeFile(t, h.proxyFile, fmt.Sprintf("node: {id: test}\ncontrol: %s\nadmin: %s\noutbound: %s\nstate: %s/proxy\nservices: %s/services.d\ndns: {}\n%s",
+		h.xds, h.admin, h.outbound, h.dir, h.dir, more))
+	return h
+}
+
+// add has a service run at a port of its own.
+func (h nameHost) add(t testing.TB, service string, port int) {
+	t.Helper()
+	at := testbed.FreePort(t)
+	start(t, service, bin(t, "mesh"), "demo", service, "--listen", fmt.Sprintf("127.0.0.1:%d", at))
+	writeFile(t, filepath.Join(h.static, service+".yaml"),
+		fmt.Sprintf("service: %s\nport: %d\nprotocol: http\nendpoints: [{address: 127.0.0.1, port: %d}]\n", service, port, at))
+}
+
+// dig asks the host as its programs do.
+func (h nameHost) dig(t testing.TB, args ...string) string {
+	t.Helper()
+	out, _ := run(t, append([]string{"dig", "@" + hostDNS, "+tries=1", "+time=2", "+norecurse"}, args...)...)
+	return out
+}
+
+// has waits until an answer has a text.
+func (h nameHost) has(t testing.TB, what string, args ...string) string {
+	t.Helper()
+	var out string
+	eventually(t, 30*time.Second, strings.Join(args, " ")+" is answered with "+what, func() error {
+		if out = h.dig(t, args...); !strings.Contains(out, what) {
+			return errors.New(out)
+		}
+		return nil
+	})
+	return out
+}
+
+// get asks a service by the name that this host answers.
+func (h nameHost) get(host string) (string, error) {
+	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, hostDNS+":53")
+	}}
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true, DialContext: (&net.Dialer{Resolver: resolver}).DialContext,
+	}}
+	resp, err := client.Get("http://" + host + "/")
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return string(body), err
+}
+
+func (h nameHost) gets(t testing.TB, host, want string) {
+	t.Helper()
+	eventually(t, 20*time.Second, host+" answers", func() error {
+		got, err := h.get(host)
+		if err == nil && got != want {
+			return fmt.Errorf("got %q", got)
+		}
+		return err
+	})
+}
+
+// TestHostNamesLeadThroughTheProxyNamespaceDig: a host's programs look a name up and call what it leads to; who is there, who is
+// not, and who cannot be known are told apart; nothing of it needs the control plane once it was told.
+func TestHostNamesLeadThroughTheProxyNamespaceDig(t *testing.T) {
+	if testbed.InNamespace(t, "10.77.0.1") {
+		return
+	}
+	h := newNameHost(t, "upstreams: [nothing]\n") // so that not even clusters come unasked
+	h.add(t, "web", 80)
+	writeFile(t, filepath.Join(h.static, "others.yaml"), `
+service: clock
+ports: [{name: ntp, port: 123, protocol: udp}]
+endpoints: [{address: 10.77.0.1}, {address: 10.77.0.2}]
+---
+service: data/db
+ports: [{name: sql, port: 5432}, {name: metrics, port: 9187, protocol: http}]
+endpoints: [{address: 127.0.0.1}]
+`)
+	control, proxy := h.startPair(t)
+	web := strings.TrimSpace(strings.Split(h.has(t, "127.", "+short", "web.mesh.internal"), "\n")[0])
+	if at, err := netip.ParseAddr(web); err != nil || !netip.MustParsePrefix("127.64.0.0/10").Contains(at) {
+		t.Fatalf("web is at %q", web)
+	}
+	for _, c := range []struct{ name, rtype, want string }{
+		{"web.default.mesh.internal", "A", web},
+		{"WEB.Mesh.Internal", "A", web},
+		{"web.mesh.internal", "AAAA", "status: NOERROR, id"},
+		{"web.mesh.internal", "SRV", "0 0 80 web.mesh.internal."},
+		{"db.data.mesh.internal", "SRV", "0 0 5432 db.data.mesh.internal."},
+		{"clock.mesh.internal", "A", "10.77.0.2"},
+		{"missing.mesh.internal", "A", "status: NXDOMAIN"},
+		{"default.mesh.internal", "A", "status: NOERROR, id"},
+		{"data.mesh.internal", "A", "status: NOERROR, id"},
+		{"a.web.default.mesh.internal", "A", "EDE: 21"},
+		{"example.com", "A", "status: REFUSED"},
+		{"mesh.internal", "SOA", "localhost.host.mesh.internal."},
+	} {
+		for _, transport := range []string{"+notcp", "+tcp"} {
+			h.has(t, c.want, transport, c.name, c.rtype)
+		}
+	}
+	if out := h.dig(t, "web.mesh.internal", "AAAA"); !strings.Contains(out, "ANSWER: 0") {
+		t.Errorf("an address of IPv6:\n%s", out)
+	}
+	h.gets(t, "web.mesh.internal", "web v1\n")
+	if out, code := run(t, "curl", "-sS", "--resolve", "web.mesh.internal:80:"+web, "http://web.mesh.internal/"); code != 0 || out != "web v1\n" {
+		t.Errorf("curl: exit %d, %s", code, out)
+	}
+
+	h.add(t, "missing", 8080)
+	h.has(t, "127.", "+short", "missing.mesh.internal")
+	h.gets(t, "missing.mesh.internal:8080", "missing v1\n")
+	if err := os.Remove(filepath.Join(h.static, "missing.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	h.has(t, "status: NXDOMAIN", "missing.mesh.internal")
+
+	eventually(t, 20*time.Second, "the proxy has sealed its configuration", func() error {
+		data, err := os.ReadFile(filepath.Join(h.dir, "proxy", "proxy-config.sealed"))
+		for _, name := range []string{"web", "clock"} {
+			if err == nil && !strings.Contains(string(data), name+".default.mesh.internal") {
+				err = errors.New(name + " is not in it yet")
+			}
+		}
+		return err
+	})
+	control.kill()
+	h.has(t, "is away", "other.mesh.internal")
+	for _, end := range []func(){proxy.kill, func() { proxy.stop(20 * time.Second) }} {
+		end()
+		proxy = h.startProxy(t)
+		h.has(t, web, "+short", "web.mesh.internal")
+		h.has(t, "10.77.0.1", "+short", "clock.mesh.internal")
+		h.gets(t, "web.mesh.internal", "web v1\n")
+		if out := h.dig(t, "missing.mesh.internal"); !strings.Contains(out, "SERVFAIL") {
+			t.Errorf("of what is not known it is said:\n%s", out)
+		}
+	}
+	// An upgrade answers on, and the control plane's next word is heard.
+	if err := proxy.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 30*time.Second, "another process has taken over", func() error {
+		_, after, ok := strings.Cut(proxy.text(), `msg="another process has taken over" pid=`)
+		if !ok {
+			return errors.New(tail(proxy.text(), 5))
+		}
+		pid, err := strconv.Atoi(strings.Fields(after)[0])
+		if err == nil {
+			t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL) })
+		}
+		return err
+	})
+	h.has(t, web, "+short", "web.mesh.internal")
+	h.startControl(t)
+	h.has(t, "status: NXDOMAIN", "missing.mesh.internal")
+	h.gets(t, "web.mesh.internal", "web v1\n")
+}
+
+// TestHostNamesOfPortsThatOthersWantNamespaceDig: where addresses are bound, a port on which something of the host listens, or may
+// listen, is left to it: it restarts while the proxy runs, and no name leads to it by mistake.
+func TestHostNamesOfPortsThatOthersWantNamespaceDig(t *testing.T) {
+	if testbed.InNamespace(t, "10.77.0.1") {
+		return
+	}
+	h := newNameHost(t, "upstreams: [named]\n")
+	writeFile(t, filepath.Join(h.dir, "services.d", "own.yaml"), "service: own\nport: 9000\n")
+	for service, port := range map[string]int{"web": 80, "shop": 8080, "other": 9000, "named": 9090} {
+		h.add(t, service, port)
+	}
+	app := start(t, "app", bin(t, "mesh"), "demo", "app", "--listen", ":8080")
+	eventually(t, 20*time.Second, "the application listens", func() error { _, err := fetch("127.0.0.1:8080", "", "/"); return err })
+	h.startPair(t)
+	h.gets(t, "web.mesh.internal", "web v1\n")
+	h.gets(t, "named.mesh.internal:9090", "named v1\n")
+	for range 2 {
+		h.has(t, "8080", "shop.mesh.internal")
+		h.has(t, "SERVFAIL", "shop.mesh.internal")
+		h.has(t, "default/own", "other.mesh.internal")
+		app.kill()
+		h.has(t, "SERVFAIL", "shop.mesh.internal") // its restart would fail
+		app = start(t, "app", bin(t, "mesh"), "demo", "app", "--listen", ":8080")
+		eventually(t, 20*time.Second, "the application listens again", func() error { _, err := fetch("127.0.0.1:8080", "", "/"); return err })
+	}
+}

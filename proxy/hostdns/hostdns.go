@@ -1,0 +1,274 @@
+// Package hostdns answers the mesh's names on a mesh host, so that they lead through the proxy.
+//
+// A name that is asked for is asked of the control plane, and answered when what it leads to is here: a service has the loopback
+// address at which its listener accepts connections, or the addresses of its endpoints if no proxy stands for them. That a name does
+// not exist is said only when the control plane said so. What is not known within a second is SERVFAIL with an explanation.
+//
+// What it answers comes from the proxy's configuration alone, so it answers when the control plane is away, after a restart too.
+package hostdns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/hostmesh/hostmesh/dnsserver"
+	"github.com/hostmesh/hostmesh/internal/watch"
+	"github.com/hostmesh/hostmesh/proxy/config"
+)
+
+const (
+	ttl         = 30 // seconds, of loopback addresses: they do not change
+	endpointTTL = 5
+	negativeTTL = 1
+
+	bindRetry     = time.Second
+	bindRetrySoon = 20 * time.Millisecond // another process has the address, which is about to end
+)
+
+// DefaultAddr is where it listens unless it is told otherwise.
+func DefaultAddr() netip.AddrPort { return netip.MustParseAddrPort("127.15.0.53:53") }
+
+// Control is who tells of services.
+type Control interface {
+	// Want asks for services by their names. What there is comes with the configuration.
+	Want(services ...string)
+	// Unknown says why the configuration does not tell of a service.
+	Unknown(service string) string
+}
+
+// Places is who gives services their addresses.
+type Places interface {
+	// Withheld says why a service has no address here; empty if it has, or is not known.
+	Withheld(service string) string
+	// Keep has a service remembered that has none.
+	Keep(service string)
+}
+
+// Options say what a Resolver works with.
+type Options struct {
+	Domain string // without a last dot
+	// Addr is where it listens, over UDP and TCP.
+	Addr netip.AddrPort
+	// Config has the services' listeners, at the addresses that they have on this host, and clusters.
+	Config *watch.Value[*config.Config]
+	// Bound has the listening addresses, with the errors of those that could not be bound.
+	Bound   *watch.Value[map[netip.AddrPort]error]
+	Control Control
+	Places  Places
+	Log     *slog.Logger
+}
+
+// Resolver is made by New and runs once. Its methods are safe for concurrent use.
+type Resolver struct {
+	opts   Options
+	origin dnsserver.Name
+	server atomic.Pointer[dnsserver.Server] // nil: it does not listen yet
+	zone   atomic.Pointer[dnsserver.Zone]
+
+	mu       sync.Mutex
+	answered map[string]answer // guarded by mu: the services in the zone
+}
+
+// answer is what is answered for a service and what it was made of, of which one is set.
+type answer struct {
+	listener *config.Listener
+	cluster  *config.Cluster
+	branch   *dnsserver.Branch
+}
+
+// New returns a Resolver that does nothing until Run.
+func New(o Options) (*Resolver, error) {
+	origin, err := dnsserver.ParseName(o.Domain)
+	if err != nil {
+		return nil, fmt.Errorf("make resolver: %w", err)
+	}
+	r := &Resolver{opts: o, origin: origin, answered: map[string]answer{}}
+	r.build()
+	return r, nil
+}
+
+// Run answers until ctx ends. An address that cannot be had is reported and waited for.
+func (r *Resolver) Run(ctx context.Context) error {
+	server := r.listen(ctx)
+	if server == nil {
+		return nil
+	}
+	r.server.Store(server)
+	r.opts.Log.Info("answering DNS", "domain", r.opts.Domain, "address", r.opts.Addr)
+	ended := make(chan struct{})
+	go func() { defer close(ended); r.follow(ctx) }()
+	err := server.Run(ctx)
+	<-ended
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// listen returns a server that listens, nil when ctx ended.
+func (r *Resolver) listen(ctx context.Context) *dnsserver.Server {
+	for first := true; ; first = false {
+		server := dnsserver.New(dnsserver.Options{
+			Addrs: []string{r.opts.Addr.String()}, Log: r.opts.Log, Await: r.await,
+			Zones: func() []*dnsserver.Zone { return []*dnsserver.Zone{r.zone.Load()} },
+		})
+		err := server.Listen()
+		if err == nil {
+			return server
+		}
+		if first {
+			r.opts.Log.Error("the mesh's names are not answered yet, trying again", "err", err)
+		}
+		wait := bindRetry
+		if errors.Is(err, syscall.EADDRINUSE) {
+			wait = bindRetrySoon
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+// follow takes services out of the zone that are no longer what they were.
+func (r *Resolver) follow(ctx context.Context) {
+	for {
+		cfg, changed := r.opts.Config.Get()
+		r.drop(cfg)
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+func (r *Resolver) drop(cfg *config.Config) {
+	if cfg == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	changed := false
+	for service, a := range r.answered {
+		now := look(cfg, service)
+		if now.cluster == a.cluster && (now.listener == a.listener || now.cluster != nil) {
+			continue
+		}
+		changed = true
+		if now.listener != nil && a.listener != nil && slices.Equal(now.listener.Addresses, a.listener.Addresses) {
+			r.answered[service] = answer{listener: now.listener, branch: a.branch}
+			continue
+		}
+		if now.cluster != nil {
+			now.branch = r.branch(service, now)
+			r.answered[service] = now
+			continue
+		}
+		delete(r.answered, service)
+	}
+	if changed {
+		r.build()
+	}
+}
+
+// look finds what there is of a service. A cluster of its name is for services that no proxy stands for.
+func look(cfg *config.Config, service string) answer {
+	if c := cfg.Clusters[service]; c != nil && c.Assigned {
+		return answer{cluster: c}
+	}
+	i, ok := slices.BinarySearchFunc(cfg.Listeners, service, func(l *config.Listener, name string) int { return strings.Compare(l.Name, name) })
+	if !ok {
+		return answer{}
+	}
+	return answer{listener: cfg.Listeners[i]}
+}
+
+// build makes the zone of what is answered. mu is held, or nobody else is there.
+func (r *Resolver) build() {
+	branches := make(map[string]*dnsserver.Branch, len(r.answered)+1)
+	for service, a := range r.answered {
+		branches[service] = a.branch
+	}
+	// Namespaces exist if they have no service of their name; of this one everybody knows.
+	branches[""] = dnsserver.NewBranch(r.origin, 1, map[string][]dnsserver.Set{"default": nil})
+	r.zone.Store(dnsserver.NewZone(dnsserver.Apex{
+		Origin: r.opts.Domain, Serial: uint32(time.Now().Unix()), TTL: ttl, NegativeTTL: negativeTTL,
+		NameServers: []dnsserver.NameServer{{Name: "localhost.host." + r.opts.Domain, Addrs: []netip.Addr{r.opts.Addr.Addr()}}},
+	}, branches))
+}
+
+// branch makes the records of a service.
+func (r *Resolver) branch(service string, a answer) *dnsserver.Branch {
+	relative := strings.TrimSuffix(service, "."+r.opts.Domain)
+	names := []string{relative}
+	if name, ok := strings.CutSuffix(relative, ".default"); ok {
+		names = append(names, name)
+	}
+	sets := map[string][]dnsserver.Set{}
+	for _, name := range names {
+		sets[name] = r.sets(name, a)
+	}
+	return dnsserver.NewBranch(r.origin, 0, sets)
+}
+
+// sets are the records at one of a service's names.
+func (r *Resolver) sets(name string, a answer) []dnsserver.Set {
+	if a.listener == nil {
+		addrs := addresses(a.cluster, func(h config.Health) bool { return h == config.Healthy })
+		if len(addrs) == 0 {
+			addrs = addresses(a.cluster, func(config.Health) bool { return true })
+		}
+		return dnsserver.Addresses(endpointTTL, addrs, nil)
+	}
+	sets := dnsserver.Addresses(ttl, []netip.Addr{a.listener.Addresses[0].Addr()}, nil)
+	srv := dnsserver.Set{Type: dns.TypeSRV, TTL: ttl}
+	if target, err := dnsserver.Join(name, r.origin); err == nil {
+		for _, at := range a.listener.Addresses {
+			srv.Data = append(srv.Data, dnsserver.ServiceData(0, 0, at.Port(), target))
+		}
+	}
+	return append(sets, srv)
+}
+
+// addresses are those of a cluster's endpoints of some health, once each.
+func addresses(c *config.Cluster, of func(config.Health) bool) []netip.Addr {
+	var addrs []netip.Addr
+	for _, e := range c.Endpoints {
+		if e.Addr.IP.IsValid() && of(e.Health) && !slices.Contains(addrs, e.Addr.IP.Addr()) {
+			addrs = append(addrs, e.Addr.IP.Addr())
+		}
+	}
+	return addrs
+}
+
+// Stats returns the queries by rcode, such as "SERVFAIL".
+func (r *Resolver) Stats() map[string]uint64 {
+	sums := map[string]uint64{}
+	if server := r.server.Load(); server != nil {
+		for _, q := range server.Stats().Queries {
+			sums[q.Rcode] += q.Count
+		}
+	}
+	return sums
+}
+
+// Services are those that are answered now, sorted.
+func (r *Resolver) Services() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Sorted(maps.Keys(r.answered))
+}
