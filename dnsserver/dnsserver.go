@@ -1,5 +1,6 @@
-// Package dnsserver answers for one zone, authoritatively: RFC 1034 and 1035, with EDNS (RFC 6891) over UDP and TCP
-// (RFC 7766), negative answers as RFC 2308, SRV as RFC 2782, ANY as RFC 8482, errors explained as RFC 8914.
+// Package dnsserver answers for zones, authoritatively: RFC 1034 and 1035, with EDNS (RFC 6891) over UDP and TCP
+// (RFC 7766), negative answers as RFC 2308, SRV as RFC 2782, ANY as RFC 8482, errors explained as RFC 8914. A zone that has a
+// signer is signed while it is served (RFC 4035), and what does not exist is denied as RFC 9824.
 //
 // A Zone is immutable; the server asks for the current one at every query. It knows nothing of where a zone comes from.
 package dnsserver
@@ -52,13 +53,14 @@ type Server struct {
 	conns   *connections
 	cookies cookies
 	limiter *limiter
+	denials *denialBounds
 
 	refusedConns, socketErrors, panics atomic.Uint64
 }
 
 // New returns a server that does nothing until Listen or Run.
 func New(opts Options) *Server {
-	s := &Server{opts: opts, conns: newConnections(), limiter: newLimiter(opts.RateLimit)}
+	s := &Server{opts: opts, conns: newConnections(), limiter: newLimiter(opts.RateLimit), denials: newDenialBounds()}
 	for by := range transports {
 		s.shards = append(s.shards, &shard{by: by})
 	}

@@ -27,28 +27,13 @@ func (l Locality) rank(of Locality) int {
 	return sameSubZone
 }
 
-// nearest appends the records that are nearest to the client first; of a large set that is answered over UDP, one of the
-// windows that are nearest.
-func (r *responder) nearest(s *Set) {
-	from, known := r.locate()
-	if r.query.by == udp && len(s.windows) > 1 {
-		w := s.choose()
-		if known {
-			w = s.chooseNear(from)
-		}
-		r.rotated(s, w, w.first()) // it is of one place
-		return
-	}
-	if !known {
-		whole := window{to: len(s.Data)}
-		r.rotated(s, &whole, s.choose().first())
-		return
-	}
+// ranked appends the records that are nearest to a place first.
+func (r *responder) ranked(s *Set, from Locality) {
 	r.order = r.order[:0]
 	for i := range s.Data {
-		r.order = append(r.order, ranked{index: i, rank: from.rank(s.Order.Localities[i]), lot: s.lot(i)})
+		r.order = append(r.order, candidate{index: i, rank: from.rank(s.Order.Localities[i]), lot: s.lot(i)})
 	}
-	slices.SortFunc(r.order, func(a, b ranked) int {
+	slices.SortFunc(r.order, func(a, b candidate) int {
 		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(b.lot, a.lot))
 	})
 	for _, one := range r.order {
@@ -56,8 +41,8 @@ func (r *responder) nearest(s *Set) {
 	}
 }
 
-// ranked is a record in the order of an answer.
-type ranked struct {
+// candidate is a record in the order of an answer.
+type candidate struct {
 	index, rank int
 	lot         float64 // the highest comes first
 }
@@ -70,6 +55,14 @@ func (s *Set) lot(i int) float64 {
 		weight = max(float64(s.Order.Weights[i]), 1e-9)
 	}
 	return -rand.ExpFloat64() / weight
+}
+
+// chooseFor returns the window for a client whose place may be known.
+func (s *Set) chooseFor(where Locality, known bool) *window {
+	if known && s.Order != nil && s.Order.Localities != nil {
+		return s.chooseNear(where)
+	}
+	return s.choose()
 }
 
 // chooseNear returns one of the windows that are nearest, by their weights.

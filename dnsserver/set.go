@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"github.com/miekg/dns"
+
+	"github.com/hostmesh/hostmesh/dnsserver/dnssec"
 )
 
 // Set is all records of one type at one name (an RRset). Its exported fields are filled by who makes it and belong to the
@@ -82,7 +84,10 @@ type prepared struct {
 	image   []byte   // all records, each owned by a pointer to the question's name
 	starts  []uint32 // where each record begins in the image, and the image's end
 	windows []window // what answers over UDP give, one of them each
-	extra   []extra  // nil, or what goes along with each record
+	// slots hold the signatures of each window; where there are many, the last holds those of all records together.
+	slots  []dnssec.Slot
+	sorted [][]byte // all records in canonical order, where Data has another
+	extra  []extra  // nil, or what goes along with each record
 	// repeats says that two records have the same target, far that some target is in the zone and not in this branch.
 	repeats, far bool
 }
@@ -90,6 +95,7 @@ type prepared struct {
 // window is a run of records that are answered together. It is fixed, so that it can be signed as a set of its own.
 type window struct {
 	from, to int
+	number   int      // of its slot
 	place    Locality // of all its records, where the set has localities and more than one window
 	weight   uint64
 	upTo     uint64   // the weights of this window and of those before it
@@ -156,7 +162,17 @@ func (s *Set) prepare() {
 	}
 	s.starts = append(s.starts, uint32(len(s.image)))
 	s.divide()
+	s.slots = make([]dnssec.Slot, len(s.windows))
+	if len(s.windows) > 1 {
+		s.slots = append(s.slots, dnssec.Slot{})
+	}
+	if !slices.IsSortedFunc(s.Data, bytes.Compare) {
+		s.sorted = slices.SortedFunc(slices.Values(s.Data), bytes.Compare)
+	}
 }
+
+// all is the window of all records.
+func (s *Set) all() window { return window{to: len(s.Data), number: len(s.slots) - 1} }
 
 // divide makes the windows, as equal as can be; those of a set with localities each of one place.
 func (s *Set) divide() {
@@ -173,7 +189,7 @@ func (s *Set) divide() {
 		n := to - from
 		count := (n + maxUDPAnswers - 1) / maxUDPAnswers
 		for i := range count {
-			w := window{from: from + i*n/count, to: from + (i+1)*n/count, place: place}
+			w := window{from: from + i*n/count, to: from + (i+1)*n/count, number: len(s.windows), place: place}
 			w.weight = s.weigh(&w)
 			before += w.weight
 			w.upTo = before

@@ -28,7 +28,7 @@ var mayImport = map[string][]string{
 	"internal/gossip":   {"internal/hostfile"},
 
 	"systemd":      nil,
-	"dnsserver":    nil,
+	"dnsserver":    {"dnsserver/dnssec"},
 	"proxy/config": nil,
 	"proxy/loop":   nil,
 
