@@ -18,6 +18,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/hostmesh/hostmesh/dnsserver"
+	"github.com/hostmesh/hostmesh/dnsserver/dnssec"
 	"github.com/hostmesh/hostmesh/registry"
 )
 
@@ -29,6 +30,7 @@ type Options struct {
 	TTL         uint32                 // of a service's records, in seconds; default 5
 	ApexTTL     uint32                 // of SOA and NS, in seconds; default 60
 	NegativeTTL uint32                 // of "there is none", in seconds; default 1
+	Signer      *dnssec.Signer         // nil: the zone is not signed
 }
 
 // Builder builds one zone after the other. It is not safe for concurrent use; the zones are.
@@ -65,7 +67,7 @@ func (b *Builder) Build(snap *registry.Snapshot) *dnsserver.Zone {
 		}
 		b.zone = dnsserver.NewZone(dnsserver.Apex{
 			Origin: b.opts.Domain, Serial: uint32(snap.Number), Mailbox: b.opts.Mailbox, NameServers: b.opts.NameServers,
-			TTL: b.opts.ApexTTL, NegativeTTL: b.opts.NegativeTTL,
+			TTL: b.opts.ApexTTL, NegativeTTL: b.opts.NegativeTTL, Signer: b.opts.Signer,
 		}, all)
 	} else {
 		b.zone = b.zone.Next(uint32(snap.Number), b.changed(snap))

@@ -69,6 +69,11 @@ func serve(t *testing.T, snap *registry.Snapshot) netip.AddrPort {
 	z := zone.New(zone.Options{Domain: "Mesh.Internal.", NameServers: []dnsserver.NameServer{
 		{Name: "ns.mesh.internal", Addrs: []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")}},
 	}}).Build(snap)
+	return serveZone(t, z)
+}
+
+func serveZone(t *testing.T, z *dnsserver.Zone) netip.AddrPort {
+	t.Helper()
 	s := dnsserver.New(dnsserver.Options{Addrs: []string{"127.0.0.1:0"}, Zones: func() []*dnsserver.Zone { return []*dnsserver.Zone{z} }, Log: slog.New(slog.DiscardHandler)})
 	if err := s.Listen(); err != nil {
 		t.Fatal(err)
