@@ -38,8 +38,8 @@ type Options struct {
 
 	// NSID is what the server calls itself for those who ask (RFC 5001); "" for nothing.
 	NSID string
-	// Locality returns where a client is, and for how many bits of its address that is so: those of a set that are nearest
-	// come first, of a large set they come alone. Nil: all clients are alike. It must not block.
+	// Locality returns where a client is, if it is known, and for how many bits of its address all that is so: those of a set
+	// that are nearest come first, of a large set they come alone. Nil: all clients are alike. It must not block.
 	Locality func(client netip.Addr) (where Locality, bits int, known bool)
 	// SubnetFrom are resolvers whose word about their clients' addresses is taken (RFC 7871).
 	SubnetFrom []netip.Prefix

@@ -103,7 +103,7 @@ func (r *responder) locate() (where Locality, known bool) {
 		client = q.edns.subnet.addr
 	}
 	where, bits, known := r.server.opts.Locality(client)
-	if subnet && known {
+	if subnet {
 		r.scope = uint8(bits)
 	}
 	return where, known

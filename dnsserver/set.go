@@ -40,8 +40,8 @@ func (l Locality) compare(other Locality) int {
 	return cmp.Or(cmp.Compare(l.Region, other.Region), cmp.Compare(l.Zone, other.Zone), cmp.Compare(l.SubZone, other.SubZone))
 }
 
-// Addresses makes the A and AAAA sets of addresses; weights is nil or has one for each. The order of both is kept.
-func Addresses(ttl uint32, addrs []netip.Addr, weights []uint32) []Set {
+// Addresses makes the A and AAAA sets of addresses; order is nil or has one element for each. The order of both is kept.
+func Addresses(ttl uint32, addrs []netip.Addr, order *Order) []Set {
 	v4, v6 := Set{Type: dns.TypeA, TTL: ttl}, Set{Type: dns.TypeAAAA, TTL: ttl}
 	for i, addr := range addrs {
 		to := &v6
@@ -49,11 +49,17 @@ func Addresses(ttl uint32, addrs []netip.Addr, weights []uint32) []Set {
 			to = &v4
 		}
 		to.Data = append(to.Data, addr.AsSlice())
-		if weights != nil {
-			if to.Order == nil {
-				to.Order = &Order{}
-			}
-			to.Order.Weights = append(to.Order.Weights, weights[i])
+		if order == nil {
+			continue
+		}
+		if to.Order == nil {
+			to.Order = &Order{}
+		}
+		if order.Weights != nil {
+			to.Order.Weights = append(to.Order.Weights, order.Weights[i])
+		}
+		if order.Localities != nil {
+			to.Order.Localities = append(to.Order.Localities, order.Localities[i])
 		}
 	}
 	return slices.DeleteFunc([]Set{v4, v6}, func(s Set) bool { return len(s.Data) == 0 })

@@ -13,6 +13,7 @@ import (
 	"cmp"
 	"math"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/miekg/dns"
@@ -119,9 +120,13 @@ func (b *Builder) service(s *registry.Service) *dnsserver.Branch {
 		}
 	}
 	serving := serving(s.Endpoints)
-	addrs, weights := make([]netip.Addr, 0, len(serving)), make([]uint32, 0, len(serving))
+	addrs, order := make([]netip.Addr, 0, len(serving)), &dnsserver.Order{Weights: make([]uint32, 0, len(serving))}
+	placed := slices.ContainsFunc(serving, func(e *registry.Endpoint) bool { return e.Locality != registry.Locality{} })
 	for _, e := range serving {
-		addrs, weights = append(addrs, e.Addr.WithZone("")), append(weights, e.Weight)
+		addrs, order.Weights = append(addrs, e.Addr.WithZone("")), append(order.Weights, e.Weight)
+		if placed {
+			order.Localities = append(order.Localities, dnsserver.Locality(e.Locality))
+		}
 	}
 	var all []record
 	heaviest := heaviest(serving)
@@ -129,7 +134,7 @@ func (b *Builder) service(s *registry.Service) *dnsserver.Branch {
 		var srv []record
 		for _, e := range serving {
 			if number := e.Port(p.Name); number != 0 && targets[e.Addr] != "" {
-				srv = append(srv, record{weight: weight(e.Weight, heaviest), port: number, target: targets[e.Addr]})
+				srv = append(srv, record{weight(e.Weight, heaviest), number, targets[e.Addr], dnsserver.Locality(e.Locality)})
 			}
 		}
 		if len(targets) < len(s.Endpoints) {
@@ -141,9 +146,9 @@ func (b *Builder) service(s *registry.Service) *dnsserver.Branch {
 		all = append(all, srv...)
 	}
 	for _, owner := range owners {
-		names[owner] = append(dnsserver.Addresses(b.opts.TTL, addrs, weights), b.serviceSet(all))
+		names[owner] = append(dnsserver.Addresses(b.opts.TTL, addrs, order), b.serviceSet(all, placed))
 		for name, srv := range ports {
-			names[name+"."+owner] = []dnsserver.Set{b.serviceSet(srv)}
+			names[name+"."+owner] = []dnsserver.Set{b.serviceSet(srv, placed)}
 		}
 	}
 	return dnsserver.NewBranch(b.origin, 0, names)
@@ -153,13 +158,17 @@ func (b *Builder) service(s *registry.Service) *dnsserver.Branch {
 type record struct {
 	weight, port uint16
 	target       dnsserver.Name
+	place        dnsserver.Locality
 }
 
-func (b *Builder) serviceSet(srv []record) dnsserver.Set {
+func (b *Builder) serviceSet(srv []record, placed bool) dnsserver.Set {
 	set := dnsserver.Set{Type: dns.TypeSRV, TTL: b.opts.TTL, Order: &dnsserver.Order{}}
 	for _, r := range srv {
 		set.Data = append(set.Data, dnsserver.ServiceData(0, r.weight, r.port, r.target))
 		set.Order.Weights = append(set.Order.Weights, uint32(r.weight))
+		if placed {
+			set.Order.Localities = append(set.Order.Localities, r.place)
+		}
 	}
 	return set
 }

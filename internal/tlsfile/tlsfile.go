@@ -1,7 +1,6 @@
 // Package tlsfile makes TLS configurations from the files that an operator names.
 package tlsfile
 
-
 import (
 	"crypto/tls"
 	"crypto/x509"

@@ -1,0 +1,72 @@
+package controlplane_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/hostmesh/hostmesh/controlplane"
+	"github.com/hostmesh/hostmesh/registry"
+)
+
+// lookUpSigned returns an answer to a query with DO.
+func lookUpSigned(t *testing.T, server, name string, qtype uint16) *dns.Msg {
+	t.Helper()
+	client := dns.Client{Timeout: 5 * time.Second, UDPSize: 1232}
+	r, _, err := client.Exchange(new(dns.Msg).SetQuestion(name, qtype).SetEdns0(1232, true), server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// TestZoneIsSigned shows that keys are made at the first start, kept, readable by nobody else, and that they sign.
+func TestZoneIsSigned(t *testing.T) {
+	dir := t.TempDir()
+	var first string
+	for range 2 {
+		t.Run("start", func(t *testing.T) {
+			names := freeAddr(t)
+			r := start(t, controlplane.Options{DNS: controlplane.DNS{Listen: []string{names}, Keys: dir}})
+			r.registry.views <- web(registry.Healthy)
+			eventually(t, "web is answered", func() bool { return len(lookUp(t, names, "web.mesh.internal.", dns.TypeA).Answer) == 1 })
+			info, err := os.Stat(filepath.Join(dir, "dnssec-mesh.internal.keys"))
+			if err != nil || info.Mode().Perm() != 0o600 {
+				t.Fatalf("keys: %v, %v, want mode 0600", info, err)
+			}
+			keys := lookUpSigned(t, names, "mesh.internal.", dns.TypeDNSKEY).Answer
+			if len(keys) != 3 {
+				t.Fatalf("%v, want a KSK, a ZSK and a signature", keys)
+			}
+			if got := keys[0].String() + keys[1].String(); first == "" {
+				first = got
+			} else if got != first {
+				t.Errorf("after a restart the keys are %s, want %s", got, first)
+			}
+			answer := lookUpSigned(t, names, "web.mesh.internal.", dns.TypeA).Answer
+			sig, ok := answer[len(answer)-1].(*dns.RRSIG)
+			if !ok {
+				t.Fatalf("%v is not signed", answer)
+			}
+			for _, rr := range keys {
+				if key, ok := rr.(*dns.DNSKEY); ok && key.KeyTag() == sig.KeyTag {
+					if err := sig.Verify(key, answer[:1]); err != nil {
+						t.Error(err)
+					}
+					return
+				}
+			}
+			t.Errorf("no key of tag %d in %v", sig.KeyTag, keys)
+		})
+	}
+}
+
+func TestZoneThatIsNotSigned(t *testing.T) {
+	names := freeAddr(t)
+	r := start(t, controlplane.Options{DNS: controlplane.DNS{Listen: []string{names}}})
+	r.registry.views <- web(registry.Healthy)
+	eventually(t, "web is answered", func() bool { return len(lookUpSigned(t, names, "web.mesh.internal.", dns.TypeA).Answer) == 1 })
+}
