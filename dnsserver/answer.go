@@ -45,6 +45,9 @@ func (r *responder) answer() Name {
 	default:
 		if s := n.set(q.qtype); s != nil {
 			r.records(zone, s)
+		} else if alias := n.set(dns.TypeCNAME); alias != nil && q.qtype != dns.TypeNSEC && q.qtype != dns.TypeRRSIG {
+			r.records(zone, alias)
+			r.follow(alias)
 		} else {
 			r.denial(zone, n)
 		}
@@ -233,6 +236,9 @@ func (r *responder) extras(zone *Zone, s *Set) {
 	for _, run := range r.spans {
 		for i := run.from; i < run.to; i++ {
 			e := &s.extra[i]
+			if e.target == 0 {
+				continue
+			}
 			if s.repeats {
 				if r.given[e.same] {
 					continue
@@ -245,11 +251,11 @@ func (r *responder) extras(zone *Zone, s *Set) {
 			}
 			switch {
 			case r.signed:
-				r.signedExtra(zone, s.Data[i][e.target-recordBytes:], target)
+				r.signedExtra(zone, nameAt(s.Data[i], e.target-recordBytes), target)
 			case e.image != nil:
 				r.extra(e.image, target)
 			case s.far:
-				if n := zone.index.find(s.Data[i][e.target-recordBytes:]); n != nil {
+				if n := zone.index.find(nameAt(s.Data[i], e.target-recordBytes)); n != nil {
 					for _, found := range n.sets {
 						if found.Type == dns.TypeA || found.Type == dns.TypeAAAA {
 							r.extra(found.image[:found.starts[found.windows[0].to]], target)
@@ -263,14 +269,63 @@ func (r *responder) extras(zone *Zone, s *Set) {
 
 // extra appends records whose owner stands somewhere in the message.
 func (r *responder) extra(image []byte, owner int) {
-	at := len(r.b)
-	if at+len(image) > r.limit {
-		return
+	if len(r.b)+len(image) <= r.limit {
+		r.additional += r.appendOwned(image, owner)
 	}
+}
+
+// appendOwned appends records whose owner stands somewhere in the message, and returns how many.
+func (r *responder) appendOwned(image []byte, owner int) (n int) {
+	at := len(r.b)
 	r.b = append(r.b, image...)
 	for at < len(r.b) {
 		binary.BigEndian.PutUint16(r.b[at:], pointer|uint16(owner))
-		r.additional++
+		n++
 		at += recordBytes + int(binary.BigEndian.Uint16(r.b[at+recordBytes-2:]))
+	}
+	return n
+}
+
+// maxAliases is how many names a chain of aliases is followed for.
+const maxAliases = 8
+
+// follow appends what an alias, which was appended last, leads to in the server's zones, as far as there is room (RFC 1034
+// §4.3.2). Where that ends the client asks on.
+func (r *responder) follow(alias *Set) {
+	owner := questionName + r.query.length + 4 + recordBytes
+	for range maxAliases {
+		target := alias.Data[0]
+		zone := r.zoneOf(target)
+		if r.tc || r.failed || zone == nil {
+			return
+		}
+		n := zone.index.find(target)
+		if n == nil {
+			return
+		}
+		s := n.set(r.query.qtype)
+		next := n.set(dns.TypeCNAME)
+		if s == nil {
+			s = next
+		}
+		if s == nil {
+			return
+		}
+		w := s.choose()
+		records := s.image[s.starts[w.from]:s.starts[w.to]]
+		var rrsigs [][]byte
+		if r.signs(zone) {
+			rrsigs = r.signAs(zone, target, s, w)
+		}
+		at := len(r.b)
+		if at+len(records)+signatureBytes(rrsigs) > r.limit {
+			return
+		}
+		r.answers += r.appendOwned(records, owner)
+		r.answers += r.appendSignatures(rrsigs, owner, s.TTL)
+		if s != next {
+			return
+		}
+		alias, owner = next, at+recordBytes
 	}
 }

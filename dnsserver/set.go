@@ -74,8 +74,42 @@ func ServiceData(priority, weight, port uint16, target Name) []byte {
 	return append(b, target...)
 }
 
-// serviceTarget is where the target begins in an SRV record's data.
-const serviceTarget = 6
+// BindingData is the RDATA of an SVCB or HTTPS record in service mode (RFC 9460) with the protocols, each of 255 bytes at most,
+// and the port, in the order of their keys.
+func BindingData(priority uint16, target Name, alpn []string, port uint16) []byte {
+	b := binary.BigEndian.AppendUint16(nil, priority)
+	b = append(b, target...)
+	size := 0
+	for _, id := range alpn {
+		size += 1 + len(id)
+	}
+	if size > 0 {
+		b = binary.BigEndian.AppendUint16(b, uint16(dns.SVCB_ALPN))
+		b = binary.BigEndian.AppendUint16(b, uint16(size))
+		for _, id := range alpn {
+			b = append(append(b, byte(len(id))), id...)
+		}
+	}
+	b = binary.BigEndian.AppendUint16(b, uint16(dns.SVCB_PORT))
+	b = binary.BigEndian.AppendUint16(b, 2)
+	return binary.BigEndian.AppendUint16(b, port)
+}
+
+// TextData is the RDATA of a TXT record of strings, each of which is cut after 255 bytes.
+func TextData(texts ...string) []byte {
+	var b []byte
+	for _, text := range texts {
+		text = text[:min(len(text), 255)]
+		b = append(append(b, byte(len(text))), text...)
+	}
+	return b
+}
+
+// Where the target begins in the data of records.
+const (
+	serviceTarget = 6 // SRV
+	bindingTarget = 2 // SVCB, HTTPS
+)
 
 // What a record has in an image before its data: a pointer to the question's name, type, class, TTL, length of the data.
 const (
@@ -241,6 +275,8 @@ func targetAt(rtype uint16) (at int, ok bool) {
 	switch rtype {
 	case dns.TypeSRV:
 		return serviceTarget, true
+	case dns.TypeSVCB, dns.TypeHTTPS:
+		return bindingTarget, true
 	case dns.TypeNS:
 		return 0, true
 	}
@@ -256,10 +292,10 @@ func (s *Set) attach(origin Name, find func(Name) *node) {
 	s.extra = make([]extra, len(s.Data))
 	seen := make(map[Name]uint32, len(s.Data))
 	for i, data := range s.Data {
-		if len(data) <= at {
+		target := Name(nameAt(data, at))
+		if len(target) <= 1 { // the root is a service's own name in SVCB, and nobody's address in others
 			continue
 		}
-		target := Name(data[at:])
 		s.extra[i].target = recordBytes + at
 		first, repeated := seen[target]
 		if !repeated {
@@ -274,6 +310,16 @@ func (s *Set) attach(origin Name, find func(Name) *node) {
 			s.far = true
 		}
 	}
+}
+
+// nameAt returns the name that begins at some place of a record's data, nil for none.
+func nameAt(data []byte, at int) []byte {
+	for end := at; end < len(data); end += 1 + int(data[end]) {
+		if data[end] == 0 {
+			return data[at : end+1]
+		}
+	}
+	return nil
 }
 
 // sortSets puts sets in the order of their types and returns pointers to those that have records.
