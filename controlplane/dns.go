@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"strings"
 
 	"github.com/hostmesh/hostmesh/controlplane/zone"
 	"github.com/hostmesh/hostmesh/dnsserver"
@@ -25,6 +24,10 @@ type DNS struct {
 	NameServers               []dnsserver.NameServer
 	Mailbox                   string // SOA's RNAME; default hostmaster.<domain>
 	TTL, ApexTTL, NegativeTTL uint32 // in seconds; see zone.Options
+	Control                   []zone.Control
+	Reverse                   []netip.Prefix // whose PTR records are served, each in a zone of its own (zone.ReverseDomain)
+	Provenance                bool
+	Kubernetes                []string // registries
 
 	NSID       string         // see dnsserver.Options, as the rest
 	RateLimit  uint32         // answers over UDP to one source in a second; 0: no limit
@@ -59,27 +62,38 @@ func (d DNS) nameServers(domain string) []dnsserver.NameServer {
 	return []dnsserver.NameServer{ns}
 }
 
-// zoneBuilder returns what builds the zone, signed when there is where to keep its keys.
-func (s *Server) zoneBuilder(o Options) (*zone.Builder, error) {
+// zoneBuilders returns what builds the zones, signed when there is where to keep their keys.
+func (s *Server) zoneBuilders(o Options) (all []zoneBuilder, err error) {
 	options := zone.Options{
 		Domain: o.Domain, NameServers: o.DNS.nameServers(o.Domain), Mailbox: o.DNS.Mailbox,
 		TTL: o.DNS.TTL, ApexTTL: o.DNS.ApexTTL, NegativeTTL: o.DNS.NegativeTTL,
+		Control: o.DNS.Control, Provenance: o.DNS.Provenance, Kubernetes: o.DNS.Kubernetes,
 	}
-	if o.DNS.Keys != "" && o.DNS.served() {
-		signer, err := s.signer(o.Domain, o.DNS.Keys)
-		if err != nil {
+	if options.Signer, err = s.signer(o.Domain, o.DNS); err != nil {
+		return nil, err
+	}
+	all = append(all, zone.New(options))
+	for _, prefix := range o.DNS.Reverse {
+		domain, ok := zone.ReverseDomain(prefix)
+		if !ok {
+			return nil, fmt.Errorf("serve the names of %s: want a length of whole labels, 8 bits of IPv4 or 4 of IPv6 each", prefix)
+		}
+		if options.Signer, err = s.signer(domain, o.DNS); err != nil {
 			return nil, err
 		}
-		options.Signer = signer
+		all = append(all, zone.NewReverse(options, prefix))
 	}
-	return zone.New(options), nil
+	return all, nil
 }
 
-// signer opens the keys of a zone.
-func (s *Server) signer(domain, dir string) (*dnssec.Signer, error) {
-	keys, err := dnssec.OpenKeys(dir, domain, dnssec.Policy{}, s.log)
+// signer opens the keys of a zone. It is nil for a zone that is not signed.
+func (s *Server) signer(domain string, d DNS) (*dnssec.Signer, error) {
+	if d.Keys == "" || !d.served() {
+		return nil, nil
+	}
+	keys, err := dnssec.OpenKeys(d.Keys, domain, dnssec.Policy{}, s.log)
 	if err != nil {
-		return nil, fmt.Errorf("sign %s: %w", strings.TrimSuffix(domain, "."), err)
+		return nil, fmt.Errorf("sign %s: %w", domain, err)
 	}
 	signer := dnssec.NewSigner(keys.Ring, 0)
 	s.keys, s.signers = append(s.keys, keys), append(s.signers, signer)

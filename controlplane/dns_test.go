@@ -1,6 +1,8 @@
 package controlplane_test
 
 import (
+	"encoding/json"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -69,4 +71,27 @@ func TestZoneThatIsNotSigned(t *testing.T) {
 	r := start(t, controlplane.Options{DNS: controlplane.DNS{Listen: []string{names}}})
 	r.registry.views <- web(registry.Healthy)
 	eventually(t, "web is answered", func() bool { return len(lookUpSigned(t, names, "web.mesh.internal.", dns.TypeA).Answer) == 1 })
+}
+
+// TestReverseZonesAreServed shows that an address leads to its name, by a zone of its own that is signed by keys of its own.
+func TestReverseZonesAreServed(t *testing.T) {
+	names, dir := freeAddr(t), t.TempDir()
+	r := start(t, controlplane.Options{DNS: controlplane.DNS{Listen: []string{names}, Keys: dir, Reverse: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}})
+	r.registry.views <- web(registry.Healthy)
+	eventually(t, "the address is known", func() bool { return len(lookUp(t, names, "1.2.0.192.in-addr.arpa.", dns.TypePTR).Answer) == 1 })
+	answer := lookUpSigned(t, names, "1.2.0.192.in-addr.arpa.", dns.TypePTR).Answer
+	if ptr, ok := answer[0].(*dns.PTR); !ok || ptr.Ptr != "192-0-2-1.web.default.mesh.internal." {
+		t.Errorf("it leads to %v", answer[0])
+	}
+	if sig, ok := answer[1].(*dns.RRSIG); !ok || sig.SignerName != "2.0.192.in-addr.arpa." {
+		t.Errorf("it is signed by %v", answer[1])
+	}
+	var status controlplane.DNSStatus
+	_, body := get(t, r.api, "/api/v1/dns", nil)
+	if err := json.Unmarshal([]byte(body), &status); err != nil {
+		t.Fatal(err)
+	}
+	if len(status.Zones) != 2 || status.Zones[0].Zone != "mesh.internal." || status.Zones[1].Zone != "2.0.192.in-addr.arpa." || len(status.Zones[1].Keys) != 2 {
+		t.Errorf("the zones are %+v", status.Zones)
+	}
 }

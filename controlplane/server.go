@@ -62,7 +62,7 @@ func New(o Options) (_ *Server, err error) {
 		domain: o.Domain, catalog: o.Catalog, log: o.Log,
 		resources: new(watch.Value[*compile.Common]), zones: new(watch.Value[[]*dnsserver.Zone]),
 	}
-	zones, err := s.zoneBuilder(o)
+	zones, err := s.zoneBuilders(o)
 	if err != nil {
 		return nil, err
 	}

@@ -102,6 +102,7 @@ func runControl(ctx context.Context, config controlFile, again func() (controlFi
 	if err != nil {
 		return err
 	}
+	names.Kubernetes = config.namesOfKind("kubernetes")
 	server, err := controlplane.New(controlplane.Options{
 		Domain: config.Domain, Catalog: catalog, Log: log, XDS: config.Listen.XDS, HTTP: config.Listen.HTTP, DNS: names,
 	})

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hostmesh/hostmesh/controlplane"
+	"github.com/hostmesh/hostmesh/controlplane/zone"
 	"github.com/hostmesh/hostmesh/dnsserver"
 	"github.com/hostmesh/hostmesh/internal/tlsfile"
 )
@@ -28,6 +29,10 @@ type dnsSection struct {
 	ApexTTL     time.Duration       `yaml:"apexTTL"`
 	NegativeTTL time.Duration       `yaml:"negativeTTL"`
 
+	Control    []controlSection `yaml:"control"`
+	Reverse    []netip.Prefix   `yaml:"reverse"`
+	Provenance bool             `yaml:"provenance"`
+
 	NSID            string            `yaml:"nsid"`
 	RateLimit       uint32            `yaml:"rateLimit"`
 	TrustSubnetFrom []netip.Prefix    `yaml:"trustSubnetFrom"`
@@ -38,6 +43,15 @@ type nameServerSection struct {
 	Name      string       `yaml:"name,required"`
 	Addresses []netip.Addr `yaml:"addresses"`
 }
+
+// controlSection says where a control plane is.
+type controlSection struct {
+	nameServerSection `yaml:",inline"`
+	Port              uint16 `yaml:"port"`
+}
+
+// SetDefaults implements the hook of internal/yamlpos.
+func (c *controlSection) SetDefaults() { c.Port = 15012 }
 
 // localitySection says where the clients of a subnet are.
 type localitySection struct {
@@ -73,8 +87,15 @@ func (d *dnsSection) check(domain string, report func(path, got, want string)) {
 		}
 	}
 	for i, ns := range d.NameServers {
-		d.checkNameServer(ns, domain, func(path, got, want string) { report(fmt.Sprintf("nameServers[%d].%s", i, path), got, want) })
+		ns.check(domain, func(path, got, want string) { report(fmt.Sprintf("nameServers[%d].%s", i, path), got, want) })
 	}
+	for i, c := range d.Control {
+		c.check(domain, func(path, got, want string) { report(fmt.Sprintf("control[%d].%s", i, path), got, want) })
+		if c.Port == 0 {
+			report(fmt.Sprintf("control[%d].port", i), "0", "the port of its xDS, 1 to 65535")
+		}
+	}
+	d.checkReverse(report)
 	if _, ok := mailboxName(d.Mailbox); d.Mailbox != "" && !ok {
 		report("mailbox", fmt.Sprintf("%q", d.Mailbox), "a mail address, such as hostmaster@example.org")
 	}
@@ -111,19 +132,36 @@ func (d *dnsSection) checkFiles(report func(path, got, want string)) {
 	}
 }
 
-func (d *dnsSection) checkNameServer(ns nameServerSection, domain string, report func(path, got, want string)) {
+// check reports what makes no sense of somebody who has a name.
+func (ns nameServerSection) check(domain string, report func(path, got, want string)) {
 	name, err := dnsserver.ParseName(ns.Name)
 	origin, _ := dnsserver.ParseName(domain)
 	switch {
 	case err != nil || ns.Name == "" || strings.ContainsAny(ns.Name, " /:@"):
 		report("name", fmt.Sprintf("%q", ns.Name), "a domain name, such as ns1."+domain)
 	case (name == origin || strings.HasSuffix(name.String(), "."+origin.String())) && len(ns.Addresses) == 0:
-		report("addresses", "none", "the addresses of a name server in the zone: nobody else can tell them")
+		report("addresses", "none", "the addresses of a name in the zone: nobody else can tell them")
 	}
 	for i, addr := range ns.Addresses {
 		if addr.IsUnspecified() || addr.IsMulticast() || addr.Zone() != "" || addr.Is4In6() {
 			report(fmt.Sprintf("addresses[%d]", i), addr.String(), "an address that others can reach")
 		}
+	}
+}
+
+// checkReverse wants zones that there are, each once.
+func (d *dnsSection) checkReverse(report func(path, got, want string)) {
+	seen := map[netip.Prefix]bool{}
+	for i, p := range d.Reverse {
+		path := fmt.Sprintf("reverse[%d]", i)
+		checkPrefix(p, func(got, want string) { report(path, got, want) })
+		if _, ok := zone.ReverseDomain(p); !ok {
+			report(path, p.String(), "a prefix of whole labels: /8, /16, /24 or /32 of IPv4, a multiple of 4 of IPv6")
+		}
+		if seen[p] {
+			report(path, p.String(), "each prefix once")
+		}
+		seen[p] = true
 	}
 }
 
@@ -159,11 +197,14 @@ func (d *dnsSection) options(state string, log *slog.Logger) (controlplane.DNS, 
 	o := controlplane.DNS{
 		Listen: d.Listen, TLS: d.TLS, HTTPS: d.HTTPS,
 		TTL: seconds(d.TTL), ApexTTL: seconds(d.ApexTTL), NegativeTTL: seconds(d.NegativeTTL),
-		NSID: d.NSID, RateLimit: d.RateLimit, SubnetFrom: d.TrustSubnetFrom,
+		Reverse: d.Reverse, Provenance: d.Provenance, NSID: d.NSID, RateLimit: d.RateLimit, SubnetFrom: d.TrustSubnetFrom,
 	}
 	o.Mailbox, _ = mailboxName(d.Mailbox)
 	for _, ns := range d.NameServers {
 		o.NameServers = append(o.NameServers, dnsserver.NameServer{Name: ns.Name, Addrs: ns.Addresses})
+	}
+	for _, c := range d.Control {
+		o.Control = append(o.Control, zone.Control{Name: c.Name, Addrs: c.Addresses, Port: c.Port})
 	}
 	for _, l := range d.Localities {
 		o.Places = append(o.Places, controlplane.Place{Subnet: l.Subnet, Locality: dnsserver.Locality{Region: l.Region, Zone: l.Zone, SubZone: l.SubZone}})

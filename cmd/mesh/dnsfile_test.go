@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/hostmesh/hostmesh/controlplane"
+	"github.com/hostmesh/hostmesh/controlplane/zone"
 	"github.com/hostmesh/hostmesh/dnsserver"
 )
 
@@ -30,6 +31,9 @@ dns:
   ttl: 10s
   apexTTL: 1h
   negativeTTL: 2s
+  control: [{name: cp1.mesh.internal, addresses: [192.0.2.10]}, {name: cp2.example.org, port: 15099}]
+  reverse: [10.0.0.0/8, "2001:db8::/32"]
+  provenance: true
   nsid: ns1
   rateLimit: 0
   trustSubnetFrom: [10.0.0.53/32]
@@ -37,8 +41,10 @@ dns:
 `, controlplane.DNS{
 			Listen: []string{":53"}, Mailbox: `ad\.min.example.org`, TTL: 10, ApexTTL: 3600, NegativeTTL: 2, NSID: "ns1",
 			NameServers: []dnsserver.NameServer{{Name: "ns1.mesh.internal", Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.53")}}, {Name: "ns.example.org"}},
-			SubnetFrom:  []netip.Prefix{netip.MustParsePrefix("10.0.0.53/32")},
-			Places:      []controlplane.Place{{Subnet: netip.MustParsePrefix("10.1.0.0/16"), Locality: dnsserver.Locality{Region: "eu", Zone: "a", SubZone: "rack1"}}},
+			Control:     []zone.Control{{Name: "cp1.mesh.internal", Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.10")}, Port: 15012}, {Name: "cp2.example.org", Port: 15099}},
+			Reverse:     []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")}, Provenance: true,
+			SubnetFrom: []netip.Prefix{netip.MustParsePrefix("10.0.0.53/32")},
+			Places:     []controlplane.Place{{Subnet: netip.MustParsePrefix("10.1.0.0/16"), Locality: dnsserver.Locality{Region: "eu", Zone: "a", SubZone: "rack1"}}},
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -70,6 +76,8 @@ func TestDNSSectionsMistakesAreTold(t *testing.T) {
   nsid: ` + strings.Repeat("x", 65) + `
   nameServers: [{name: ns.mesh.internal}, {name: "http://x", addresses: [0.0.0.0]}]
   trustSubnetFrom: [10.0.0.1/8]
+  reverse: [10.0.0.0/9, 10.0.0.0/8, 10.0.0.0/8]
+  control: [{name: cp1.mesh.internal}]
   localities:
     - {subnet: 10.1.0.0/16, region: eu}
     - {subnet: 10.1.0.0/16, zone: a}
@@ -84,7 +92,7 @@ func TestDNSSectionsMistakesAreTold(t *testing.T) {
 	if err == nil {
 		t.Error("it is right")
 	}
-	for _, want := range []string{`:16: dns.localities[3].subnet: got "ten"`, `:17: dns.sign: `} {
+	for _, want := range []string{`:18: dns.localities[3].subnet: got "ten"`, `:19: dns.sign: `} {
 		if !strings.Contains(structure, path+want) {
 			t.Errorf("no %q in:\n%s", want, structure)
 		}
@@ -103,13 +111,16 @@ func TestDNSSectionsMistakesAreTold(t *testing.T) {
 		`:7: dns.negativeTTL: got 1.5s`,
 		`:8: dns.mailbox: got "hostmaster.example.org", want a mail address`,
 		`:9: dns.nsid: got 65 bytes`,
-		`:10: dns.nameServers[0].addresses: got none, want the addresses of a name server in the zone`,
+		`:10: dns.nameServers[0].addresses: got none, want the addresses of a name in the zone`,
 		`:10: dns.nameServers[1].name: got "http://x", want a domain name`,
 		`:10: dns.nameServers[1].addresses[0]: got 0.0.0.0`,
 		`:11: dns.trustSubnetFrom[0]: got 10.0.0.1/8, want 10.0.0.0/8`,
-		`:14: dns.localities[1].subnet: got 10.1.0.0/16, want a subnet of its own; localities[0] has that one`,
-		`:14: dns.localities[1].region: got "", want the region`,
-		`:15: dns.localities[2].subnet: got 10.1.2.0/16, want 10.1.0.0/16`,
+		`:12: dns.reverse[0]: got 10.0.0.0/9, want a prefix of whole labels`,
+		`:12: dns.reverse[2]: got 10.0.0.0/8, want each prefix once`,
+		`:13: dns.control[0].addresses: got none`,
+		`:16: dns.localities[1].subnet: got 10.1.0.0/16, want a subnet of its own; localities[0] has that one`,
+		`:16: dns.localities[1].region: got "", want the region`,
+		`:17: dns.localities[2].subnet: got 10.1.2.0/16, want 10.1.0.0/16`,
 	} {
 		if !strings.Contains(stderr, want) {
 			t.Errorf("no %q in:\n%s", want, stderr)
