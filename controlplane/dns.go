@@ -69,6 +69,9 @@ func (s *Server) zoneBuilders(o Options) (all []zoneBuilder, err error) {
 		TTL: o.DNS.TTL, ApexTTL: o.DNS.ApexTTL, NegativeTTL: o.DNS.NegativeTTL,
 		Control: o.DNS.Control, Provenance: o.DNS.Provenance, Kubernetes: o.DNS.Kubernetes,
 	}
+	if ns := options.NameServers[0]; o.DNS.served() && len(o.DNS.NameServers) == 0 && len(ns.Addrs) == 0 {
+		s.log.Warn("the zone's name server has no address: nobody can follow a delegation to it (dns.nameServers says where it is)", "zone", o.Domain, "server", ns.Name)
+	}
 	if options.Signer, err = s.signer(o.Domain, o.DNS); err != nil {
 		return nil, err
 	}

@@ -5,12 +5,15 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
 
 	"github.com/hostmesh/hostmesh/controlplane"
+	"github.com/hostmesh/hostmesh/dnsserver"
 	"github.com/hostmesh/hostmesh/registry"
 )
 
@@ -71,6 +74,43 @@ func TestZoneThatIsNotSigned(t *testing.T) {
 	r := start(t, controlplane.Options{DNS: controlplane.DNS{Listen: []string{names}}})
 	r.registry.views <- web(registry.Healthy)
 	eventually(t, "web is answered", func() bool { return len(lookUpSigned(t, names, "web.mesh.internal.", dns.TypeA).Answer) == 1 })
+}
+
+// TestNearestComeFirst shows that a client is answered by where it is, or where a resolver that is trusted says its client is.
+func TestNearestComeFirst(t *testing.T) {
+	names := freeAddr(t)
+	place := func(subnet, region string) controlplane.Place {
+		return controlplane.Place{Subnet: netip.MustParsePrefix(subnet), Locality: dnsserver.Locality{Region: region}}
+	}
+	r := start(t, controlplane.Options{DNS: controlplane.DNS{
+		Listen: []string{names}, Places: []controlplane.Place{place("127.0.0.0/8", "us"), place("198.51.100.0/24", "eu")},
+		SubnetFrom: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+	}})
+	view := web(registry.Healthy)
+	for i, region := range []string{"eu", "us", "ap"} {
+		e := *view.Services[0].Endpoints[0]
+		e.ID, e.Addr, e.Locality.Region = region, netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), region
+		view.Services[0].Endpoints = append(view.Services[0].Endpoints, &e)
+	}
+	view.Services[0].Endpoints = view.Services[0].Endpoints[1:]
+	slices.SortFunc(view.Services[0].Endpoints, func(a, b *registry.Endpoint) int { return strings.Compare(a.ID, b.ID) })
+	r.registry.views <- view
+	eventually(t, "web is answered", func() bool { return len(lookUp(t, names, "web.mesh.internal.", dns.TypeA).Answer) == 3 })
+	for subnet, want := range map[string]string{"": "192.0.2.1", "198.51.100.0": "192.0.2.0"} {
+		for range 10 {
+			m := new(dns.Msg).SetQuestion("web.mesh.internal.", dns.TypeA).SetEdns0(1232, false)
+			if subnet != "" {
+				m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 24, Address: netip.MustParseAddr(subnet).AsSlice()}}
+			}
+			answer, _, err := (&dns.Client{Timeout: 5 * time.Second}).Exchange(m, names)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := answer.Answer[0].(*dns.A).A.String(); got != want {
+				t.Errorf("of subnet %q: %s comes first, want %s", subnet, got, want)
+			}
+		}
+	}
 }
 
 // TestReverseZonesAreServed shows that an address leads to its name, by a zone of its own that is signed by keys of its own.

@@ -181,7 +181,8 @@ func (z *Zone) Branch(key string) *Branch {
 	return nil
 }
 
-// Lookup returns the sets of a name, in the order of their types, and whether the name exists. The caller changes nothing.
+// Lookup returns the sets of a name, without those of its keys, in the order of their types, and whether the name exists. The
+// caller changes nothing.
 func (z *Zone) Lookup(name Name) (sets []*Set, exists bool) {
 	n := z.index.find([]byte(name))
 	if n == nil {
