@@ -129,12 +129,11 @@ func (r *responder) records(zone *Zone, s *Set) {
 	if s.Order != nil && s.Order.Localities != nil && r.server.opts.Locality != nil {
 		where, placed = r.locate()
 	}
-	all := s.all()
-	w, rrsigs := r.part(zone, s, &all, where, placed)
+	w, rrsigs := r.part(zone, s, where, placed)
 	room := signatureBytes(rrsigs)
 	r.limit -= room
 	switch {
-	case w.to-w.from < len(s.Data):
+	case w != s.all():
 		r.rotated(s, w, w.first())
 	case placed:
 		r.ranked(s, where)
@@ -152,10 +151,11 @@ func (r *responder) records(zone *Zone, s *Set) {
 }
 
 // part returns the window that is answered, which is all when that may be large and fits, and its signatures.
-func (r *responder) part(zone *Zone, s *Set, all *window, where Locality, placed bool) (*window, [][]byte) {
-	if len(s.windows) == 1 || r.query.by != udp {
+func (r *responder) part(zone *Zone, s *Set, where Locality, placed bool) (*window, [][]byte) {
+	if s.full == nil || r.query.by != udp {
+		all := s.all()
 		rrsigs := r.sign(zone, s, all)
-		if len(s.windows) == 1 || rrsigs == nil || len(r.b)+len(s.image)+signatureBytes(rrsigs) <= r.limit {
+		if s.full == nil || rrsigs == nil || len(r.b)+len(s.image)+signatureBytes(rrsigs) <= r.limit {
 			return all, rrsigs
 		}
 	}

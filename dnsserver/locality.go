@@ -65,14 +65,17 @@ func (s *Set) chooseFor(where Locality, known bool) *window {
 	return s.choose()
 }
 
+// placeOf is the place of all records of a window, where the set has localities and more than one window.
+func (s *Set) placeOf(w *window) Locality { return s.Order.Localities[w.from] }
+
 // chooseNear returns one of the windows that are nearest, by their weights.
 func (s *Set) chooseNear(from Locality) *window {
 	best, sum := elsewhere, uint64(0)
 	for i := range s.windows {
-		if rank := from.rank(s.windows[i].place); rank < best {
+		if rank := from.rank(s.placeOf(&s.windows[i])); rank < best {
 			best, sum = rank, 0
 		}
-		if from.rank(s.windows[i].place) == best {
+		if from.rank(s.placeOf(&s.windows[i])) == best {
 			sum += s.windows[i].weight
 		}
 	}
@@ -81,7 +84,7 @@ func (s *Set) chooseNear(from Locality) *window {
 	}
 	at := rand.Uint64N(sum)
 	for i := range s.windows {
-		if w := &s.windows[i]; from.rank(w.place) == best {
+		if w := &s.windows[i]; from.rank(s.placeOf(w)) == best {
 			if at < w.weight {
 				return w
 			}

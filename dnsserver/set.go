@@ -124,22 +124,26 @@ type prepared struct {
 	image   []byte   // all records, each owned by a pointer to the question's name
 	starts  []uint32 // where each record begins in the image, and the image's end
 	windows []window // what answers over UDP give, one of them each
-	// slots hold the signatures of each window; where there are many, the last holds those of all records together.
-	slots  []dnssec.Slot
-	sorted [][]byte // all records in canonical order, where Data has another
-	extra  []extra  // nil, or what goes along with each record
+	full    *full    // all records, where they are more than a window
+	extra   []extra  // nil, or what goes along with each record
 	// repeats says that two records have the same target, far that some target is in the zone and not in this branch.
 	repeats, far bool
 }
 
-// window is a run of records that are answered together. It is fixed, so that it can be signed as a set of its own.
+// window is a run of records that are answered together. It is fixed, and signed as a set of its own. Where the set has localities
+// and more than one window, all its records are of one place.
 type window struct {
 	from, to int
-	number   int      // of its slot
-	place    Locality // of all its records, where the set has localities and more than one window
 	weight   uint64
 	upTo     uint64   // the weights of this window and of those before it
 	chances  []uint64 // for each record the weights up to it, within the window; nil: all are equal
+	slot     dnssec.Slot
+}
+
+// full is a large set as answers over TCP give it.
+type full struct {
+	window
+	sorted [][]byte // the records in canonical order
 }
 
 // extra are the addresses of a record's target.
@@ -202,26 +206,31 @@ func (s *Set) prepare() {
 	}
 	s.starts = append(s.starts, uint32(len(s.image)))
 	s.divide()
-	s.slots = make([]dnssec.Slot, len(s.windows))
-	if len(s.windows) > 1 {
-		s.slots = append(s.slots, dnssec.Slot{})
-	}
-	if !slices.IsSortedFunc(s.Data, bytes.Compare) {
-		s.sorted = slices.SortedFunc(slices.Values(s.Data), bytes.Compare)
-	}
 }
 
 // all is the window of all records.
-func (s *Set) all() window { return window{to: len(s.Data), number: len(s.slots) - 1} }
+func (s *Set) all() *window {
+	if s.full != nil {
+		return &s.full.window
+	}
+	return &s.windows[0]
+}
+
+// canonicalOf returns the records of a window in canonical order.
+func (s *Set) canonicalOf(w *window) [][]byte {
+	if s.full != nil && w == &s.full.window {
+		return s.full.sorted
+	}
+	return s.Data[w.from:w.to]
+}
 
 // divide makes the windows, as equal as can be; those of a set with localities each of one place.
 func (s *Set) divide() {
-	var before uint64
+	var starts []int
 	for from := 0; from < len(s.Data); {
 		to := len(s.Data)
-		var place Locality
 		if s.Order != nil && s.Order.Localities != nil && len(s.Data) > maxUDPAnswers {
-			place = s.Order.Localities[from]
+			place := s.Order.Localities[from]
 			for to = from + 1; to < len(s.Data) && s.Order.Localities[to] == place; {
 				to++
 			}
@@ -229,13 +238,23 @@ func (s *Set) divide() {
 		n := to - from
 		count := (n + maxUDPAnswers - 1) / maxUDPAnswers
 		for i := range count {
-			w := window{from: from + i*n/count, to: from + (i+1)*n/count, number: len(s.windows), place: place}
-			w.weight = s.weigh(&w)
-			before += w.weight
-			w.upTo = before
-			s.windows = append(s.windows, w)
+			starts = append(starts, from+i*n/count)
 		}
 		from = to
+	}
+	s.windows = make([]window, len(starts))
+	var before uint64
+	for i := range s.windows {
+		w := &s.windows[i]
+		if w.from, w.to = starts[i], len(s.Data); i+1 < len(starts) {
+			w.to = starts[i+1]
+		}
+		w.weight = s.weigh(w)
+		before += w.weight
+		w.upTo = before
+	}
+	if len(s.windows) > 1 {
+		s.full = &full{window: window{to: len(s.Data)}, sorted: slices.SortedFunc(slices.Values(s.Data), bytes.Compare)}
 	}
 }
 

@@ -79,11 +79,7 @@ func (r *responder) sign(zone *Zone, s *Set, w *window) [][]byte {
 }
 
 func (r *responder) signAs(zone *Zone, owner []byte, s *Set, w *window) [][]byte {
-	data := s.Data[w.from:w.to]
-	if s.sorted != nil && len(data) == len(s.Data) {
-		data = s.sorted
-	}
-	return r.signatures(zone, &s.slots[w.number], dnssec.Set{Owner: owner, Type: s.Type, TTL: s.TTL, Data: data})
+	return r.signatures(zone, &w.slot, dnssec.Set{Owner: owner, Type: s.Type, TTL: s.TTL, Data: s.canonicalOf(w)})
 }
 
 func (r *responder) signatures(zone *Zone, slot *dnssec.Slot, set dnssec.Set) [][]byte {
