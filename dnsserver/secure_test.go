@@ -75,9 +75,6 @@ func serveSecure(t *testing.T) (overTLS, overHTTPS netip.AddrPort, config *tls.C
 }
 
 func TestKdigOverTLSAndHTTPS(t *testing.T) {
-	if _, err := exec.LookPath("kdig"); err != nil {
-		t.Skip("no kdig: e2e/setup.sh installs it")
-	}
 	overTLS, overHTTPS, _, file := serveSecure(t)
 	for _, c := range []struct {
 		name   string

@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,9 +14,6 @@ import (
 // TestDNSOverTLSAndHTTPSKdig has mesh control serve what its file says, and another certificate as soon as its files are others:
 // a client that trusts one of two authorities alone tells them apart.
 func TestDNSOverTLSAndHTTPSKdig(t *testing.T) {
-	if _, err := exec.LookPath("kdig"); err != nil {
-		t.Skip("no kdig: e2e/setup.sh installs it")
-	}
 	p, _ := newOrders(t)
 	tlsPort, httpsPort := testbed.FreePort(t), testbed.FreePort(t)
 	authorities := map[string]*testbed.Authority{}
