@@ -63,7 +63,7 @@ func (d DNS) nameServers(domain string) []dnsserver.NameServer {
 }
 
 // zoneBuilders returns what builds the zones, signed when there is where to keep their keys.
-func (s *Server) zoneBuilders(o Options) (all []zoneBuilder, err error) {
+func (s *Server) zoneBuilders(o Options) ([]zoneBuilder, error) {
 	options := zone.Options{
 		Domain: o.Domain, NameServers: o.DNS.nameServers(o.Domain), Mailbox: o.DNS.Mailbox,
 		TTL: o.DNS.TTL, ApexTTL: o.DNS.ApexTTL, NegativeTTL: o.DNS.NegativeTTL,
@@ -72,33 +72,32 @@ func (s *Server) zoneBuilders(o Options) (all []zoneBuilder, err error) {
 	if ns := options.NameServers[0]; o.DNS.served() && len(o.DNS.NameServers) == 0 && len(ns.Addrs) == 0 {
 		s.log.Warn("the zone's name server has no address: nobody can follow a delegation to it (dns.nameServers says where it is)", "zone", o.Domain, "server", ns.Name)
 	}
-	if options.Signer, err = s.signer(o.Domain, o.DNS); err != nil {
-		return nil, err
-	}
-	all = append(all, zone.New(options))
+	options.Signer = s.signer(o.Domain, o.DNS)
+	all := []zoneBuilder{zone.New(options)}
 	for _, prefix := range o.DNS.Reverse {
 		domain, ok := zone.ReverseDomain(prefix)
 		if !ok {
 			return nil, fmt.Errorf("serve the names of %s: want a length of whole labels, 8 bits of IPv4 or 4 of IPv6 each", prefix)
 		}
-		if options.Signer, err = s.signer(domain, o.DNS); err != nil {
-			return nil, err
-		}
+		options.Signer = s.signer(domain, o.DNS)
 		all = append(all, zone.NewReverse(options, prefix))
 	}
 	return all, nil
 }
 
-// signer opens the keys of a zone. It is nil for a zone that is not signed.
-func (s *Server) signer(domain string, d DNS) (*dnssec.Signer, error) {
+// signer opens the keys of a zone. It is nil for a zone that is not signed, also for one whose keys cannot be used: everything
+// else is served, and the zone to those who do not validate. Those who do take nothing of it.
+func (s *Server) signer(domain string, d DNS) *dnssec.Signer {
 	if d.Keys == "" || !d.served() {
-		return nil, nil
+		return nil
 	}
 	keys, err := dnssec.OpenKeys(d.Keys, domain, dnssec.Policy{}, s.log)
 	if err != nil {
-		return nil, fmt.Errorf("sign %s: %w", domain, err)
+		s.log.Error("the zone is not signed, so who validates believes nothing of it", "zone", domain, "error", err)
+		s.unsigned[domain+"."] = err.Error()
+		return nil
 	}
 	signer := dnssec.NewSigner(keys.Ring, 0)
 	s.keys, s.signers = append(s.keys, keys), append(s.signers, signer)
-	return signer, nil
+	return signer
 }

@@ -135,3 +135,26 @@ func TestReverseZonesAreServed(t *testing.T) {
 		t.Errorf("the zones are %+v", status.Zones)
 	}
 }
+
+// TestKeysThatAreTorn shows that keys which cannot be used take signatures away and nothing else, are not replaced, and are told.
+func TestKeysThatAreTorn(t *testing.T) {
+	names, dir := freeAddr(t), t.TempDir()
+	file := filepath.Join(dir, "dnssec-mesh.internal.keys")
+	if err := os.WriteFile(file, []byte("torn"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, controlplane.Options{DNS: controlplane.DNS{Listen: []string{names}, Keys: dir}})
+	r.registry.views <- web(registry.Healthy)
+	eventually(t, "web is answered", func() bool { return len(lookUpSigned(t, names, "web.mesh.internal.", dns.TypeA).Answer) == 1 })
+	if data, err := os.ReadFile(file); err != nil || string(data) != "torn" {
+		t.Errorf("the file holds %q, %v", data, err)
+	}
+	_, body := get(t, r.api, "/api/v1/dns", nil)
+	var status controlplane.DNSStatus
+	if err := json.Unmarshal([]byte(body), &status); err != nil || len(status.Zones) != 1 || !strings.Contains(status.Zones[0].Error, file) || len(status.Zones[0].Keys) != 0 {
+		t.Errorf("%v, %+v, want an error with the file", err, status.Zones)
+	}
+	if _, metrics := get(t, r.api, "/metrics", nil); !strings.Contains(metrics, `hostmesh_dns_zone_signed{zone="mesh.internal."} 0`) {
+		t.Error("the metrics do not tell it")
+	}
+}

@@ -25,6 +25,7 @@ type (
 		Zone   string             `json:"zone"`             // with the last dot
 		Serial uint32             `json:"serial,omitempty"` // 0: there is nothing to serve yet
 		Keys   []dnssec.KeyStatus `json:"keys"`             // none: it is not signed
+		Error  string             `json:"error,omitempty"`  // why it is not, though it should be
 	}
 )
 
@@ -34,7 +35,8 @@ func (s *Server) dnsStatus() DNSStatus {
 		status.Listen, status.TLS, status.HTTPS = nonNil(s.dns.Addrs()), s.dns.TLSAddrs(), s.dns.HTTPSAddrs()
 	}
 	for _, z := range s.zones.Load() {
-		status.Zones = append(status.Zones, ZoneStatus{Zone: z.Origin().String(), Serial: z.Serial(), Keys: []dnssec.KeyStatus{}})
+		name := z.Origin().String()
+		status.Zones = append(status.Zones, ZoneStatus{Zone: name, Serial: z.Serial(), Keys: []dnssec.KeyStatus{}, Error: s.unsigned[name]})
 	}
 	for _, keys := range s.keys {
 		s.addKeys(&status, keys.Status())

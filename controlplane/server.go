@@ -43,6 +43,7 @@ type Server struct {
 	dns       *dnsserver.Server
 	keys      []*dnssec.Keys // of the zones that are signed
 	signers   []*dnssec.Signer
+	unsigned  map[string]string // zones whose keys cannot be used, and why
 	resources *watch.Value[*compile.Common]
 	zones     *watch.Value[[]*dnsserver.Zone]
 	compiler  compiler
@@ -60,7 +61,7 @@ const (
 func New(o Options) (_ *Server, err error) {
 	s := &Server{
 		domain: o.Domain, catalog: o.Catalog, log: o.Log,
-		resources: new(watch.Value[*compile.Common]), zones: new(watch.Value[[]*dnsserver.Zone]),
+		resources: new(watch.Value[*compile.Common]), zones: new(watch.Value[[]*dnsserver.Zone]), unsigned: map[string]string{},
 	}
 	zones, err := s.zoneBuilders(o)
 	if err != nil {

@@ -288,3 +288,21 @@ func FuzzSigned(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkRespondSigned(b *testing.B) {
+	s, _ := signedServer(b)
+	for _, c := range []struct {
+		name  string
+		qtype uint16
+	}{{"web.default.mesh.internal.", dns.TypeA}, {"web.default.mesh.internal.", dns.TypeSRV}, {"web.default.mesh.internal.", dns.TypeAAAA}, {"nobody.default.mesh.internal.", dns.TypeA}} {
+		b.Run(c.name+dns.TypeToString[c.qtype], func(b *testing.B) {
+			packed, _ := new(dns.Msg).SetQuestion(c.name, c.qtype).SetEdns0(1232, true).Pack()
+			r := newResponder(s, udp)
+			buf := make([]byte, 0, maxUDPPayload)
+			b.ReportAllocs()
+			for b.Loop() {
+				r.respond(packed, buf)
+			}
+		})
+	}
+}

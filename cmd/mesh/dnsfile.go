@@ -63,7 +63,7 @@ type localitySection struct {
 
 func newDNSSection() dnsSection {
 	return dnsSection{
-		Listen: []string{"127.0.0.1:8053"}, Signed: true, RateLimit: 1000,
+		Listen: []string{"127.0.0.1:8053"}, Signed: true, RateLimit: 10_000,
 		TTL: 5 * time.Second, ApexTTL: time.Minute, NegativeTTL: time.Second,
 	}
 }

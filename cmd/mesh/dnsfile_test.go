@@ -21,7 +21,7 @@ func TestDNSSectionIsTaken(t *testing.T) {
 		name, text string
 		want       controlplane.DNS
 	}{
-		{"nothing", "", controlplane.DNS{Listen: []string{"127.0.0.1:8053"}, Keys: "/state", TTL: 5, ApexTTL: 60, NegativeTTL: 1, RateLimit: 1000}},
+		{"nothing", "", controlplane.DNS{Listen: []string{"127.0.0.1:8053"}, Keys: "/state", TTL: 5, ApexTTL: 60, NegativeTTL: 1, RateLimit: 10_000}},
 		{"all", `
 dns:
   listen: [":53"]

@@ -62,6 +62,11 @@ func showDNS(w io.Writer, status controlplane.DNSStatus) {
 			row(w, z.Zone, serial, string(k.Role), strconv.Itoa(int(k.Tag)), string(k.State), k.Since, waitsFor(k))
 		}
 	}
+	for _, z := range status.Zones {
+		if z.Error != "" {
+			fmt.Fprintf(w, "\n%s should be signed and is not: %s\n  who validates believes nothing of it; mesh control reads the keys when it starts\n", printable(z.Zone), printable(z.Error))
+		}
+	}
 	if len(status.Listen)+len(status.TLS)+len(status.HTTPS) > 0 {
 		fmt.Fprintln(w)
 	}
@@ -114,8 +119,8 @@ The parent of a domain that is delegated to the mesh takes them as they are. Nob
 validators are given a trust anchor, or told not to validate the domain. While the KSK is rolled over both DS are
 printed, and both are to be there.`,
 		Example: `  mesh dns ds                                   # for the parent zone, or an anchor file
-  mesh dns ds --for unbound >/etc/unbound/unbound.conf.d/mesh.conf   # a line of its server: section
-  mesh dns ds --for bind                        # an entry of trust-anchors { }`,
+  mesh dns ds --for unbound                     # a line of unbound.conf's server: section
+  mesh dns ds --for bind                        # an entry of named.conf's trust-anchors`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			write, ok := audience(reader)
