@@ -11,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"io"
 	"log/slog"
 	"math/big"
@@ -205,5 +206,36 @@ func TestSecureListenersWantACertificate(t *testing.T) {
 		if err := dnsserver.New(o).Listen(); err == nil || !strings.Contains(err.Error(), "no certificate") {
 			t.Errorf("Listen: %v", err)
 		}
+	}
+}
+
+// Who begins no handshake, or asks nothing after it, is let go.
+func TestCVEClass16_SilentTLSConnectionsEnd(t *testing.T) {
+	t.Parallel()
+	overTLS, overHTTPS, config, _ := serveSecure(t)
+	config.ServerName = "ns.mesh.internal"
+	for _, c := range []struct {
+		name   string
+		server netip.AddrPort
+		secure bool
+	}{{"TLS, no handshake", overTLS, false}, {"TLS, no query", overTLS, true}, {"HTTPS, no handshake", overHTTPS, false}, {"HTTPS, no request", overHTTPS, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			var conn net.Conn
+			var err error
+			if c.secure {
+				conn, err = tls.Dial("tcp", c.server.String(), config.Clone())
+			} else {
+				conn, err = net.Dial("tcp", c.server.String())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			_ = conn.SetReadDeadline(time.Now().Add(time.Minute))
+			if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Error("it is open after a minute")
+			}
+		})
 	}
 }

@@ -83,6 +83,10 @@ func TestValidatorsBelieve(t *testing.T) {
 				{"mesh.internal", "DNSKEY", "257 3 13"},
 				{"mesh.internal", "CDS", strconv.Itoa(int(anchor.Tag)) + " 13 2"},
 				{"192-0-2-2.web.default.mesh.internal", "A", "192.0.2.2"},
+				{"alias.shop.mesh.internal", "A", "192.0.2.1"},
+				{"alias.shop.mesh.internal", "CNAME", "web.default.mesh.internal"},
+				{"_http._tcp.orders.shop.mesh.internal", "TYPE64", "8"},
+				{"alias.shop.mesh.internal", "TXT", "web.default.mesh.internal"}, // of which there is none
 				{"nobody.mesh.internal", "A", ""},
 				{"x.web.mesh.internal", "SRV", ""},
 				{"web.mesh.internal", "TXT", ""},
