@@ -2,8 +2,11 @@ package dnsserver
 
 import (
 	"slices"
+	"sync/atomic"
 
 	"github.com/miekg/dns"
+
+	"github.com/hostmesh/hostmesh/dnsserver/dnssec"
 )
 
 // Branch is some names of a zone that change together, such as those of a service with its ports and endpoints. It is
@@ -17,7 +20,8 @@ type node struct {
 	name Name
 	sets []*Set // in the order of their types; none: the name exists, for something stands below it or because it was said
 	rank int
-	refs int // in a zone's index: how many branches say that an empty name exists
+	refs int                           // in a zone's index: how many branches say that an empty name exists
+	nsec atomic.Pointer[dnssec.Denial] // of a signed zone, when somebody has asked for it
 }
 
 // NewBranch makes a branch of the sets of each name, written as in zone files relative to the origin: "" for the origin itself,

@@ -28,7 +28,7 @@ var mayImport = map[string][]string{
 	"internal/gossip":   {"internal/hostfile"},
 
 	"systemd":      nil,
-	"dnsserver":    nil,
+	"dnsserver":    {"dnsserver/dnssec"},
 	"proxy/config": nil,
 	"proxy/loop":   nil,
 
@@ -58,10 +58,10 @@ var mayImport = map[string][]string{
 	"host": {"internal/hostfile", "internal/gossip", "internal/watch"},
 
 	"controlplane/compile": {"registry"},
-	"controlplane/zone":    {"registry", "dnsserver"},
+	"controlplane/zone":    {"registry", "dnsserver", "dnsserver/dnssec"},
 	"controlplane/xds":     {"controlplane/compile", "internal/watch"},
 	"controlplane/hds":     {"registry"},
-	"controlplane":         {"controlplane/…", "registry", "dnsserver", "internal/…"},
+	"controlplane":         {"controlplane/…", "registry", "dnsserver", "dnsserver/…", "internal/…"},
 
 	"proxy/retry":            {"proxy/config"},
 	"proxy/router":           {"proxy/config"},

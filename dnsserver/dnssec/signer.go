@@ -111,6 +111,12 @@ func (s *Signer) Due(slot *Slot, owner []byte, now time.Time) bool {
 	return sig == nil || !sig.usable(now.Unix(), s.ring()) || now.Unix() >= sig.refresh
 }
 
+// usable reports whether what the slot holds for the owner can be given to a client at a time.
+func (s *Signer) usable(slot *Slot, owner []byte, now time.Time) bool {
+	sig := slot.find(owner)
+	return sig != nil && sig.usable(now.Unix(), s.ring())
+}
+
 func (slot *Slot) find(owner []byte) *signature {
 	for sig := slot.first.Load(); sig != nil; sig = sig.next {
 		if bytes.Equal(sig.owner, owner) {

@@ -256,12 +256,12 @@ func TestKeptSignaturesAllocateNothing(t *testing.T) {
 	set := setOf(t, parse(t, "web.mesh.internal. 5 IN A 192.0.2.1")...)
 	now := time.Unix(1_800_000_000, 0)
 	var slot Slot
-	name, types := bytes.Clone(set.Owner), []uint16{dns.TypeA, dns.TypeSRV}
+	name := bytes.Clone(set.Owner)
 	if n := testing.AllocsPerRun(100, func() {
 		if _, err := s.Sign(&slot, set, now); err != nil {
 			t.Error(err)
 		}
-		if _, _, err := d.Deny(name, types, true, 1, now); err != nil {
+		if _, _, err := d.Deny(name, 1, now, leave(true)); err != nil {
 			t.Error(err)
 		}
 	}); n != 0 {
