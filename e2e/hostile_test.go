@@ -104,6 +104,9 @@ func hostileBackend(t testing.TB) string {
 // such times.
 func attackWindows(t testing.TB, k hostility) (rounds int, each time.Duration) {
 	each = max(k.lasts, time.Second)
+	if k.ended {
+		each = max(each, 2*time.Second) // who floods is shown the end a second late
+	}
 	soak := os.Getenv("HOSTMESH_SOAK")
 	if soak == "" {
 		return 1, each

@@ -14,7 +14,6 @@ import (
 const (
 	acceptsATurn = 64
 	acceptPause  = 100 * time.Millisecond // when the process is out of descriptors
-	flushTime    = 30 * time.Second       // for a client to take the last response
 )
 
 // acceptor is a worker's listening socket of one address, and the connections that came in there.

@@ -57,6 +57,7 @@ type client struct {
 	linger   bool // and the client may still be sending
 	shut     bool // a tunnel: tell the end when out is sent
 	broken   bool // the last response is cut off, and the client must see that
+	flush    flush
 }
 
 // begin waits for a request.
@@ -239,7 +240,7 @@ func (c *client) nextRequest(keep, linger bool) {
 		if len(c.out) == 0 && !c.stuck {
 			c.finishClose()
 		} else {
-			c.w.loop.Start(&c.timer, flushTime, c)
+			c.watchFlush()
 		}
 		return
 	}
@@ -247,6 +248,12 @@ func (c *client) nextRequest(keep, linger bool) {
 	if len(c.out) == 0 && (len(c.in) > 0 || c.readable) { // else Flush does
 		c.Again()
 	}
+}
+
+// watchFlush gives the client time to take its last response.
+func (c *client) watchFlush() {
+	c.flush = newFlush()
+	c.w.loop.Start(&c.timer, c.w.flushLook, c)
 }
 
 func (c *client) idleTimeout() time.Duration {
@@ -305,12 +312,12 @@ func (c *client) dispose() {
 	}
 	c.timer.Stop()
 	c.life.Stop()
-	c.w.loop.Release(c.in)
-	c.w.loop.Release(c.out)
-	c.in, c.out = nil, nil
-	if c.broken {
+	if c.broken || c.outAt < len(c.out) || c.Pending() { // the client must not take what it has got for all
 		c.ResetOnClose()
 	}
+	c.w.loop.Release(c.in)
+	c.w.loop.Release(c.out)
+	c.in, c.out, c.outAt = nil, nil, 0
 	c.Close()
 	c.a.forget(&c.downstream)
 }
@@ -321,7 +328,7 @@ func (c *client) drain() {
 	case c.phase != phaseIdle || c.closing:
 	case len(c.out) > 0: // its last response is still on its way
 		c.closing = true
-		c.w.loop.Start(&c.timer, flushTime, c)
+		c.watchFlush()
 	default:
 		c.w.loop.Start(&c.timer, c.idleTimeout(), c)
 	}
@@ -338,7 +345,13 @@ func (c *client) shutdown() {
 // Expired handles the connection's own timeouts.
 func (c *client) Expired(*loop.Timer) {
 	switch {
-	case c.closing, c.phase == phaseLinger:
+	case c.phase == phaseLinger:
+		c.http().count[httpCxDelayedClose]++
+		c.dispose()
+	case c.closing && !c.flush.stalls(len(c.out)-c.outAt+c.Unsent()):
+		c.w.loop.Start(&c.timer, c.w.flushLook, c)
+	case c.closing:
+		c.http().count[httpCxDelayedClose]++
 		c.dispose()
 	case c.phase == phaseIdle:
 		c.http().count[httpCxIdleTimeout]++

@@ -306,6 +306,7 @@ func TestCVEClass16_SlowHeadsEndAndHoldNobodyBack(t *testing.T) {
 			t.Fatalf("a slow client got %q, want 408", got)
 		}
 	}
+	p.waitStat("http.outbound.downstream_rq_header_timeout", fmt.Sprint(len(slow)))
 }
 
 // A client's text stays within its field of its line of the access log (CVE-2024-37307, CVE-2025-25294).

@@ -7,6 +7,8 @@ import (
 	"time"
 	"unsafe"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hostmesh/hostmesh/proxy/config"
 )
 
@@ -32,6 +34,26 @@ func (p *Proxy) WarmFor(d time.Duration) {
 	p.fleet.mu.Lock()
 	defer p.fleet.mu.Unlock()
 	p.fleet.warmingTime = d
+}
+
+// FlushFor has clients lose their connections that take nothing of their last response for so long, from now on.
+func (p *Proxy) FlushFor(d time.Duration) {
+	p.everywhere(func(w *worker) { w.flushLook = d / flushLooks })
+}
+
+// SendBuffer bounds what the kernel keeps for clients, of connections that come from now on.
+func (p *Proxy) SendBuffer(bytes int) {
+	p.everywhere(func(w *worker) {
+		for _, a := range w.acceptors {
+			_ = unix.SetsockoptInt(a.socket.FD(), unix.SOL_SOCKET, unix.SO_SNDBUF, bytes)
+		}
+	})
+}
+
+func (p *Proxy) everywhere(f func(*worker)) {
+	for _, w := range p.workers {
+		_ = w.loop.Do(context.Background(), func() { f(w) })
+	}
 }
 
 // Streams counts the streams that clients have on connections of HTTP/2.

@@ -294,7 +294,7 @@ func TestOutlierOfTCP(t *testing.T) {
 	dead := freeAddr(t).String()
 	cl := cluster("web", good, dead)
 	cl.Outlier = &config.Outlier{Interval: time.Hour, BaseEjectionTime: time.Hour, MaxEjectionTime: time.Hour, MaxEjectionPercent: 50, Consecutive5xx: 3, Enforce5xx: 100}
-	l := &config.Listener{Name: "tcp", Addresses: []netip.AddrPort{freeAddr(t)}, TCP: &config.TCP{StatPrefix: "tcp", Clusters: []config.WeightedCluster{{Name: "web", Weight: 1}}}}
+	l := &config.Listener{Name: "tcp", Addresses: []netip.AddrPort{freeAddr(t)}, TCP: &config.TCP{StatPrefix: "tcp", Attempts: 2, Clusters: []config.WeightedCluster{{Name: "web", Weight: 1}}}}
 	p := start(t, &config.Config{Listeners: []*config.Listener{l}, Clusters: clusters(cl)}, nil)
 	for range 20 {
 		if got := p.raw(""); got != "hello" {

@@ -322,6 +322,7 @@ func (x *exchange) dropUpstream() {
 }
 
 func (x *exchange) headTimeout() {
+	x.stats.count[httpRqHeaderTimeout]++
 	x.unparsed(408, "request header timeout", flagTimeoutDownstream)
 }
 

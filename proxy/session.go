@@ -1,9 +1,8 @@
 package proxy
 
 import (
+	"errors"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/hostmesh/hostmesh/proxy/http2"
 	"github.com/hostmesh/hostmesh/proxy/loop"
@@ -16,7 +15,6 @@ const (
 	// least, and goAwayTimes how often it has that time while it has not confirmed that it was told.
 	goAwayTime  = time.Second
 	goAwayTimes = 3
-	lingerTime  = 2 * time.Second // between two looks whether a client has got the last response
 )
 
 // session is a downstream HTTP/2 connection. Each of its streams is an exchange.
@@ -24,12 +22,15 @@ type session struct {
 	downstream
 	mux    mux.Conn
 	timer  loop.Timer // idle, or draining
+	slow   loop.Timer // for a head that is not complete
+	before uint32     // how many were before it
 	early  []byte     // what was read before it was known what the client speaks
 	leaves bool       // the client was told to begin no more requests
 	heard  bool       // it has confirmed that
 	last   bool       // and those it begins are refused
 	ends   bool       // the connection is closed as soon as the client has got everything
 	times  int        // that the timer may expire before that is enough
+	flush  flush
 
 	pause time.Duration // what is left of the time in which a client that was told may begin requests
 }
@@ -42,6 +43,7 @@ type lane struct {
 
 	fresh bool       // the exchange waits for what else was received with it
 	timer loop.Timer // for the client to take the end of a response whose exchange is over
+	left  int        // of that, when the timer was started
 }
 
 // becomeSession goes on with HTTP/2, of which early was read.
@@ -103,6 +105,9 @@ func (s *session) Told() {
 		l.start()
 	}
 	w.fresh = w.fresh[:0]
+	if before, is := s.mux.Partial(); is != s.slow.Running() || is && before != s.before {
+		s.watchHead(before, is)
+	}
 }
 
 // Event implements mux.Owner.
@@ -133,6 +138,7 @@ func (s *session) Ended(err error) {
 		s.http().count[httpCxProtocolError]++
 	}
 	s.timer.Stop()
+	s.slow.Stop()
 	s.life.Stop()
 	s.w.fresh = s.w.fresh[:0]
 	s.a.forget(&s.downstream)
@@ -182,15 +188,23 @@ func (s *session) refuse() {
 
 // finish ends a connection without requests when the client has got the last response.
 func (s *session) finish() {
-	s.ends, s.times = true, int(flushTime/lingerTime)
+	s.ends, s.flush = true, newFlush()
 	s.mux.Finish()
-	s.w.loop.Start(&s.timer, lingerTime, s)
+	s.w.loop.Start(&s.timer, s.w.flushLook, s)
 }
 
-// unread reports whether the client's kernel has not got everything yet.
-func (s *session) unread() bool {
-	n, err := unix.IoctlGetInt(s.FD(), unix.SIOCOUTQ)
-	return err == nil && n > 0
+// flushed looks whether the client has got everything.
+func (s *session) flushed() {
+	left := s.mux.Unsent() + s.Unsent()
+	switch {
+	case left > 0 && !s.flush.stalls(left):
+		s.w.loop.Start(&s.timer, s.w.flushLook, s)
+		return
+	case left > 0:
+		s.http().count[httpCxDelayedClose]++
+		s.ResetOnClose() // it must not take what it has got for all
+	}
+	s.mux.Abort()
 }
 
 // shutdown implements connection.
@@ -199,11 +213,8 @@ func (s *session) shutdown() { s.mux.Abort() }
 // Expired handles the connection's own timeouts.
 func (s *session) Expired(*loop.Timer) {
 	switch {
-	case s.ends && s.times > 0 && s.unread():
-		s.times--
-		s.w.loop.Start(&s.timer, lingerTime, s)
-	case s.last: // nobody reads what is left to say
-		s.mux.Abort()
+	case s.ends:
+		s.flushed()
 	case s.leaves && s.hears():
 		s.await()
 	case s.leaves:
@@ -212,6 +223,30 @@ func (s *session) Expired(*loop.Timer) {
 		s.http().count[httpCxIdleTimeout]++
 		s.refuse()
 	}
+}
+
+// watchHead gives a head that is not complete its time, or the present one another.
+func (s *session) watchHead(before uint32, is bool) {
+	s.before = before
+	if !is {
+		s.slow.Stop()
+		return
+	}
+	s.w.loop.Start(&s.slow, s.served.http().RequestHeadersTimeout, (*slowHead)(s))
+}
+
+// slowHead is a session one of whose heads takes too long.
+type slowHead session
+
+// Expired gives up the client: nothing else can come on the connection before the head is complete.
+func (h *slowHead) Expired(*loop.Timer) {
+	s := (*session)(h)
+	if s.mux.Clogged() { // the rest of it may be there, and is not read as long as the client does not read either
+		s.watchHead(s.before, true)
+		return
+	}
+	s.http().count[httpRqHeaderTimeout]++
+	s.mux.GiveUp(http2.EnhanceYourCalm, errors.New("receive head: timeout"))
 }
 
 func (w *worker) newLane() *lane {
@@ -312,7 +347,7 @@ func (l *lane) finish(bool) {
 	l.x = nil
 	if l.m.Pending() {
 		l.m.Use((*farewell)(l))
-		l.s.w.loop.Start(&l.timer, l.s.served.http().StreamIdleTimeout, (*farewell)(l))
+		(*farewell)(l).wait()
 		return
 	}
 	l.close()
@@ -339,8 +374,20 @@ func (f *farewell) Trailers(*message.Fields) {}
 // Reset gives up.
 func (f *farewell) Reset(http2.ErrCode, bool) { (*lane)(f).close() }
 
-// Expired gives up.
-func (f *farewell) Expired(*loop.Timer) { (*lane)(f).close() }
+func (f *farewell) wait() {
+	f.left = f.m.Unsent()
+	f.s.w.loop.Start(&f.timer, f.s.served.http().StreamIdleTimeout, f)
+}
+
+// Expired gives up a client that has let nothing of it be sent.
+func (f *farewell) Expired(*loop.Timer) {
+	if f.m.Unsent() < f.left {
+		f.wait()
+		return
+	}
+	f.s.http().count[httpRqIdleTimeout]++
+	(*lane)(f).close()
+}
 
 // Writable gives the stream back.
 func (f *farewell) Writable() { (*lane)(f).close() }

@@ -10,6 +10,7 @@ const (
 	httpCxIdleTimeout
 	httpCxProtocolError
 	httpCxDestroyActive
+	httpCxDelayedClose
 	httpRqTotal
 	httpRqCompleted
 	httpRq1xx
@@ -20,6 +21,7 @@ const (
 	httpRqRxReset
 	httpRqTxReset
 	httpRqTimeout
+	httpRqHeaderTimeout
 	httpRqIdleTimeout
 	httpUpgradesTotal
 	httpNoRoute
@@ -41,6 +43,7 @@ var httpCounterNames = [numHTTPCounters]string{
 	httpCxIdleTimeout:   "downstream_cx_idle_timeout",
 	httpCxProtocolError: "downstream_cx_protocol_error",
 	httpCxDestroyActive: "downstream_cx_destroy_remote_active_rq",
+	httpCxDelayedClose:  "downstream_cx_delayed_close_timeout",
 	httpRqTotal:         "downstream_rq_total",
 	httpRqCompleted:     "downstream_rq_completed",
 	httpRq1xx:           "downstream_rq_1xx",
@@ -51,6 +54,7 @@ var httpCounterNames = [numHTTPCounters]string{
 	httpRqRxReset:       "downstream_rq_rx_reset",
 	httpRqTxReset:       "downstream_rq_tx_reset",
 	httpRqTimeout:       "downstream_rq_timeout",
+	httpRqHeaderTimeout: "downstream_rq_header_timeout",
 	httpRqIdleTimeout:   "downstream_rq_idle_timeout",
 	httpUpgradesTotal:   "downstream_cx_upgrades_total",
 	httpNoRoute:         "no_route",

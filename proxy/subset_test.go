@@ -109,7 +109,7 @@ func TestSubsetsOfTCP(t *testing.T) {
 		e.Labels = config.Labels(fmt.Sprintf(`{"v":"%d"}`, i/2)) // the dead one and the first are version 0
 	}
 	c.Subsets = &config.Subsets{Selectors: []config.Selector{{Keys: []string{"v"}}}}
-	l := &config.Listener{Name: "tcp", Addresses: []netip.AddrPort{freeAddr(t)}, TCP: &config.TCP{StatPrefix: "tcp", Clusters: []config.WeightedCluster{{Name: "web", Weight: 1, Labels: `{"v":"0"}`}}}}
+	l := &config.Listener{Name: "tcp", Addresses: []netip.AddrPort{freeAddr(t)}, TCP: &config.TCP{StatPrefix: "tcp", Attempts: 3, Clusters: []config.WeightedCluster{{Name: "web", Weight: 1, Labels: `{"v":"0"}`}}}}
 	p := start(t, &config.Config{Listeners: []*config.Listener{l}, Clusters: clusters(c)}, nil)
 	for range 10 {
 		if got := p.raw(""); got != "0" {

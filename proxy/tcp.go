@@ -11,10 +11,6 @@ import (
 	"github.com/hostmesh/hostmesh/proxy/upstream/balance"
 )
 
-// maxConnectAttempts is how many hosts a TCP connection is offered. Envoy's default is 1; nothing was sent, so another host
-// is as good.
-const maxConnectAttempts = 3
-
 // stream is a downstream TCP connection that is passed on as it is.
 type stream struct {
 	loop.Conn
@@ -33,7 +29,7 @@ type stream struct {
 	up         *upstream.Conn
 	waiter     upstream.Waiter
 	tunnel     *tunnel
-	tried      [maxConnectAttempts]*upstream.Host
+	tried      []*upstream.Host // that could not be reached
 	attempts   int
 
 	began     int64
@@ -72,33 +68,34 @@ func (a *branch) acceptTCP(in *arrival) {
 }
 
 func (s *stream) connect() {
-	h := s.cluster.PickBy(s.key, s.tried[:s.attempts])
+	h := s.cluster.PickBy(s.key, s.tried)
 	if h == nil {
 		s.fail(flagNoHealthy)
 		return
 	}
-	s.tried[s.attempts] = h
-	s.attempts++
 	s.host = h
+	s.attempts++
 	up, _, err := s.cluster.Acquire(h, s, &s.waiter, upstream.Fresh)
 	switch {
 	case errors.Is(err, upstream.ErrWait):
 	case errors.Is(err, upstream.ErrOverflow):
 		s.fail(flagOverflow)
 	case err != nil:
-		s.failure = err
-		s.retry()
+		s.retry(err)
 	default:
 		s.up = up
 	}
 }
 
-func (s *stream) retry() {
-	if s.attempts < maxConnectAttempts && s.cluster.Config().OriginalDst == nil { // there is no other host than that
+// retry makes another attempt if there may be one: nothing was sent, so another host is as good.
+func (s *stream) retry(err error) {
+	s.failure, s.tried = err, append(s.tried, s.host)
+	if s.attempts < int(s.cfg.cfg.TCP.Attempts) {
 		s.connect()
 		return
 	}
-	s.fail(flagConnectFailed)
+	s.cluster.Stats.Count[upstream.ConnAttemptsExceeded]++
+	s.fail(flagConnectFailed | flagRetryLimit)
 }
 
 // Free is told that a connection may be had after all.
@@ -110,9 +107,9 @@ func (s *stream) Free() {
 // Connected is told that the connection is there, or why not.
 func (s *stream) Connected(err error) {
 	if err != nil {
-		s.up, s.failure = nil, err
+		s.up = nil
 		s.host.Reached(upstream.LocalFailed)
-		s.retry()
+		s.retry(err)
 		return
 	}
 	s.connected, s.failure = true, nil

@@ -21,7 +21,7 @@ func startTCP(t testing.TB, addrs ...string) *testProxy {
 	return start(t, &config.Config{
 		Listeners: []*config.Listener{{
 			Name: "db", Addresses: []netip.AddrPort{freeAddr(t)},
-			TCP: &config.TCP{StatPrefix: "db", Clusters: []config.WeightedCluster{{Name: "db", Weight: 1}}, IdleTimeout: time.Minute, AccessLogs: []config.AccessLog{{Path: "/dev/stdout"}}},
+			TCP: &config.TCP{StatPrefix: "db", Attempts: 3, Clusters: []config.WeightedCluster{{Name: "db", Weight: 1}}, IdleTimeout: time.Minute, AccessLogs: []config.AccessLog{{Path: "/dev/stdout"}}},
 		}},
 		Clusters: clusters(cluster("db", addrs...)),
 	}, nil)
@@ -96,7 +96,7 @@ func TestTCPNoUpstream(t *testing.T) {
 		t.Errorf("%v, want a reset", err)
 	}
 	p.stop()
-	if !strings.Contains(p.log.String(), " UF ") {
+	if !strings.Contains(p.log.String(), " UF,URX ") {
 		t.Errorf("access log %q", p.log)
 	}
 }

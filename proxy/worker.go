@@ -56,6 +56,7 @@ type worker struct {
 
 	draining  bool
 	drainIdle time.Duration
+	flushLook time.Duration // between two looks whether a client takes its last response
 	drainTime time.Duration // for connections of listeners and chains that left the configuration
 }
 
@@ -71,7 +72,7 @@ func newWorker(loops int, drainTime time.Duration, breakers *upstream.Breakers, 
 		loop: l, loops: loops, source: source, rand: rand.New(source), config: &config.Config{},
 		clusters: map[string]*upstream.Cluster{}, breakers: breakers, acceptors: map[config.Address]*acceptor{},
 		http: map[string]*httpStats{}, tcp: map[string]*tcpStats{}, logs: map[*sink]*logBuffer{}, refused: map[*refused]struct{}{}, drainIdle: time.Second, drainTime: drainTime,
-		certs: certs,
+		certs: certs, flushLook: flushTime / flushLooks,
 	}, nil
 }
 

@@ -47,7 +47,9 @@ func (s *service) listener(name string, ports []port) *listenerv3.Listener {
 		l.FilterChains = chain(tcpFilter, &tcpv3.TcpProxy{
 			StatPrefix:       name,
 			ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: p.cluster},
-			AccessLog:        stdoutLog(),
+			// Nothing was sent to a host that refuses, so another one is as good.
+			MaxConnectAttempts: wrapperspb.UInt32(3),
+			AccessLog:          stdoutLog(),
 		})
 	}
 	return l

@@ -28,7 +28,10 @@ const (
 	probeTimeout   = 150 * time.Millisecond
 	suspicion      = 2
 	gossipInterval = 200 * time.Millisecond
-	streamTimeout  = 5 * time.Second
+	// pushPullInterval is how often a node compares all it knows with another one, in a small ring: what gossip missed is
+	// mended then, such as the death of a host that nobody told it of after a partition. Large rings do it less often.
+	pushPullInterval = 10 * time.Second
+	streamTimeout    = 5 * time.Second
 
 	tellLeaving  = 300 * time.Millisecond // for telling that we leave, in each of two ways
 	leaveTimeout = 500 * time.Millisecond
@@ -143,14 +146,11 @@ func (n *Node) Abandon() { n.once.Do(func() { close(n.abandon) }) }
 // which takes about a second at most. Seeds that cannot be reached are no error: they are tried for ever.
 func (n *Node) Run(ctx context.Context) error {
 	n.udptcp.start()
-	ring, err := memberlist.Create(n.memberlistConfig())
+	ring, err := n.create()
 	if err != nil {
 		_ = n.udptcp.Shutdown()
 		return fmt.Errorf("start gossip: %w", err)
 	}
-	n.mu.Lock()
-	n.ring = ring
-	n.mu.Unlock()
 
 	work, stop := context.WithCancel(ctx)
 	defer stop()
@@ -178,6 +178,21 @@ func (n *Node) Run(ctx context.Context) error {
 	return nil
 }
 
+// create starts the ring with what is announced so far. An announcement waits meanwhile: one that came between the
+// reading of our meta and the ring's being there would be told to nobody.
+func (n *Node) create() (*memberlist.Memberlist, error) {
+	n.announcing.Lock()
+	defer n.announcing.Unlock()
+	ring, err := memberlist.Create(n.memberlistConfig())
+	if err != nil {
+		return nil, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.ring = ring
+	return ring, nil
+}
+
 func (n *Node) memberlistConfig() *memberlist.Config {
 	c := memberlist.DefaultLANConfig()
 	c.Name = n.name
@@ -189,7 +204,7 @@ func (n *Node) memberlistConfig() *memberlist.Config {
 	c.TCPTimeout = streamTimeout
 	c.ProbeInterval, c.ProbeTimeout, c.SuspicionMult = probeInterval, probeTimeout, suspicion
 	c.AwarenessMaxMultiplier = 4 // a node in doubt of itself probes at least every 1.2 s
-	c.GossipInterval = gossipInterval
+	c.GossipInterval, c.PushPullInterval = gossipInterval, pushPullInterval
 	c.EnableCompression = false // metas are digests; the LZW tables would cost each packet more than it saves
 	c.Keyring = n.keys
 	c.Delegate, c.Events, c.Alive = (*delegate)(n), (*delegate)(n), (*delegate)(n)

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/hostmesh/hostmesh/e2e/testbed"
 )
 
 // running is a node with its Run.
@@ -54,6 +56,11 @@ func start(t testing.TB, o Options) *running {
 	return startWith(t, o, func(*Node) {})
 }
 
+// lasting returns an address that no other program is given while a node is away from it.
+func lasting(t testing.TB) netip.AddrPort {
+	return netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(testbed.FreePort(t)))
+}
+
 // startWith starts a node that prepare has seen.
 func startWith(t testing.TB, o Options, prepare func(*Node)) *running {
 	t.Helper()
@@ -90,7 +97,7 @@ func announcement(names ...string) Announcement {
 // until waits for a condition over the hosts that a control node sees.
 func until(t testing.TB, n *running, what string, ok func(map[string]Host) bool) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute) // several rounds of push/pull
 	for {
 		hosts := map[string]Host{}
 		for _, h := range n.Hosts() {
@@ -217,6 +224,7 @@ func TestHostReturns(t *testing.T) {
 			t.Parallel()
 			control := start(t, Options{HostID: "control", Role: Control})
 			o := Options{HostID: "h1", Role: Proxy, Incarnation: 1<<40 + 1, Config: seeds(control)}
+			o.Bind = lasting(t)
 			host := start(t, o)
 			if err := host.Announce(announcement("web")); err != nil {
 				t.Fatal(err)
@@ -257,7 +265,7 @@ func TestHostReturns(t *testing.T) {
 
 func TestControlNodeRelearns(t *testing.T) {
 	t.Parallel()
-	control := start(t, Options{HostID: "control", Role: Control})
+	control := start(t, Options{HostID: "control", Role: Control, Config: Config{Bind: lasting(t)}})
 	var hosts []*running
 	for i := range 3 {
 		h := start(t, Options{HostID: fmt.Sprintf("h%d", i), Role: Proxy, Config: seeds(control)})

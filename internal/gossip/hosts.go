@@ -145,9 +145,7 @@ func (t *table) take(life node, now time.Time) {
 			life.meta = r.meta // a hint was faster than gossip
 		}
 	case r.meta.Incarnation > life.meta.Incarnation && (r.state == Alive || r.state == Leaving):
-		if r.rival == nil || r.rival.meta.Incarnation != life.meta.Incarnation {
-			r.rival = &life
-		}
+		t.challenge(r, life)
 		return
 	case r.state == Alive || r.state == Leaving:
 		old := r.node
@@ -158,6 +156,17 @@ func (t *table) take(life node, now time.Time) {
 		r.rival = nil
 	}
 	t.set(r, life, now)
+}
+
+// challenge takes in a life that claims the host beside the one that counts; t.mu is held.
+func (t *table) challenge(r *record, life node) {
+	if r.rival != nil && r.rival.meta.Incarnation == life.meta.Incarnation {
+		life.since = r.rival.since
+		if life.meta.Sequence < r.rival.meta.Sequence {
+			life.meta = r.rival.meta
+		}
+	}
+	r.rival = &life
 }
 
 // set makes life the one that counts; t.mu is held.
@@ -181,7 +190,14 @@ func (t *table) hinted(m meta, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r := t.hosts[m.Host]
-	if r == nil || r.meta.Incarnation != m.Incarnation || m.Sequence <= r.meta.Sequence || m.Role != Proxy {
+	if r == nil || m.Role != Proxy {
+		return
+	}
+	if rival := r.rival; rival != nil && rival.meta.Incarnation == m.Incarnation && m.Sequence > rival.meta.Sequence {
+		rival.meta = m
+		return
+	}
+	if r.meta.Incarnation != m.Incarnation || m.Sequence <= r.meta.Sequence {
 		return
 	}
 	if r.state != Alive && r.state != Leaving {

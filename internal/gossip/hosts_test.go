@@ -30,6 +30,8 @@ func TestLives(t *testing.T) {
 		{"leaves while the life before is not found dead", "+1 +2 ~2 -2 -1", "alive1 alive2 leaving2 left2 left2"},
 		{"dies while the life before is not found dead", "+1 +2 -2 -1", "alive1 alive2 alive1 dead1"},
 		{"clock set back", "+2 +1 -2", "alive2 alive2 alive1"},
+		{"clock set back, news before the death, by gossip", "+2 +1 ≈1 -2", "alive2 alive2 alive2 leaving1"},
+		{"clock set back, news before the death, as a hint", "+2 +1 ~1 +1 -2", "alive2 alive2 alive2 alive2 leaving1"},
 		{"clock set back, after the death", "+2 -2 +1", "alive2 dead2 alive1"},
 		{"gone before it was known", "-1 +1", " alive1"},
 	} {

@@ -69,6 +69,7 @@ type TCP struct {
 	StatPrefix  string
 	Clusters    []WeightedCluster // at least one
 	IdleTimeout time.Duration
+	Attempts    uint32 // to connect to a host, another one each time if there is one; 0 is 1
 	AccessLogs  []AccessLog
 }
 

@@ -47,6 +47,7 @@ type Conn struct {
 	blocked queue
 	ours    resetIDs
 	section section
+	heads   uint32 // field sections that were complete
 
 	preface  int    // bytes of the client's preface seen
 	settled  bool   // the peer's SETTINGS came
@@ -182,11 +183,21 @@ func (c *Conn) Feed(buf []byte, to Handler) (used int, err error) {
 	}
 	c.feeding = false
 	if code != NoError {
-		c.failed = code
-		c.control = appendGoAway(c.control, min(c.lastPeer, c.lastTake), code)
+		c.Fail(code)
 		return used, code
 	}
 	return used, nil
+}
+
+// Fail ends the connection as an error of Feed does. It must not be called during Feed.
+func (c *Conn) Fail(code ErrCode) {
+	c.failed = code
+	c.control = appendGoAway(c.control, min(c.lastPeer, c.lastTake), code)
+}
+
+// Unfinished reports whether a field section has begun and is not complete, and how many were before it. rest is what Feed left over.
+func (c *Conn) Unfinished(rest []byte) (before uint32, is bool) {
+	return c.heads, c.block.open || len(rest) > 3 && frameType(rest[3]) == frameHeaders
 }
 
 // step reads the preface, one frame or some content. n is 0 when more is needed.

@@ -1,6 +1,7 @@
 package http2
 
 import (
+	"bytes"
 	"slices"
 	"strings"
 	"testing"
@@ -45,6 +46,32 @@ func TestCVEClass14_ContentLengthIsTheSumOfData(t *testing.T) {
 				t.Errorf("%s %q: %q", c.length, c.data, got)
 			}
 		}
+	}
+}
+
+// TestCVEClass15_LongSectionsCountByTheirLength: they had to be decoded, also those that are malformed at their begin.
+func TestCVEClass15_LongSectionsCountByTheirLength(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		begin []byte // static entries
+	}{
+		{"well-formed", []byte{0x82, 0x86, 0x84}},
+		{"malformed", []byte{0x90, 0x82, 0x86, 0x84}}, // pseudo-fields behind a field
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, p := serverOf(Limits{}), newPeer()
+			r.release = true
+			taken, err := 0, error(nil)
+			for ; err == nil && taken < 100; taken++ {
+				block := append(bytes.Clone(c.begin), bytes.Repeat([]byte{0x90}, 12000)...)
+				_ = p.WriteHeaders(oracle.HeadersFrameParam{StreamID: uint32(2*taken + 1), BlockFragment: block, EndHeaders: true, EndStream: true})
+				_, err = r.conn.Feed(p.out.Bytes(), r)
+				p.out.Reset()
+			}
+			if want := 1 + 1000/(overNoise+12000/overBytes); err != EnhanceYourCalm || taken != want {
+				t.Errorf("%v after %d sections, want an end of the connection by the %dth", err, taken, want)
+			}
+		})
 	}
 }
 

@@ -72,7 +72,8 @@ const (
 	defaultFields   = 100
 	headerOverhead  = 32 // RFC 7541 section 4.1
 	frameHeaderSize = 9
-	overNoise       = 50 // what a field section beyond the limits counts as: it had to be decoded
+	overNoise       = 50 // what a field section beyond the limits counts as at least: it had to be decoded
+	overBytes       = 64 // and as one more for so many bytes of it
 	emptyNoise      = 50 // what a DATA frame without content counts as: nobody needs any but the last (Envoy takes one in a row)
 	echoesPerFrame  = 10 // window updates and pings that a DATA frame we send may bring; Envoy's limit
 )

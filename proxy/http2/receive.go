@@ -63,6 +63,7 @@ func (c *Conn) continuation(f frame, p []byte, to Handler) ErrCode {
 
 // fields takes a whole section. It is decoded whatever becomes of it, or the tables would get out of step.
 func (c *Conn) fields(p []byte, to Handler) ErrCode {
+	c.heads++
 	id := c.block.stream
 	s := c.table.find(id)
 	kind, use, code := c.expect(s, id)
@@ -78,15 +79,17 @@ func (c *Conn) fields(p []byte, to Handler) ErrCode {
 	if kind == requestSection {
 		c.lastPeer = id
 	}
+	if c.section.over { // it had to be decoded all the same
+		if code := c.charge(overNoise + len(p)/overBytes); code != NoError {
+			return code
+		}
+	}
 	switch ok := c.section.finish(); {
 	case !use:
 		return c.charge(1)
 	case s != nil && s.ended:
 		return c.streamError(s, id, StreamClosed, to)
 	case c.section.over && !c.section.malformed:
-		if code := c.charge(overNoise); code != NoError {
-			return code
-		}
 		return c.streamError(s, id, EnhanceYourCalm, to)
 	case !ok || c.block.self:
 		return c.streamError(s, id, ProtocolError, to)

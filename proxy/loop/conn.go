@@ -111,6 +111,19 @@ func (c *Conn) Write(p []byte) (int, error) {
 // would cut that off. The handler is told Out when it is gone, and not before.
 func (c *Conn) Pending() bool { return c.tls != nil && len(c.tls.pending) > 0 }
 
+// Unsent is how many bytes of what was written the peer's kernel has not confirmed; over a unix socket, how much memory has what the
+// peer has not read.
+func (c *Conn) Unsent() int {
+	n, err := unix.IoctlGetInt(c.fd, unix.SIOCOUTQ)
+	if err != nil { // the socket is closed
+		n = 0
+	}
+	if c.tls != nil {
+		n += len(c.tls.pending) - c.tls.sent
+	}
+	return n
+}
+
 // CloseWrite tells the peer that nothing more will be sent, behind what is pending; over TLS by close_notify and the
 // end of the socket's bytes.
 func (c *Conn) CloseWrite() {

@@ -43,7 +43,7 @@ type Receiver interface {
 type Owner interface {
 	// Opened tells a new request on a server's connection. The owner gives the stream its receiver by [Stream.Use] or closes it.
 	Opened(s *Stream, h *message.Head, end bool)
-	// Told tells that everything was told that had been received; not when that ended the connection.
+	// Told tells that everything was told that had been received, of which [Conn.Partial] may be left; not when that ended the connection.
 	Told()
 	Event(e http2.Event)
 	// Idle tells that the last stream was closed.
@@ -75,6 +75,9 @@ type Conn struct {
 	out []byte // to be sent from at
 	at  int
 	in  []byte // received and not used yet: a part of a frame
+
+	before  uint32 // field sections before the one that is partial, or may be
+	partial bool
 
 	waiting  *Stream // congested ones, to be told when out is gone
 	server   bool
@@ -193,6 +196,7 @@ func (c *Conn) feed(data []byte) {
 	c.busy = true
 	used, err := c.Feed(data, (*handler)(c))
 	if err == nil && !c.closed {
+		c.before, c.partial = c.Unfinished(data[used:])
 		c.owner.Told()
 	}
 	c.busy = false
@@ -200,18 +204,16 @@ func (c *Conn) feed(data []byte) {
 	case c.closed:
 		return
 	case err != nil:
-		c.failed = err
-		if err := c.push(); c.patience > 0 && err == nil && !c.stuck && !c.hup { // who breaks the rules and does not read is not waited for
-			c.shun()
-		} else {
-			c.end(c.failed)
-		}
+		c.fail(err)
 		return
 	}
 	if used < len(data) {
 		c.in = append(c.loop.Buffer(len(data)-used), data[used:]...)
 	}
 }
+
+// Partial reports whether a field section of the peer's has begun and is not complete, which keeps all else back, and how many were before it.
+func (c *Conn) Partial() (before uint32, is bool) { return c.before, c.partial }
 
 // mark has what is to be sent sent at the end of the turn.
 func (c *Conn) mark() {
@@ -325,6 +327,9 @@ func (c *Conn) Closed() bool { return c.closed || c.failed != nil }
 // Clogged reports whether so much waits for a peer that does not read that nothing should be begun which adds to it.
 func (c *Conn) Clogged() bool { return c.stuck && len(c.out)-c.at >= clogBytes }
 
+// Unsent is how many bytes wait here for the kernel to take them.
+func (c *Conn) Unsent() int { return len(c.out) - c.at }
+
 // Busy reports whether what came on the connection is being told: it cannot be aborted now.
 func (c *Conn) Busy() bool { return c.busy }
 
@@ -338,82 +343,6 @@ func (c *Conn) Drain(last bool) {
 		c.mark()
 	}
 }
-
-// End closes the connection when all is sent: streams that are open are reset.
-func (c *Conn) End() {
-	if c.closed || c.failed != nil {
-		return
-	}
-	c.failed = http2.NoError
-	c.mark()
-}
-
-// Finish does that and then waits for the peer to close the connection. To close it while the peer still sends, as it does to open
-// windows for what it reads, would reset it, and what the peer has not got yet would be lost. The owner has to Abort when it lasts
-// too long.
-func (c *Conn) Finish() {
-	c.linger = true
-	c.End()
-}
-
-// discard drops what a peer sends that is told to go.
-func (c *Conn) discard() {
-	buf := c.loop.Shared()
-	for range turnBytes / len(buf) {
-		n, err := c.socket.Read(buf)
-		*c.counts.Received += uint64(n)
-		if err != nil {
-			if !errors.Is(err, syscall.EAGAIN) {
-				c.end(c.failed)
-			}
-			return
-		}
-	}
-	c.socket.Again()
-}
-
-// Abort closes the connection at once.
-func (c *Conn) Abort() {
-	if c.shunned.Running() {
-		c.shunned.Stop()
-		c.part(c.failed)
-		return
-	}
-	c.end(syscall.ECONNABORTED)
-}
-
-func (c *Conn) end(err error) {
-	if !c.closed {
-		c.lose()
-		c.part(err)
-	}
-}
-
-// lose ends every stream.
-func (c *Conn) lose() {
-	c.closed = true
-	c.Close(http2.InternalError, (*handler)(c))
-	c.loop.Release(c.out)
-	c.loop.Release(c.in)
-	c.out, c.in, c.waiting = nil, nil, nil
-}
-
-func (c *Conn) part(err error) {
-	c.socket.Close()
-	c.owner.Ended(err)
-}
-
-// shun ends every stream and lets the peer, which was told why, wait.
-func (c *Conn) shun() {
-	c.lose()
-	c.socket.CloseWrite()
-	c.loop.Start(&c.shunned, c.patience, (*shunned)(c))
-}
-
-// shunned is a connection whose time to read why it ended runs out.
-type shunned Conn
-
-func (c *shunned) Expired(*loop.Timer) { (*Conn)(c).part(c.failed) }
 
 // handler is a connection as the protocol tells it of things.
 type handler Conn

@@ -142,6 +142,9 @@ func (s *Stream) write(b []byte, end bool) (n int) {
 // Pending reports whether content waits here for the peer's windows: to close the stream now would cut it off.
 func (s *Stream) Pending() bool { return s.wait != nil }
 
+// Unsent is how many bytes of content wait so.
+func (s *Stream) Unsent() int { return len(s.wait) - s.at }
+
 func (s *Stream) keep(b []byte, end bool) {
 	l := s.c.loop
 	if s.wait == nil {

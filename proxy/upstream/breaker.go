@@ -222,7 +222,7 @@ func (c *Cluster) yield() {
 		return
 	}
 	for left := b.shared.waiting.Load() - int64(c.waiting.count); left > 0; left-- {
-		if !c.evict(nil) {
+		if !c.evict() {
 			return
 		}
 	}

@@ -29,6 +29,7 @@ type muxConn struct {
 	ready    bool
 	settled  bool // the host's settings came
 	draining bool // no new requests
+	evicted  bool // it is closed for the sake of another one
 }
 
 // muxCall is a request on a muxConn.
@@ -246,7 +247,9 @@ func (m *muxConn) Ended(error) {
 		m.tunnels[0].cut(Cut{Kind: CutClosed, Silent: true, Unsent: true, Lost: true})
 	}
 	c.closed(conn.Host)
-	c.serveWaiting()
+	if !m.evicted {
+		c.serveWaiting()
+	}
 }
 
 // call returns an unused call.

@@ -37,7 +37,7 @@ func (c *Cluster) connect(h *Host, w *Waiter, user waiting, use Use) (*Conn, err
 		return nil, ErrOverflow
 	}
 	for !c.take(limitConns) {
-		if c.evict(h) {
+		if c.evict() {
 			continue
 		}
 		c.Stats.Count[ConnOverflow]++
@@ -48,22 +48,29 @@ func (c *Cluster) connect(h *Host, w *Waiter, user waiting, use Use) (*Conn, err
 	return c.open(h, user, use)
 }
 
-// evict makes room for a connection to h by closing an idle one of another host.
-func (c *Cluster) evict(h *Host) bool {
-	for _, other := range c.hosts {
-		if other == h && c.cfg.ProxyHeader == nil { // with it those of h are another client's
-			continue
-		}
-		if other.idle != nil {
-			other.idle.end() // its place is taken already: nobody of the queue is asked
+// evict makes room for a connection by closing an idle one. Who asks for it found none that will do, so those of his host are of another
+// kind, or another client's. Nobody of the queue is asked: the place is taken already.
+func (c *Cluster) evict() bool {
+	var busy *muxConn
+	for _, h := range c.hosts {
+		if h.idle != nil {
+			h.idle.end()
 			return true
 		}
-		for _, m := range other.muxes {
-			if m.ready && m.Active() == 0 && !m.Busy() {
+		for _, m := range h.muxes {
+			switch {
+			case !m.ready || m.Active() > 0:
+			case m.Busy():
+				busy = m
+			default:
+				m.evicted = true
 				m.Abort()
 				return true
 			}
 		}
+	}
+	if busy != nil { // it ends with this turn, and then the queue is asked
+		busy.drain()
 	}
 	return false
 }

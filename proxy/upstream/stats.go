@@ -9,6 +9,7 @@ type Counter uint8
 const (
 	ConnTotal Counter = iota
 	ConnConnectFail
+	ConnAttemptsExceeded
 	ConnConnectTimeout
 	ConnOverflow
 	ConnIdleTimeout
@@ -50,6 +51,7 @@ const (
 var counterNames = [NumCounters]string{
 	ConnTotal:                "upstream_cx_total",
 	ConnConnectFail:          "upstream_cx_connect_fail",
+	ConnAttemptsExceeded:     "upstream_cx_connect_attempts_exceeded",
 	ConnConnectTimeout:       "upstream_cx_connect_timeout",
 	ConnOverflow:             "upstream_cx_overflow",
 	ConnIdleTimeout:          "upstream_cx_idle_timeout",

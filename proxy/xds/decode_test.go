@@ -141,13 +141,13 @@ func TestTCPListener(t *testing.T) {
 name: x
 address: {socket_address: {address: 127.0.0.1, port_value: 80}}
 filter_chains: [{filters: [{name: t, typed_config: {
-  "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: s,
+  "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: s, max_connect_attempts: 2,
   weighted_clusters: {clusters: [{name: a, weight: 1}, {name: b, weight: 3}]}}}]}]
 `)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := &config.TCP{StatPrefix: "s", IdleTimeout: time.Hour, Clusters: []config.WeightedCluster{{Name: "a", Weight: 1}, {Name: "b", Weight: 3}}}
+	want := &config.TCP{StatPrefix: "s", IdleTimeout: time.Hour, Attempts: 2, Clusters: []config.WeightedCluster{{Name: "a", Weight: 1}, {Name: "b", Weight: 3}}}
 	if diff := cmp.Diff(want, got.(*listener).TCP); diff != "" {
 		t.Error(diff)
 	}

@@ -201,11 +201,18 @@ func (r *reader) httpFilters(at *path, filters []*hcmv3.HttpFilter, h *config.HT
 	}
 }
 
+// maxConnectAttempts bounds what one client can have a loop do in one turn: some attempts fail at once.
+const maxConnectAttempts = 100
+
 func (r *reader) tcp(at *path, m *tcpv3.TcpProxy) *config.TCP {
 	t := &config.TCP{
 		StatPrefix:  m.GetStatPrefix(),
 		IdleTimeout: r.duration(at.field("idle_timeout"), m.GetIdleTimeout(), time.Hour),
+		Attempts:    m.GetMaxConnectAttempts().GetValue(),
 		AccessLogs:  r.accessLogs(at, m.GetAccessLog()),
+	}
+	if t.Attempts > maxConnectAttempts {
+		r.wrong(at.field("max_connect_attempts"), t.Attempts, "at most 100")
 	}
 	if w := m.GetWeightedClusters(); w != nil {
 		for _, c := range w.GetClusters() {

@@ -26,6 +26,10 @@ func TestResourcesRefused(t *testing.T) {
 	logs := func(filter, format string) string {
 		return hcm(`access_log: [{name: f, ` + filter + `typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog, log_format: {` + format + `}}}]`)
 	}
+	tcp := func(fields string) string {
+		return "name: x\naddress: {socket_address: {address: 127.0.0.1, port_value: 80}}\nfilter_chains: [{filters: [{name: t, typed_config: {" +
+			`"@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: s, cluster: c, ` + fields + "}}]}]"
+	}
 	const first = "virtual_hosts[0].routes[0]."
 	for _, c := range []struct {
 		name string
@@ -34,6 +38,8 @@ func TestResourcesRefused(t *testing.T) {
 		want []string
 	}{
 		{"listener field", listeners, hcmYAML + "tcp_backlog_size: 7\n", []string{"tcp_backlog_size: got 7, want it unset"}},
+		{"no attempt to connect", listeners, tcp("max_connect_attempts: 0"), []string{"invalid TcpProxy.MaxConnectAttempts: value must be greater than or equal to 1"}},
+		{"too many attempts to connect", listeners, tcp("max_connect_attempts: 101"), []string{chain + "max_connect_attempts: got 101, want at most 100"}},
 		{"a name for statistics", clusters, "name: x\ntype: STATIC\nalt_stat_name: y\n", []string{"alt_stat_name: got y, want it unset"}},
 		{"no time for endpoints", clusters, "name: x\ntype: EDS\neds_cluster_config: {eds_config: {ads: {}, initial_fetch_timeout: -1s}}\n", []string{"eds_cluster_config.eds_config.initial_fetch_timeout: got -1s, want a duration of at least 0s"}},
 		{"listener filter", listeners, hcmYAML + "listener_filters: [{name: tls}]\n", []string{"listener_filters[0]: got tls without a typed_config, want envoy.filters.listener.original_dst, proxy_protocol, tls_inspector or http_inspector"}},

@@ -74,7 +74,7 @@ func (schema) addListener(add func(protoreflect.FullName, string)) {
 	add(hcm+"Rds", "config_source route_config_name")
 	add(hcm+"HttpFilter", "name typed_config")
 	add("envoy.extensions.filters.http.router.v3.Router", "suppress_envoy_headers")
-	add(network+"tcp_proxy.v3.TcpProxy", "stat_prefix cluster weighted_clusters idle_timeout access_log")
+	add(network+"tcp_proxy.v3.TcpProxy", "stat_prefix cluster weighted_clusters idle_timeout max_connect_attempts access_log")
 	add(network+"tcp_proxy.v3.TcpProxy.WeightedCluster", "clusters")
 	add(network+"tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight", "name weight")
 }

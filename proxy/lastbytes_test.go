@@ -1,0 +1,166 @@
+package proxy_test
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/hostmesh/hostmesh/proxy/config"
+)
+
+const lastBytes = 40 << 10 // of a response, of which the kernel takes a small part
+
+// narrow is a client's connection whose kernel keeps little, to a proxy whose kernel does too; what it asks for is the connection's last.
+func narrow(t *testing.T, version config.Protocol, patience time.Duration) (*testProxy, net.Conn) {
+	t.Helper()
+	host := rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+		for readHead(r) != "" {
+			answer(conn, strings.Repeat("x", lastBytes))
+		}
+	})
+	p := start2(t, version, config.ProtocolHTTP1, host, func(l *config.Listener, _ *config.Cluster) {
+		l.HTTP.IdleTimeout = time.Second // this is how the connection of HTTP/2 ends
+	})
+	p.FlushFor(patience)
+	p.SendBuffer(4 << 10)
+	conn := dialNarrow(t, p.addr.String())
+	if version == config.ProtocolHTTP1 {
+		_, _ = io.WriteString(conn, strings.Replace(get, "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1))
+		return p, conn
+	}
+	_, _ = io.WriteString(conn, http2.ClientPreface)
+	f := &peer2{http2.NewFramer(conn, conn), t, conn}
+	_ = f.WriteSettings()
+	f.get(1)
+	return p, conn
+}
+
+func dialNarrow(t *testing.T, addr string) net.Conn {
+	t.Helper()
+	dialer := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		return errors.Join(c.Control(func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4<<10) }), err)
+	}}
+	conn, err := dialer.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
+	return conn
+}
+
+// content is what data, all that came, has of the response's content, and whether it has its end.
+func content(t *testing.T, version config.Protocol, data []byte) (n int, whole bool) {
+	t.Helper()
+	if version == config.ProtocolHTTP1 {
+		_, body, _ := bytes.Cut(data, []byte("\r\n\r\n"))
+		return len(body), len(body) == lastBytes
+	}
+	for f := http2.NewFramer(nil, bytes.NewReader(data)); ; {
+		frame, err := f.ReadFrame()
+		if err != nil {
+			return n, whole
+		}
+		if d, ok := frame.(*http2.DataFrame); ok {
+			n, whole = n+len(d.Data()), d.StreamEnded()
+		}
+	}
+}
+
+// TestTheLastBytesTakeTheirTime: a client that takes its last response slowly gets all of it, for as long as that may take; the time that
+// it has begins anew whenever it takes something.
+func TestTheLastBytesTakeTheirTime(t *testing.T) {
+	for _, version := range []config.Protocol{config.ProtocolHTTP1, config.ProtocolHTTP2} {
+		t.Run(map[config.Protocol]string{config.ProtocolHTTP1: "HTTP/1", config.ProtocolHTTP2: "HTTP/2"}[version], func(t *testing.T) {
+			t.Parallel()
+			const patience = 2 * time.Second
+			p, conn := narrow(t, version, patience)
+			p.waitStat("http.outbound.downstream_rq_2xx", "1")
+			began, data := time.Now(), make([]byte, 0, 2*lastBytes)
+			for time.Since(began) < 2*patience {
+				n, err := conn.Read(data[len(data) : len(data)+256])
+				if data = data[:len(data)+n]; err != nil {
+					t.Fatalf("after %v and %d bytes: %v", time.Since(began), len(data), err)
+				}
+				time.Sleep(patience / 40)
+			}
+			if n, _ := content(t, version, data); n > lastBytes*3/4 {
+				t.Errorf("%d bytes are read already", n)
+			}
+			rest, err := io.ReadAll(conn)
+			if n, whole := content(t, version, append(data, rest...)); n != lastBytes || !whole || err != nil {
+				t.Errorf("%d bytes came, the end is there: %v; %v", n, whole, err)
+			}
+			if got := p.stat("http.outbound.downstream_cx_delayed_close_timeout"); got != "0" {
+				t.Errorf("downstream_cx_delayed_close_timeout is %s", got)
+			}
+		})
+	}
+}
+
+// TestWhoDoesNotTakeTheLastBytesIsReset: a client that takes nothing more loses its connection, sees that it did not get all, and is
+// counted.
+func TestWhoDoesNotTakeTheLastBytesIsReset(t *testing.T) {
+	for _, version := range []config.Protocol{config.ProtocolHTTP1, config.ProtocolHTTP2} {
+		t.Run(map[config.Protocol]string{config.ProtocolHTTP1: "HTTP/1", config.ProtocolHTTP2: "HTTP/2"}[version], func(t *testing.T) {
+			p, conn := narrow(t, version, 300*time.Millisecond)
+			p.waitStat("http.outbound.downstream_cx_delayed_close_timeout", "1")
+			p.waitStat("http.outbound.downstream_cx_active", "0")
+			data, err := io.ReadAll(conn)
+			if n, whole := content(t, version, data); n >= lastBytes || whole || !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("%d bytes came, the end is there: %v; %v, want a reset", n, whole, err)
+			}
+		})
+	}
+}
+
+// TestTheLastBytesOfAStream: the same goes for a client of HTTP/2 that lets little be sent at a time, for each stream: one that lets nothing be
+// sent loses that stream, and nothing else.
+func TestTheLastBytesOfAStream(t *testing.T) {
+	t.Parallel()
+	const patience = 2 * time.Second
+	host := rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+		for readHead(r) != "" {
+			answer(conn, strings.Repeat("x", lastBytes))
+		}
+	})
+	p := start2(t, config.ProtocolHTTP2, config.ProtocolHTTP1, host, func(l *config.Listener, _ *config.Cluster) { l.HTTP.StreamIdleTimeout = patience })
+	f := p.dial2(t, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1})
+	_ = f.conn.SetDeadline(time.Now().Add(time.Minute))
+	f.get(1)
+	f.get(3)
+	p.waitStat("http.outbound.downstream_rq_2xx", "2")
+	const steps = 20
+	got, reset := 0, false
+	f.until(func(frame http2.Frame) bool {
+		switch frame := frame.(type) {
+		case *http2.DataFrame:
+			if frame.StreamID == 1 {
+				got += len(frame.Data())
+				time.Sleep(2 * patience / steps)
+				_ = f.WriteWindowUpdate(1, lastBytes/steps)
+				return frame.StreamEnded()
+			}
+		case *http2.RSTStreamFrame:
+			reset = true
+			if frame.StreamID != 3 {
+				t.Errorf("%v after %d bytes", frame, got)
+				return true
+			}
+		}
+		return false
+	})
+	if got != lastBytes || !reset {
+		t.Errorf("%d bytes of a slow stream came, one that stood was reset: %v", got, reset)
+	}
+	p.waitStat("http.outbound.downstream_rq_idle_timeout", "1")
+}
