@@ -21,7 +21,7 @@ type descriptions struct {
 	number, services, endpoints, conflicts                                                      *prometheus.Desc
 	regUp, regState, regView, regServices, regEndpoints, regProblems, regErrors                 *prometheus.Desc
 	regDoubted, regReleased                                                                     *prometheus.Desc
-	clients, nacks, dnsQueries, dnsTruncated, dnsLimited, dnsUndenied, dnsSignatures, dnsSigned *prometheus.Desc
+	clients, nacks, dnsQueries, dnsTruncated, dnsLimited, dnsUnsigned, dnsSignatures, dnsSigned *prometheus.Desc
 }
 
 func newDescriptions() descriptions {
@@ -44,7 +44,7 @@ func newDescriptions() descriptions {
 		dnsQueries:    describe("dns_queries_total", "DNS queries answered.", "zone", "transport", "type", "rcode"),
 		dnsTruncated:  describe("dns_truncated_total", "DNS answers over UDP that did not fit."),
 		dnsLimited:    describe("dns_limited_total", "DNS queries over UDP that were held back, as their source asked too much."),
-		dnsUndenied:   describe("dns_undenied_total", "DNS queries for names that do not exist that got no signed answer, as there were too many."),
+		dnsUnsigned:   describe("dns_unsigned_total", "DNS queries with DO that were held back, as too many signatures were to be made."),
 		dnsSigned:     describe("dns_zone_signed", "Whether the zone is signed (1), or not although it should be (0).", "zone"),
 		dnsSignatures: describe("dns_signatures_total", "Signatures made for answers of DNS."),
 	}
@@ -165,7 +165,7 @@ func (c collector) collectDNS(out chan<- prometheus.Metric) {
 	}
 	out <- prometheus.MustNewConstMetric(c.dnsTruncated, prometheus.CounterValue, float64(stats.Truncated))
 	out <- prometheus.MustNewConstMetric(c.dnsLimited, prometheus.CounterValue, float64(stats.Limited))
-	out <- prometheus.MustNewConstMetric(c.dnsUndenied, prometheus.CounterValue, float64(stats.Undenied))
+	out <- prometheus.MustNewConstMetric(c.dnsUnsigned, prometheus.CounterValue, float64(stats.Unsigned))
 	for _, keys := range c.server.keys {
 		out <- prometheus.MustNewConstMetric(c.dnsSigned, prometheus.GaugeValue, 1, keys.Zone())
 	}

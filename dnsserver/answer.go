@@ -296,7 +296,7 @@ func (r *responder) follow(alias *Set) {
 	for range maxAliases {
 		target := alias.Data[0]
 		zone := r.zoneOf(target)
-		if r.tc || r.failed || zone == nil {
+		if r.tc || r.failed || r.held || zone == nil {
 			return
 		}
 		n := zone.index.find(target)
@@ -315,7 +315,9 @@ func (r *responder) follow(alias *Set) {
 		records := s.image[s.starts[w.from]:s.starts[w.to]]
 		var rrsigs [][]byte
 		if r.signs(zone) {
-			rrsigs = r.signAs(zone, target, s, w)
+			if rrsigs = r.signAs(zone, target, s, w); rrsigs == nil {
+				return
+			}
 		}
 		at := len(r.b)
 		if at+len(records)+signatureBytes(rrsigs) > r.limit {

@@ -60,14 +60,14 @@ type Server struct {
 	conns   *connections
 	cookies cookies
 	limiter *limiter
-	denials *denialBounds
+	signing *signingBounds
 
 	refusedConns, socketErrors, panics atomic.Uint64
 }
 
 // New returns a server that does nothing until Listen or Run.
 func New(opts Options) *Server {
-	s := &Server{opts: opts, conns: newConnections(), limiter: newLimiter(opts.RateLimit), denials: newDenialBounds()}
+	s := &Server{opts: opts, conns: newConnections(), limiter: newLimiter(opts.RateLimit), signing: newSigningBounds()}
 	for by := range transports {
 		s.shards = append(s.shards, &shard{by: by})
 	}

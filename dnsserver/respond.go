@@ -26,6 +26,7 @@ type responder struct {
 	located    bool  // the answer is for a client's place
 	signed     bool  // the answer is to be signed
 	failed     bool  // a signature could not be made
+	held       bool  // there was no leave to make one
 	answers    int
 	authority  int
 	additional int
@@ -75,10 +76,8 @@ func (r *responder) respond(message, to []byte) (answer []byte) {
 		r.rcode = dns.RcodeBadVers
 	default:
 		origin = r.answer()
-		if r.failed {
-			r.empty()
-			r.rcode, r.aa, r.tc = dns.RcodeServerFailure, false, false
-			r.explain(dns.ExtendedErrorCodeOther, "no signature")
+		if r.failed || r.held {
+			r.withdraw()
 		}
 	}
 	r.counts.count(origin, q.qtype, r.rcode)
@@ -94,7 +93,7 @@ func (r *responder) start(to []byte) {
 	}
 	r.b = append(to[:0], q.message[:end]...)
 	r.rcode, r.aa, r.tc, r.ede.given, r.located = dns.RcodeSuccess, false, false, false, false
-	r.signed, r.failed = false, false
+	r.signed, r.failed, r.held = false, false, false
 	r.answers, r.authority, r.additional = 0, 0, 0
 	r.limit = dns.MaxMsgSize
 	if q.by == udp {

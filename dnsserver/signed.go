@@ -10,23 +10,27 @@ import (
 	"github.com/hostmesh/hostmesh/dnsserver/dnssec"
 )
 
-// Names that do not exist are without number, and each that somebody asks for with DO costs a signature of 70 µs. So many are
-// made in a second for a source, and for all whose addresses may be forged, or may not be; what exists is signed always.
+// A signature takes 70 µs, and who is first to ask for something with DO has one made. Names that do not exist are without number:
+// of them so many are denied with a signature in a second for a source, and for all whose addresses may be forged, or may not be.
+// What exists is bounded itself; UDP loops sign so much of it in a second, and have others turn to TCP, where nobody else waits.
 const (
 	denialsOfSource = 100
 	denialsOfAll    = 1000
-	denialsAtOnce   = 32 // so many keep a UDP loop for 2 ms
+	signaturesOfUDP = 2000
+	atOnce          = 32 // so many keep a UDP loop for 2 ms
 )
 
-// denialBounds bound what signing denials costs.
-type denialBounds struct {
+// signingBounds bound what signing costs.
+type signingBounds struct {
 	sources        *limiter
-	forged, proven bucket
+	forged, proven bucket // for names that do not exist
+	loops          bucket // for those that do
 }
 
-func newDenialBounds() *denialBounds {
-	every := int64(time.Second / denialsOfAll)
-	return &denialBounds{sources: newLimiter(denialsOfSource), forged: bucket{every: every}, proven: bucket{every: every}}
+func newSigningBounds() *signingBounds {
+	b := &signingBounds{sources: newLimiter(denialsOfSource)}
+	b.forged.every, b.proven.every, b.loops.every = int64(time.Second/denialsOfAll), int64(time.Second/denialsOfAll), int64(time.Second/signaturesOfUDP)
+	return b
 }
 
 // bucket lets something happen once in a while, and some times at once after a pause.
@@ -40,10 +44,10 @@ func (b *bucket) take(now int64) bool {
 	for {
 		was := b.next.Load()
 		ahead := was - now
-		if ahead < 0 || ahead > denialsAtOnce*b.every {
+		if ahead < 0 || ahead > atOnce*b.every {
 			ahead = 0
 		}
-		if ahead > (denialsAtOnce-1)*b.every {
+		if ahead > (atOnce-1)*b.every {
 			return false
 		}
 		if b.next.CompareAndSwap(was, now+ahead+b.every) {
@@ -52,9 +56,15 @@ func (b *bucket) take(now int64) bool {
 	}
 }
 
-// Sign implements dnssec.Leave: it decides whether a name that does not exist is denied with a signature of its own.
-func (r *responder) Sign() bool {
-	bounds := r.server.denials
+// toDeny and toAnswer implement dnssec.Leave for a query: for a name that does not exist, and for one that does.
+type (
+	toDeny   struct{ *responder }
+	toAnswer struct{ *responder }
+)
+
+// Sign implements dnssec.Leave.
+func (r toDeny) Sign() bool {
+	bounds := r.server.signing
 	if bounds.sources.take(r.query.client, r.now) != whole {
 		return false
 	}
@@ -64,18 +74,29 @@ func (r *responder) Sign() bool {
 	return bounds.proven.take(time.Now().UnixNano())
 }
 
+// Sign implements dnssec.Leave.
+func (r toAnswer) Sign() bool {
+	return r.query.by != udp || r.server.signing.loops.take(time.Now().UnixNano())
+}
+
 // signs says whether the answer is to be signed.
 func (r *responder) signs(zone *Zone) bool {
 	return zone.signer != nil && r.query.edns.flags&dnssecOK != 0
 }
 
 // sign returns the signatures of a window of a set at the question's name, nil for an answer that is not signed. When they cannot
-// be made the answer has failed.
+// be made the answer has failed, or is held back.
 func (r *responder) sign(zone *Zone, s *Set, w *window) [][]byte {
 	if !r.signed {
 		return nil
 	}
-	return r.signAs(zone, r.query.asked(), s, w)
+	return r.due(r.signAs(zone, r.query.asked(), s, w))
+}
+
+// due holds an answer back that has no signature where it has to have one.
+func (r *responder) due(rrsigs [][]byte) [][]byte {
+	r.held = r.held || rrsigs == nil && !r.failed
+	return rrsigs
 }
 
 func (r *responder) signAs(zone *Zone, owner []byte, s *Set, w *window) [][]byte {
@@ -83,7 +104,7 @@ func (r *responder) signAs(zone *Zone, owner []byte, s *Set, w *window) [][]byte
 }
 
 func (r *responder) signatures(zone *Zone, slot *dnssec.Slot, set dnssec.Set) [][]byte {
-	rrsigs, err := zone.signer.Sign(slot, set, time.Unix(int64(r.now), 0))
+	rrsigs, err := zone.signer.Sign(slot, set, time.Unix(int64(r.now), 0), toAnswer{r})
 	if err != nil {
 		r.failed = true
 	}
@@ -131,7 +152,7 @@ func (r *responder) keys(zone *Zone, set *dnssec.ApexSet) {
 		r.answers++
 	}
 	if r.signed {
-		r.answers += r.appendSignatures(r.signatures(zone, set.Slot, set.Set), questionName, set.TTL)
+		r.answers += r.appendSignatures(r.due(r.signatures(zone, set.Slot, set.Set)), questionName, set.TTL)
 	}
 	r.fit()
 }
@@ -153,7 +174,7 @@ func (r *responder) signedDenial(zone *Zone, n *node) {
 		return
 	}
 	origin := questionName + q.length - len(zone.origin)
-	soa := r.signAs(zone, []byte(zone.origin), zone.soaSet, &zone.soaSet.windows[0])
+	soa := r.due(r.signAs(zone, zone.wire, zone.soaSet, &zone.soaSet.windows[0]))
 	r.b = zone.negative.appendTo(r.b, origin)
 	r.authority += 1 + r.appendSignatures(soa, origin, zone.negative.ttl)
 	r.b = appendRecord(r.b, dns.TypeNSEC, denial.TTL, denial.Data[0])
@@ -166,10 +187,10 @@ func (r *responder) prove(zone *Zone, n *node) (denial *dnssec.Denial, proof [][
 	q := &r.query
 	if n != nil {
 		denial = n.denial(zone)
-		proof = r.signatures(zone, &denial.Slot, denial.Set)
-		return denial, proof, !r.failed
+		proof = r.due(r.signatures(zone, &denial.Slot, denial.Set))
+		return denial, proof, proof != nil
 	}
-	denial, proof, err := zone.denier.Deny(q.asked(), zone.negative.ttl, time.Unix(int64(r.now), 0), r)
+	denial, proof, err := zone.denier.Deny(q.asked(), zone.negative.ttl, time.Unix(int64(r.now), 0), toDeny{r})
 	switch {
 	case err != nil:
 		r.failed = true
@@ -180,11 +201,11 @@ func (r *responder) prove(zone *Zone, n *node) (denial *dnssec.Denial, proof [][
 		}
 		return denial, proof, true
 	}
-	r.counts.undenied.Add(1)
 	if q.by == udp {
-		r.tc = true // who really asks turns to TCP
+		r.held = true
 		return nil, nil, false
 	}
+	r.counts.unsigned.Add(1)
 	r.rcode, r.aa = dns.RcodeRefused, false
 	r.explain(dns.ExtendedErrorCodeOther, "too many names that do not exist")
 	return nil, nil, false
@@ -208,6 +229,18 @@ func (n *node) denial(zone *Zone) *dnssec.Denial {
 		kept = made
 	}
 	return kept
+}
+
+// withdraw takes an answer back that has no signature: over UDP who really asks turns to TCP.
+func (r *responder) withdraw() {
+	r.empty()
+	if r.held && !r.failed {
+		r.counts.unsigned.Add(1)
+		r.rcode, r.tc = dns.RcodeSuccess, true
+		return
+	}
+	r.rcode, r.aa, r.tc = dns.RcodeServerFailure, false, false
+	r.explain(dns.ExtendedErrorCodeOther, "no signature")
 }
 
 // fit empties an answer that has become too large.
@@ -240,6 +273,9 @@ func (r *responder) signedExtra(zone *Zone, target []byte, owner int) {
 			return
 		}
 		rrsigs := r.signAs(zone, target, s, w)
+		if rrsigs == nil {
+			return
+		}
 		if len(r.b)+len(records)+signatureBytes(rrsigs) > r.limit {
 			return
 		}

@@ -184,11 +184,11 @@ func TestRandomNamesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ask(udp, "192.0.2.200", "known.mesh.internal.")
 		time.Sleep(time.Second)
-		if n := flood(500, udp, all); n != denialsAtOnce {
-			t.Errorf("%d denials over UDP at once, want %d", n, denialsAtOnce)
+		if n := flood(500, udp, all); n != atOnce {
+			t.Errorf("%d denials over UDP at once, want %d", n, atOnce)
 		}
-		if n := flood(500, tcp, all); n != denialsAtOnce {
-			t.Errorf("%d denials over TCP at once, want %d", n, denialsAtOnce)
+		if n := flood(500, tcp, all); n != atOnce {
+			t.Errorf("%d denials over TCP at once, want %d", n, atOnce)
 		}
 		made := signer.Made()
 		for _, name := range []string{"web.default.mesh.internal.", "known.mesh.internal.", "mesh.internal."} {
@@ -207,10 +207,54 @@ func TestRandomNamesAreBounded(t *testing.T) {
 		if signed != denialsOfSource {
 			t.Errorf("%d denials in a second for one source, want %d", signed, denialsOfSource)
 		}
-		if n := s.Stats().Undenied; n != 2*(500-denialsAtOnce)+20*20-uint64(signed) {
+		if n := s.Stats().Unsigned; n != 2*(500-atOnce)+20*20-uint64(signed) {
 			t.Errorf("%d counted", n)
 		}
 	})
+}
+
+// TestUDPLoopsSignSlowly shows that who asks for everything at once keeps no UDP loop from others for long: what is kept is answered,
+// and the rest signed over TCP.
+func TestUDPLoopsSignSlowly(t *testing.T) {
+	keys, err := dnssec.OpenKeys(t.TempDir(), "mesh.internal", dnssec.Policy{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const names = 100
+	apex, all := smallApex(), map[string][]Set{}
+	apex.Signer = dnssec.NewSigner(keys.Ring, 0)
+	for i := range names {
+		all[fmt.Sprintf("n%d", i)] = Addresses(5, []netip.Addr{netip.MustParseAddr("192.0.2.1")}, nil)
+	}
+	zone := NewZone(apex, map[string]*Branch{"all": NewBranch(mustParse("mesh.internal"), 0, all)})
+	s := New(Options{Zones: func() []*Zone { return []*Zone{zone} }, Log: slog.New(slog.DiscardHandler)})
+	ask := func(by transport) (signed int) {
+		for i := range names {
+			answer := exchange(t, newResponder(s, by), new(dns.Msg).SetQuestion(fmt.Sprintf("n%d.mesh.internal.", i), dns.TypeA).SetEdns0(1232, true))
+			switch {
+			case len(answer.Answer) == 2 && !answer.Truncated:
+				signed++
+			case by != udp, !answer.Truncated, answer.Rcode != dns.RcodeSuccess, len(answer.Answer) != 0:
+				t.Fatalf("n%d over %s: %v", i, by, answer)
+			}
+		}
+		return signed
+	}
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			by   transport
+			rest time.Duration
+			want int
+		}{{udp, 0, atOnce}, {udp, 0, atOnce}, {udp, time.Second, 2 * atOnce}, {tcp, 0, names}, {udp, 0, names}} {
+			time.Sleep(c.rest)
+			if n := ask(c.by); n != c.want {
+				t.Errorf("%d signed over %s after %s, want %d", n, c.by, c.rest, c.want)
+			}
+		}
+	})
+	if n := s.Stats().Unsigned; n != 3*names-4*atOnce {
+		t.Errorf("%d held back, want %d", n, 3*names-4*atOnce)
+	}
 }
 
 func TestSignedAnswersAllocateNothing(t *testing.T) {

@@ -47,6 +47,7 @@ type Zone struct {
 	negative negative // the SOA record of negative answers
 	soaSet   *Set
 	signer   *dnssec.Signer // nil: not signed
+	wire     []byte         // the origin, where it is signed
 	denier   *dnssec.Denier
 }
 
@@ -61,7 +62,7 @@ type hung struct {
 func NewZone(apex Apex, branches map[string]*Branch) *Zone {
 	z := &Zone{origin: mustParse(apex.Origin), serial: apex.Serial, soaTTL: apex.TTL, signer: apex.Signer}
 	if z.signer != nil {
-		z.denier = dnssec.NewDenier(z.signer)
+		z.denier, z.wire = dnssec.NewDenier(z.signer), []byte(z.origin)
 	}
 	mailbox := "hostmaster." + apex.Origin
 	if apex.Mailbox != "" {

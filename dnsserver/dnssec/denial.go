@@ -59,12 +59,9 @@ func (d *Denier) Deny(name []byte, ttl uint32, now time.Time, may Leave) (*Denia
 		denial = NewDenial(name, []uint16{dns.TypeNXNAME}, ttl)
 		shard.put(denial)
 	}
-	rrsigs, err := d.signer.Sign(&denial.Slot, denial.Set, now)
+	rrsigs, err := d.signer.Sign(&denial.Slot, denial.Set, now, nil)
 	return denial, rrsigs, err
 }
-
-// Leave decides whether a signature may be made of what anybody can ask for.
-type Leave interface{ Sign() bool }
 
 // NewDenial returns the NSEC record at a name in wire form and lower case. types are those that exist there, in any order and
 // without NSEC and RRSIG, or NXNAME alone. ttl is the one of negative answers.

@@ -39,7 +39,7 @@ func TestDenials(t *testing.T) {
 			if c.types == nil {
 				denial, rrsigs, err = d.Deny(owner, 1, now, leave(true))
 			} else {
-				rrsigs, err = d.signer.Sign(&denial.Slot, denial.Set, now)
+				rrsigs, err = d.signer.Sign(&denial.Slot, denial.Set, now, nil)
 			}
 			if err != nil {
 				t.Fatal(err)
