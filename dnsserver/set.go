@@ -62,7 +62,15 @@ func Addresses(ttl uint32, addrs []netip.Addr, order *Order) []Set {
 			to.Order.Localities = append(to.Order.Localities, order.Localities[i])
 		}
 	}
-	return slices.DeleteFunc([]Set{v4, v6}, func(s Set) bool { return len(s.Data) == 0 })
+	switch {
+	case len(v4.Data) == 0 && len(v6.Data) == 0:
+		return nil
+	case len(v6.Data) == 0:
+		return []Set{v4}
+	case len(v4.Data) == 0:
+		return []Set{v6}
+	}
+	return []Set{v4, v6}
 }
 
 // ServiceData is the RDATA of an SRV record (RFC 2782).
@@ -155,6 +163,9 @@ type extra struct {
 
 // canonical sorts the records and drops those that are there twice, whose weights are added.
 func (s *Set) canonical() {
+	if len(s.Data) == 1 {
+		return
+	}
 	placed := s.Order != nil && s.Order.Localities != nil
 	index := make([]int, len(s.Data))
 	for i := range index {
@@ -200,9 +211,10 @@ func (s *Set) prepare() {
 		size += recordBytes + len(data)
 	}
 	s.image, s.starts = make([]byte, 0, size), make([]uint32, 0, len(s.Data)+1)
-	for _, data := range s.Data {
+	for i, data := range s.Data {
 		s.starts = append(s.starts, uint32(len(s.image)))
 		s.image = appendRecord(s.image, s.Type, s.TTL, data)
+		s.Data[i] = s.image[len(s.image)-len(data) : len(s.image) : len(s.image)] // one copy of it is enough
 	}
 	s.starts = append(s.starts, uint32(len(s.image)))
 	s.divide()
