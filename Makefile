@@ -8,7 +8,7 @@ WORK ?= dataplane
 FUZZTIME ?= 20s
 SOAK ?= 3m
 
-.PHONY: help build run test unit lint setup bench soak fuzz clean
+.PHONY: help build run test unit lint setup bench soak fuzz corpus clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -43,6 +43,9 @@ soak: build ## the fault tests with outages of full length, the judges with atta
 
 fuzz: ## every fuzz target for FUZZTIME
 	e2e/fuzz.sh $(FUZZTIME)
+
+corpus: ## add the best of what make fuzz found to the fuzz targets' testdata, to be committed
+	e2e/corpus.sh
 
 clean: ## remove what was built
 	rm -rf bin

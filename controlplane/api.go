@@ -91,6 +91,9 @@ func (s *Server) apiHandler() http.Handler {
 	mux.HandleFunc("GET /api/v1/proxies", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusOK, Proxies{Number: s.number(), Proxies: nonNil(s.xds.Clients())})
 	})
+	mux.HandleFunc("GET /api/v1/dns", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, s.dnsStatus()) })
+	mux.HandleFunc("POST /api/v1/dns/{zone}/roll", s.serveRoll)
+	mux.HandleFunc("POST /api/v1/dns/{zone}/ds-seen", s.serveDSSeen)
 	mux.HandleFunc("GET /api/v1/registries", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusOK, Registries{Number: s.number(), Time: time.Now(), Registries: nonNil(s.catalog.Sources())})
 	})

@@ -63,7 +63,7 @@ func lookUp(t *testing.T, server, name string, qtype uint16) *dns.Msg {
 // routes, or the rules to come, are missing (CVE-2023-27595, CVE-2024-42488).
 func TestCVEClass09_NothingIsSaidBeforeTheRegistriesSpoke(t *testing.T) {
 	names, ads := freeAddr(t), freeAddr(t)
-	r := start(t, controlplane.Options{DNS: names, XDS: []string{ads}})
+	r := start(t, controlplane.Options{DNS: controlplane.DNS{Listen: []string{names}}, XDS: []string{ads}})
 	stream := subscribe(t, t.Context(), ads, "h1")
 	answered := make(chan *discovery.DeltaDiscoveryResponse, 1)
 	go func() {
@@ -98,7 +98,7 @@ func TestCVEClass09_NothingIsSaidBeforeTheRegistriesSpoke(t *testing.T) {
 // What a registry may say, however odd, comes out at every side, and nothing ends (ISTIO-SECURITY-2026-006, CVE-2023-0845).
 func TestCVEClass24_OddEntriesEndNothing(t *testing.T) {
 	names, ads := freeAddr(t), freeAddr(t)
-	r := start(t, controlplane.Options{DNS: names, XDS: []string{ads}})
+	r := start(t, controlplane.Options{DNS: controlplane.DNS{Listen: []string{names}}, XDS: []string{ads}})
 	const odd = "\xff\xfe\x00\n\"\\\u202e<script>\x1b[2J"
 	endpoint := func(id, addr string, health registry.Health, ports ...registry.EndpointPort) *registry.Endpoint {
 		return &registry.Endpoint{

@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"github.com/hostmesh/hostmesh/controlplane/compile"
-	"github.com/hostmesh/hostmesh/controlplane/zone"
 	"github.com/hostmesh/hostmesh/dnsserver"
 	"github.com/hostmesh/hostmesh/registry"
 )
@@ -12,15 +11,24 @@ import (
 // compiler turns each snapshot into what proxies and what DNS clients are told, each from its predecessor.
 type compiler struct {
 	options  compile.Options
-	zones    *zone.Builder
+	zones    []zoneBuilder // the mesh's own first
 	snapshot *registry.Snapshot
 	common   *compile.Common
 }
 
-func (c *compiler) next(snapshot *registry.Snapshot) (*compile.Common, *dnsserver.Zone) {
+// zoneBuilder makes a zone of each snapshot.
+type zoneBuilder interface {
+	Build(snapshot *registry.Snapshot) *dnsserver.Zone
+}
+
+func (c *compiler) next(snapshot *registry.Snapshot) (*compile.Common, []*dnsserver.Zone) {
 	c.common = compile.Update(c.common, snapshot, c.options)
 	c.snapshot = snapshot
-	return c.common, c.zones.Build(snapshot)
+	zones := make([]*dnsserver.Zone, 0, len(c.zones))
+	for _, builder := range c.zones {
+		zones = append(zones, builder.Build(snapshot))
+	}
+	return c.common, zones
 }
 
 // follow publishes every snapshot of the catalog, or the latest when they come faster than they compile. It begins when
@@ -46,7 +54,7 @@ func (s *Server) follow(ctx context.Context) error {
 
 // publish hands the zone over first: a name is answered no later than proxies know it.
 func (s *Server) publish(snapshot *registry.Snapshot) {
-	common, names := s.compiler.next(snapshot)
-	s.zones.Set([]*dnsserver.Zone{names})
+	common, zones := s.compiler.next(snapshot)
+	s.zones.Set(zones)
 	s.resources.Set(common)
 }

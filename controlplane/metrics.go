@@ -18,32 +18,35 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 
 // descriptions are the metrics that a collector exports.
 type descriptions struct {
-	number, services, endpoints, conflicts                                      *prometheus.Desc
-	regUp, regState, regView, regServices, regEndpoints, regProblems, regErrors *prometheus.Desc
-	regDoubted, regReleased                                                     *prometheus.Desc
-	clients, nacks, dnsQueries, dnsTruncated, dnsLimited                        *prometheus.Desc
+	number, services, endpoints, conflicts                                                      *prometheus.Desc
+	regUp, regState, regView, regServices, regEndpoints, regProblems, regErrors                 *prometheus.Desc
+	regDoubted, regReleased                                                                     *prometheus.Desc
+	clients, nacks, dnsQueries, dnsTruncated, dnsLimited, dnsUnsigned, dnsSignatures, dnsSigned *prometheus.Desc
 }
 
 func newDescriptions() descriptions {
 	return descriptions{
-		number:       describe("snapshot_number", "The number of the state that is served: SOA serial and xDS version."),
-		services:     describe("services", "Services in the snapshot."),
-		endpoints:    describe("endpoints", "Endpoints in the snapshot, by health.", "health"),
-		conflicts:    describe("conflicts", "Contradictions between registries in the snapshot."),
-		regUp:        describe("registry_up", "Whether the registry answers now (1) or its last view is kept (0).", "registry", "kind"),
-		regState:     describe("registry_state", "1 for the state that the registry is in.", "registry", "kind", "state"),
-		regView:      describe("registry_last_view_timestamp_seconds", "When the registry's last view came, Unix time.", "registry"),
-		regServices:  describe("registry_services", "Services in the registry's last view.", "registry"),
-		regEndpoints: describe("registry_endpoints", "Endpoints in the registry's last view.", "registry"),
-		regProblems:  describe("registry_problems", "Entries of the registry that could not be read, by kind.", "registry", "kind"),
-		regDoubted:   describe("registry_doubted_endpoints", "Endpoints that are kept although the registry does not report them any more.", "registry"),
-		regReleased:  describe("registry_released_endpoints_total", "Endpoints that are doubted no more, by why.", "registry", "why"),
-		regErrors:    describe("registry_failures_total", "How often watching the registry failed.", "registry"),
-		clients:      describe("xds_clients", "xDS clients by kind and whether they are connected.", "kind", "connected"),
-		nacks:        describe("xds_nacks", "Types of resources that a connected client has refused last.", "type"),
-		dnsQueries:   describe("dns_queries_total", "DNS queries answered.", "zone", "transport", "type", "rcode"),
-		dnsTruncated: describe("dns_truncated_total", "DNS answers over UDP that did not fit."),
-		dnsLimited:   describe("dns_limited_total", "DNS queries over UDP that were held back, as their source asked too much."),
+		number:        describe("snapshot_number", "The number of the state that is served: SOA serial and xDS version."),
+		services:      describe("services", "Services in the snapshot."),
+		endpoints:     describe("endpoints", "Endpoints in the snapshot, by health.", "health"),
+		conflicts:     describe("conflicts", "Contradictions between registries in the snapshot."),
+		regUp:         describe("registry_up", "Whether the registry answers now (1) or its last view is kept (0).", "registry", "kind"),
+		regState:      describe("registry_state", "1 for the state that the registry is in.", "registry", "kind", "state"),
+		regView:       describe("registry_last_view_timestamp_seconds", "When the registry's last view came, Unix time.", "registry"),
+		regServices:   describe("registry_services", "Services in the registry's last view.", "registry"),
+		regEndpoints:  describe("registry_endpoints", "Endpoints in the registry's last view.", "registry"),
+		regProblems:   describe("registry_problems", "Entries of the registry that could not be read, by kind.", "registry", "kind"),
+		regDoubted:    describe("registry_doubted_endpoints", "Endpoints that are kept although the registry does not report them any more.", "registry"),
+		regReleased:   describe("registry_released_endpoints_total", "Endpoints that are doubted no more, by why.", "registry", "why"),
+		regErrors:     describe("registry_failures_total", "How often watching the registry failed.", "registry"),
+		clients:       describe("xds_clients", "xDS clients by kind and whether they are connected.", "kind", "connected"),
+		nacks:         describe("xds_nacks", "Types of resources that a connected client has refused last.", "type"),
+		dnsQueries:    describe("dns_queries_total", "DNS queries answered.", "zone", "transport", "type", "rcode"),
+		dnsTruncated:  describe("dns_truncated_total", "DNS answers over UDP that did not fit."),
+		dnsLimited:    describe("dns_limited_total", "DNS queries over UDP that were held back, as their source asked too much."),
+		dnsUnsigned:   describe("dns_unsigned_total", "DNS queries with DO that were held back, as too many signatures were to be made."),
+		dnsSigned:     describe("dns_zone_signed", "Whether the zone is signed (1), or not although it should be (0).", "zone"),
+		dnsSignatures: describe("dns_signatures_total", "Signatures made for answers of DNS."),
 	}
 }
 
@@ -162,4 +165,16 @@ func (c collector) collectDNS(out chan<- prometheus.Metric) {
 	}
 	out <- prometheus.MustNewConstMetric(c.dnsTruncated, prometheus.CounterValue, float64(stats.Truncated))
 	out <- prometheus.MustNewConstMetric(c.dnsLimited, prometheus.CounterValue, float64(stats.Limited))
+	out <- prometheus.MustNewConstMetric(c.dnsUnsigned, prometheus.CounterValue, float64(stats.Unsigned))
+	for _, keys := range c.server.keys {
+		out <- prometheus.MustNewConstMetric(c.dnsSigned, prometheus.GaugeValue, 1, keys.Zone())
+	}
+	for zone := range c.server.unsigned {
+		out <- prometheus.MustNewConstMetric(c.dnsSigned, prometheus.GaugeValue, 0, zone)
+	}
+	made := uint64(0)
+	for _, signer := range c.server.signers {
+		made += signer.Made()
+	}
+	out <- prometheus.MustNewConstMetric(c.dnsSignatures, prometheus.CounterValue, float64(made))
 }

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"time"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -18,8 +17,8 @@ import (
 	"github.com/hostmesh/hostmesh/controlplane/compile"
 	"github.com/hostmesh/hostmesh/controlplane/hds"
 	"github.com/hostmesh/hostmesh/controlplane/xds"
-	"github.com/hostmesh/hostmesh/controlplane/zone"
 	"github.com/hostmesh/hostmesh/dnsserver"
+	"github.com/hostmesh/hostmesh/dnsserver/dnssec"
 	"github.com/hostmesh/hostmesh/internal/watch"
 	"github.com/hostmesh/hostmesh/registry"
 )
@@ -30,7 +29,7 @@ type Options struct {
 	Catalog *registry.Catalog
 	XDS     []string // "unix:/path" or a loopback host:port; any other address is refused, for xDS is not yet encrypted
 	HTTP    string   // loopback host:port of the API
-	DNS     string   // host:port, UDP and TCP
+	DNS     DNS
 	Log     *slog.Logger
 }
 
@@ -42,6 +41,9 @@ type Server struct {
 	xds       *xds.Server
 	hds       *hds.Server
 	dns       *dnsserver.Server
+	keys      []*dnssec.Keys // of the zones that are signed
+	signers   []*dnssec.Signer
+	unsigned  map[string]string // zones whose keys cannot be used, and why
 	resources *watch.Value[*compile.Common]
 	zones     *watch.Value[[]*dnsserver.Zone]
 	compiler  compiler
@@ -59,12 +61,13 @@ const (
 func New(o Options) (_ *Server, err error) {
 	s := &Server{
 		domain: o.Domain, catalog: o.Catalog, log: o.Log,
-		resources: new(watch.Value[*compile.Common]), zones: new(watch.Value[[]*dnsserver.Zone]),
+		resources: new(watch.Value[*compile.Common]), zones: new(watch.Value[[]*dnsserver.Zone]), unsigned: map[string]string{},
 	}
-	s.compiler = compiler{
-		options: compile.Options{Domain: o.Domain},
-		zones:   zone.New(zone.Options{Domain: o.Domain, NameServers: nameServers(o.Domain, o.DNS)}),
+	zones, err := s.zoneBuilders(o)
+	if err != nil {
+		return nil, err
 	}
+	s.compiler = compiler{options: compile.Options{Domain: o.Domain}, zones: zones}
 	select {
 	case <-o.Catalog.Settled(): // all from sealed views
 		snapshot, _ := o.Catalog.Current()
@@ -94,22 +97,13 @@ func New(o Options) (_ *Server, err error) {
 		}
 	}
 	// Last, for who calls Listen must call Run.
-	if o.DNS != "" {
-		s.dns = dnsserver.New(dnsserver.Options{Addrs: []string{o.DNS}, Zones: s.zones.Load, Log: o.Log})
+	if o.DNS.served() {
+		s.dns = dnsserver.New(o.DNS.options(s.zones.Load, o.Log))
 		if err := s.dns.Listen(); err != nil {
-			return nil, fmt.Errorf("listen for DNS: %w", err)
+			return nil, err
 		}
 	}
 	return s, nil
-}
-
-// nameServers names this server in its zone, with its address where it has one that is not a wildcard.
-func nameServers(domain, listen string) []dnsserver.NameServer {
-	ns := dnsserver.NameServer{Name: "ns." + domain}
-	if addr, err := netip.ParseAddrPort(listen); err == nil && !addr.Addr().IsUnspecified() {
-		ns.Addrs = []netip.Addr{addr.Addr()}
-	}
-	return []dnsserver.NameServer{ns}
 }
 
 func (s *Server) close() {
@@ -130,6 +124,9 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.serveXDS(ctx) })
 	if s.dns != nil {
 		group.Go(func() error { return s.dns.Run(ctx) })
+	}
+	for _, keys := range s.keys {
+		group.Go(func() error { return keys.Run(ctx) })
 	}
 	if s.http != nil {
 		group.Go(func() error { return s.serveHTTP(ctx) })

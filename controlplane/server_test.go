@@ -213,7 +213,7 @@ func TestNewRefusesAddresses(t *testing.T) {
 		{"API to the world", controlplane.Options{HTTP: ":0"}, "want a loopback address"},
 		{"xDS port taken", controlplane.Options{XDS: []string{taken.Addr().String()}}, "address already in use"},
 		{"xDS socket taken", controlplane.Options{XDS: []string{"unix:" + socket}}, "in use by another process"},
-		{"DNS port taken", controlplane.Options{DNS: taken.Addr().String()}, "listen for DNS"},
+		{"DNS port taken", controlplane.Options{DNS: controlplane.DNS{Listen: []string{taken.Addr().String()}}}, "listen for DNS"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			catalog, err := registry.NewCatalog(nil, registry.Options{})

@@ -27,7 +27,7 @@ func (r *responder) answer() Name {
 		r.explain(dns.ExtendedErrorCodeNotAuthoritative, "")
 		return ""
 	}
-	if q.qtype == 0 || q.qtype == dns.TypeOPT || q.qtype >= dns.TypeTKEY && q.qtype < dns.TypeANY {
+	if q.qtype == 0 || q.qtype == dns.TypeOPT || q.qtype == dns.TypeNXNAME || q.qtype >= dns.TypeTKEY && q.qtype < dns.TypeANY {
 		r.metaType()
 		return zone.origin
 	}
@@ -40,19 +40,25 @@ func (r *responder) answer() Name {
 			return origin
 		}
 	}
-	r.aa = true
+	r.aa, r.signed = true, r.signs(zone)
+	if set := r.keyed(zone); set != nil {
+		r.keys(zone, set)
+		return zone.origin
+	}
 	n := zone.index.find(q.asked())
 	switch {
 	case n == nil:
-		r.rcode = dns.RcodeNameError
-		r.denial(zone)
+		r.denial(zone, n)
 	case q.qtype == dns.TypeANY && len(n.sets) > 0:
-		r.any(n.sets[0].TTL)
+		r.any(zone, n)
 	default:
 		if s := n.set(q.qtype); s != nil {
 			r.records(zone, s)
+		} else if alias := n.set(dns.TypeCNAME); alias != nil && q.qtype != dns.TypeNSEC && q.qtype != dns.TypeRRSIG {
+			r.records(zone, alias)
+			r.follow(alias)
 		} else {
-			r.denial(zone)
+			r.denial(zone, n)
 		}
 	}
 	return zone.origin
@@ -86,6 +92,9 @@ func (r *responder) metaType() {
 	switch r.query.qtype {
 	case 0, dns.TypeOPT:
 		r.rcode = dns.RcodeFormatError
+	case dns.TypeNXNAME: // RFC 9824 §3.5
+		r.rcode = dns.RcodeFormatError
+		r.explain(dns.ExtendedErrorCodeInvalidQueryType, "")
 	case dns.TypeAXFR, dns.TypeIXFR:
 		r.rcode = dns.RcodeRefused
 	default:
@@ -93,14 +102,27 @@ func (r *responder) metaType() {
 	}
 }
 
-// any answers ANY with as little as RFC 8482 §4.2 allows, so that nobody can use us to amplify.
-func (r *responder) any(ttl uint32) {
-	r.b = appendRecord(r.b, dns.TypeHINFO, ttl, []byte("\x07RFC8482\x00"))
+// any answers ANY with as little as RFC 8482 §4.2 allows, so that nobody can use us to amplify; who wants signatures gets
+// one of the sets there are (§4.1), for the other would have to be signed too.
+func (r *responder) any(zone *Zone, n *node) {
+	if r.signed {
+		r.records(zone, n.sets[0])
+		return
+	}
+	r.b = appendRecord(r.b, dns.TypeHINFO, n.sets[0].TTL, []byte("\x07RFC8482\x00"))
 	r.answers++
 }
 
-// denial appends the SOA, which says how long it may be remembered that there is none.
-func (r *responder) denial(zone *Zone) {
+// denial says that there is none at a name, or that there is no such name when n is nil, and by the SOA how long that may be
+// remembered.
+func (r *responder) denial(zone *Zone, n *node) {
+	if r.signed {
+		r.signedDenial(zone, n)
+		return
+	}
+	if n == nil {
+		r.rcode = dns.RcodeNameError
+	}
 	if len(r.b)+len(zone.negative.image) > r.limit {
 		r.tc = true
 		return
@@ -109,22 +131,45 @@ func (r *responder) denial(zone *Zone) {
 	r.authority++
 }
 
-// records appends a set, or of a large one a window, and what goes along with it.
+// records appends a set, or of a large one a window, with its signatures, and what goes along with it.
 func (r *responder) records(zone *Zone, s *Set) {
 	r.spans = r.spans[:0]
-	whole := window{to: len(s.Data)}
-	switch {
-	case s.Order != nil && s.Order.Localities != nil && r.server.opts.Locality != nil:
-		r.nearest(s)
-	case r.query.by == udp:
-		w := s.choose()
-		r.rotated(s, w, w.first())
-	default:
-		r.rotated(s, &whole, s.choose().first())
+	where, placed := Locality{}, false
+	if s.Order != nil && s.Order.Localities != nil && r.server.opts.Locality != nil {
+		where, placed = r.locate()
 	}
-	if s.extra != nil && !r.tc {
+	w, rrsigs := r.part(zone, s, where, placed)
+	room := signatureBytes(rrsigs)
+	r.limit -= room
+	switch {
+	case w != s.all():
+		r.rotated(s, w, w.first())
+	case placed:
+		r.ranked(s, where)
+	default:
+		r.rotated(s, w, s.choose().first())
+	}
+	r.limit += room
+	if r.tc {
+		return
+	}
+	r.answers += r.appendSignatures(rrsigs, questionName, s.TTL)
+	if s.extra != nil {
 		r.extras(zone, s)
 	}
+}
+
+// part returns the window that is answered, which is all when that may be large and fits, and its signatures.
+func (r *responder) part(zone *Zone, s *Set, where Locality, placed bool) (*window, [][]byte) {
+	if s.full == nil || r.query.by != udp {
+		all := s.all()
+		rrsigs := r.sign(zone, s, all)
+		if s.full == nil || rrsigs == nil || len(r.b)+len(s.image)+signatureBytes(rrsigs) <= r.limit {
+			return all, rrsigs
+		}
+	}
+	w := s.chooseFor(where, placed)
+	return w, r.sign(zone, s, w)
 }
 
 // span is a run of a set's records in the answer.
@@ -146,8 +191,8 @@ func (r *responder) run(s *Set, from, to int) {
 	start := s.starts[from]
 	for int(s.starts[to]-start) > room {
 		r.tc = true
-		if r.query.by == udp {
-			r.b, r.answers = r.b[:r.query.questionEnd()], 0
+		if r.query.by == udp || r.signed { // a signature is of all of it
+			r.empty()
 			return
 		}
 		if to--; to == from {
@@ -200,6 +245,9 @@ func (r *responder) extras(zone *Zone, s *Set) {
 	for _, run := range r.spans {
 		for i := run.from; i < run.to; i++ {
 			e := &s.extra[i]
+			if e.target == 0 {
+				continue
+			}
 			if s.repeats {
 				if r.given[e.same] {
 					continue
@@ -211,10 +259,12 @@ func (r *responder) extras(zone *Zone, s *Set) {
 				return
 			}
 			switch {
+			case r.signed:
+				r.signedExtra(zone, nameAt(s.Data[i], e.target-recordBytes), target)
 			case e.image != nil:
 				r.extra(e.image, target)
 			case s.far:
-				if n := zone.index.find(s.Data[i][e.target-recordBytes:]); n != nil {
+				if n := zone.index.find(nameAt(s.Data[i], e.target-recordBytes)); n != nil {
 					for _, found := range n.sets {
 						if found.Type == dns.TypeA || found.Type == dns.TypeAAAA {
 							r.extra(found.image[:found.starts[found.windows[0].to]], target)
@@ -228,14 +278,65 @@ func (r *responder) extras(zone *Zone, s *Set) {
 
 // extra appends records whose owner stands somewhere in the message.
 func (r *responder) extra(image []byte, owner int) {
-	at := len(r.b)
-	if at+len(image) > r.limit {
-		return
+	if len(r.b)+len(image) <= r.limit {
+		r.additional += r.appendOwned(image, owner)
 	}
+}
+
+// appendOwned appends records whose owner stands somewhere in the message, and returns how many.
+func (r *responder) appendOwned(image []byte, owner int) (n int) {
+	at := len(r.b)
 	r.b = append(r.b, image...)
 	for at < len(r.b) {
 		binary.BigEndian.PutUint16(r.b[at:], pointer|uint16(owner))
-		r.additional++
+		n++
 		at += recordBytes + int(binary.BigEndian.Uint16(r.b[at+recordBytes-2:]))
+	}
+	return n
+}
+
+// maxAliases is how many names a chain of aliases is followed for.
+const maxAliases = 8
+
+// follow appends what an alias, which was appended last, leads to in the server's zones, as far as there is room (RFC 1034
+// §4.3.2). Where that ends the client asks on.
+func (r *responder) follow(alias *Set) {
+	owner := questionName + r.query.length + 4 + recordBytes
+	for range maxAliases {
+		target := alias.Data[0]
+		zone := r.zoneOf(target)
+		if r.tc || r.failed || r.held || zone == nil {
+			return
+		}
+		n := zone.index.find(target)
+		if n == nil {
+			return
+		}
+		s := n.set(r.query.qtype)
+		next := n.set(dns.TypeCNAME)
+		if s == nil {
+			s = next
+		}
+		if s == nil {
+			return
+		}
+		w := s.choose()
+		records := s.image[s.starts[w.from]:s.starts[w.to]]
+		var rrsigs [][]byte
+		if r.signs(zone) {
+			if rrsigs = r.signAs(zone, target, s, w); rrsigs == nil {
+				return
+			}
+		}
+		at := len(r.b)
+		if at+len(records)+signatureBytes(rrsigs) > r.limit {
+			return
+		}
+		r.answers += r.appendOwned(records, owner)
+		r.answers += r.appendSignatures(rrsigs, owner, s.TTL)
+		if s != next {
+			return
+		}
+		alias, owner = next, at+recordBytes
 	}
 }

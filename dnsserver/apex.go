@@ -38,16 +38,18 @@ func newApex(origin Name, sets []Set, glue map[Name][]Set) *Branch {
 	return b
 }
 
-// withSOA returns the apex of a zone: what it was, with the zone's SOA. Sets that stay are the same.
+// withSOA returns the apex of a zone: what it was, with the zone's SOA, which becomes the zone's. Sets that stay are the same.
 func (b *Branch) withSOA(z *Zone) *Branch {
 	soa := &Set{Type: dns.TypeSOA, TTL: z.soaTTL, Data: [][]byte{z.soa}}
 	soa.prepare()
-	own := *b.nodes[z.origin]
-	own.sets = slices.DeleteFunc(slices.Clone(own.sets), func(s *Set) bool { return s.Type == dns.TypeSOA })
+	before := b.nodes[z.origin]
+	own := &node{name: before.name, rank: before.rank}
+	own.sets = slices.DeleteFunc(slices.Clone(before.sets), func(s *Set) bool { return s.Type == dns.TypeSOA })
 	at, _ := slices.BinarySearchFunc(own.sets, soa, byType)
 	own.sets = slices.Insert(own.sets, at, soa)
 	next := &Branch{nodes: maps.Clone(b.nodes)}
-	next.nodes[z.origin] = &own
+	next.nodes[z.origin] = own
+	z.soaSet = soa
 	return next
 }
 
@@ -57,11 +59,12 @@ type negative struct {
 	image    []byte
 	pointers []int
 	serial   int
+	ttl      uint32 // in seconds, also of what proves that there is none (RFC 9077)
 }
 
 // newNegative makes it. RFC 2308 §3 and §5: the SOA's own TTL says how long the negative answer lives.
 func newNegative(z *Zone, primary, mailbox Name, ttl uint32) negative {
-	n := negative{image: make([]byte, 2), pointers: []int{0}}
+	n := negative{image: make([]byte, 2), pointers: []int{0}, ttl: ttl}
 	n.image = binary.BigEndian.AppendUint16(n.image, dns.TypeSOA)
 	n.image = binary.BigEndian.AppendUint16(n.image, dns.ClassINET)
 	n.image = binary.BigEndian.AppendUint32(n.image, ttl)

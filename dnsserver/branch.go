@@ -2,8 +2,11 @@ package dnsserver
 
 import (
 	"slices"
+	"sync/atomic"
 
 	"github.com/miekg/dns"
+
+	"github.com/hostmesh/hostmesh/dnsserver/dnssec"
 )
 
 // Branch is some names of a zone that change together, such as those of a service with its ports and endpoints. It is
@@ -17,7 +20,8 @@ type node struct {
 	name Name
 	sets []*Set // in the order of their types; none: the name exists, for something stands below it or because it was said
 	rank int
-	refs int // in a zone's index: how many branches say that an empty name exists
+	refs int                           // in a zone's index: how many branches say that an empty name exists
+	nsec atomic.Pointer[dnssec.Denial] // of a signed zone, when somebody has asked for it
 }
 
 // NewBranch makes a branch of the sets of each name, written as in zone files relative to the origin: "" for the origin itself,
@@ -77,13 +81,18 @@ func (n *node) set(rtype uint16) *Set {
 	return nil
 }
 
-// addresses are the images of a name's A and AAAA records, of a large set the first window.
+// addresses are the images of a name's A and AAAA records, of a large set the first window. They are not to be changed.
 func (n *node) addresses() []byte {
-	var out []byte
-	for _, rtype := range [...]uint16{dns.TypeA, dns.TypeAAAA} {
-		if s := n.set(rtype); s != nil {
-			out = append(out, s.image[:s.starts[s.windows[0].to]]...)
-		}
+	v4, v6 := n.set(dns.TypeA), n.set(dns.TypeAAAA)
+	switch {
+	case v4 == nil && v6 == nil:
+		return nil
+	case v6 == nil:
+		return v4.firstWindow()
+	case v4 == nil:
+		return v6.firstWindow()
 	}
-	return out
+	return slices.Concat(v4.firstWindow(), v6.firstWindow())
 }
+
+func (s *Set) firstWindow() []byte { return s.image[:s.starts[s.windows[0].to]] }

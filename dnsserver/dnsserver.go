@@ -1,17 +1,20 @@
-// Package dnsserver answers for one zone, authoritatively: RFC 1034 and 1035, with EDNS (RFC 6891) over UDP and TCP
-// (RFC 7766), negative answers as RFC 2308, SRV as RFC 2782, ANY as RFC 8482, errors explained as RFC 8914.
+// Package dnsserver answers for zones, authoritatively: RFC 1034 and 1035, with EDNS (RFC 6891) over UDP and TCP
+// (RFC 7766), negative answers as RFC 2308, SRV as RFC 2782, ANY as RFC 8482, errors explained as RFC 8914. A zone that has a
+// signer is signed while it is served (RFC 4035), and what does not exist is denied as RFC 9824.
 //
 // A Zone is immutable; the server asks for the current one at every query. It knows nothing of where a zone comes from.
 package dnsserver
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,6 +28,10 @@ type Options struct {
 	// Addrs are IP:port pairs on which UDP and TCP are served. ":port" means all addresses of the host, IPv4 and IPv6;
 	// with port 0 the system picks one, the same for UDP and TCP.
 	Addrs []string
+	// TLS and HTTPS are such pairs for DNS over TLS (RFC 7858) and over HTTPS (RFC 8484, at Path), with certificates from
+	// Certificate, which is asked at each handshake.
+	TLS, HTTPS  []string
+	Certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	// Zones returns the current zones; none means that there is none yet, which is answered with SERVFAIL. It is called
 	// concurrently and must not block; what it returns is not changed any more.
 	Zones func() []*Zone
@@ -36,8 +43,8 @@ type Options struct {
 
 	// NSID is what the server calls itself for those who ask (RFC 5001); "" for nothing.
 	NSID string
-	// Locality returns where a client is, and for how many bits of its address that is so: those of a set that are nearest
-	// come first, of a large set they come alone. Nil: all clients are alike. It must not block.
+	// Locality returns where a client is, if it is known, and for how many bits of its address all that is so: those of a set
+	// that are nearest come first, of a large set they come alone. Nil: all clients are alike. It must not block.
 	Locality func(client netip.Addr) (where Locality, bits int, known bool)
 	// SubnetFrom are resolvers whose word about their clients' addresses is taken (RFC 7871).
 	SubnetFrom []netip.Prefix
@@ -52,11 +59,13 @@ type Server struct {
 	opts    Options
 	addrs   []netip.AddrPort
 	tcp     []*net.TCPListener
+	secure  [transports][]*net.TCPListener // of overTLS and overHTTPS
 	udp     []*udpSocket
 	shards  []*shard // one for each transport, then one for each UDP socket; none is added after Listen
 	conns   *connections
 	cookies cookies
 	limiter *limiter
+	signing *signingBounds
 
 	refusedConns, socketErrors, panics atomic.Uint64
 
@@ -67,7 +76,7 @@ type Server struct {
 
 // New returns a server that does nothing until Listen or Run.
 func New(opts Options) *Server {
-	s := &Server{opts: opts, conns: newConnections(), limiter: newLimiter(opts.RateLimit)}
+	s := &Server{opts: opts, conns: newConnections(), limiter: newLimiter(opts.RateLimit), signing: newSigningBounds()}
 	for by := range transports {
 		s.shards = append(s.shards, &shard{by: by})
 	}
@@ -87,18 +96,37 @@ func (s *Server) Listen() error {
 			return fmt.Errorf("listen for DNS on %s: %w", addr, err)
 		}
 	}
+	for by, addrs := range map[transport][]string{overTLS: s.opts.TLS, overHTTPS: s.opts.HTTPS} {
+		if err := s.listenSecure(by, addrs); err != nil {
+			s.closeSockets()
+			return err
+		}
+	}
 	for range s.udp {
 		s.shards = append(s.shards, &shard{by: udp})
 	}
 	return nil
 }
 
-// Addrs returns the addresses that Listen bound, in the order of the options.
+// Addrs returns the addresses that Listen bound for UDP and TCP, in the order of the options.
 func (s *Server) Addrs() []netip.AddrPort { return s.addrs }
+
+// TLSAddrs are those of DNS over TLS, HTTPSAddrs those of DNS over HTTPS.
+func (s *Server) TLSAddrs() []netip.AddrPort { return boundTo(s.secure[overTLS]) }
+
+// HTTPSAddrs are those of DNS over HTTPS.
+func (s *Server) HTTPSAddrs() []netip.AddrPort { return boundTo(s.secure[overHTTPS]) }
+
+func boundTo(listeners []*net.TCPListener) (addrs []netip.AddrPort) {
+	for _, l := range listeners {
+		addrs = append(addrs, l.Addr().(*net.TCPAddr).AddrPort())
+	}
+	return addrs
+}
 
 // Run serves until ctx ends, then finishes the answers that are being given. It returns ctx's cause or the first failure.
 func (s *Server) Run(ctx context.Context) error {
-	if len(s.addrs) == 0 {
+	if len(s.addrs)+len(s.secure[overTLS])+len(s.secure[overHTTPS]) == 0 {
 		if err := s.Listen(); err != nil {
 			return err
 		}
@@ -111,6 +139,12 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	for _, listener := range s.tcp {
 		group.Go(func() error { return s.serveStream(running, listener, s.shards[tcp], nil) })
+	}
+	for _, listener := range s.secure[overTLS] {
+		group.Go(func() error { return s.serveStream(running, listener, s.shards[overTLS], s.tlsConfig("dot")) })
+	}
+	for _, listener := range s.secure[overHTTPS] {
+		group.Go(func() error { return s.serveHTTPS(running, listener) })
 	}
 	group.Go(func() error {
 		<-running.Done()
@@ -176,8 +210,45 @@ func (s *Server) bind(addr netip.AddrPort) (port uint16, err error) {
 	return 0, err
 }
 
+// listenSecure binds TCP alone.
+func (s *Server) listenSecure(by transport, addrs []string) error {
+	for _, addr := range addrs {
+		targets, err := parseAddr(addr)
+		if err == nil && s.opts.Certificate == nil {
+			err = errors.New("no certificate")
+		}
+		for _, target := range targets {
+			if err != nil {
+				break
+			}
+			network := "tcp4"
+			if target.Addr().Is6() {
+				network = "tcp6"
+			}
+			var l *net.TCPListener
+			l, err = net.ListenTCP(network, net.TCPAddrFromAddrPort(target))
+			if errors.Is(err, syscall.EAFNOSUPPORT) && len(targets) > 1 && target.Addr().Is6() {
+				err = nil // all addresses of a host without IPv6
+				continue
+			}
+			if err == nil {
+				s.secure[by] = append(s.secure[by], l)
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("listen for DNS over %s on %s: %w", by, addr, err)
+		}
+	}
+	return nil
+}
+
+// tlsConfig is a server's for these protocols.
+func (s *Server) tlsConfig(protocols ...string) *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.opts.Certificate, NextProtos: protocols}
+}
+
 func (s *Server) closeSockets() {
-	for _, l := range s.tcp {
+	for _, l := range slices.Concat(s.tcp, s.secure[overTLS], s.secure[overHTTPS]) {
 		_ = l.Close()
 	}
 	for _, u := range s.udp {

@@ -14,7 +14,8 @@ const (
 	serverCookie   = 16 // as RFC 9018 makes them; others are 8 to 32 bytes
 	maxCookie      = clientCookie + 32
 	dnssecOK       = 0x8000
-	keepAliveUnits = 100 // milliseconds
+	compactOK      = 0x4000 // RFC 9824 §5.1
+	keepAliveUnits = 100    // milliseconds
 )
 
 // edns is what an OPT record says (RFC 6891).

@@ -201,7 +201,7 @@ func TestNearestFirst(t *testing.T) {
 		{"by address", "192.0.2.7", "", []string{"192.", "198.", "203."}, -1},
 		{"by address, another", "198.51.100.7", "", []string{"198.", "192.", "203."}, -1},
 		{"by subnet", "10.0.0.1", "203.0.113.0", []string{"203."}, 24},
-		{"by subnet of nobody we know", "10.0.0.1", "233.252.0.0", nil, 0},
+		{"by subnet of nobody we know, near whom others may be known", "10.0.0.1", "233.252.0.0", nil, 24},
 		{"who tells is not trusted", "192.0.2.7", "203.0.113.0", []string{"192.", "198.", "203."}, -1},
 	} {
 		for _, name := range []string{"web.mesh.internal.", "large.mesh.internal."} {
@@ -241,7 +241,7 @@ func TestFirstByWeight(t *testing.T) {
 	for i := range weights {
 		addrs = append(addrs, netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}))
 	}
-	set := Addresses(5, addrs, weights)[0]
+	set := Addresses(5, addrs, &Order{Weights: weights})[0]
 	set.prepare()
 	const draws = 20_000
 	counts := make([]int, len(weights))

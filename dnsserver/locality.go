@@ -27,28 +27,13 @@ func (l Locality) rank(of Locality) int {
 	return sameSubZone
 }
 
-// nearest appends the records that are nearest to the client first; of a large set that is answered over UDP, one of the
-// windows that are nearest.
-func (r *responder) nearest(s *Set) {
-	from, known := r.locate()
-	if r.query.by == udp && len(s.windows) > 1 {
-		w := s.choose()
-		if known {
-			w = s.chooseNear(from)
-		}
-		r.rotated(s, w, w.first()) // it is of one place
-		return
-	}
-	if !known {
-		whole := window{to: len(s.Data)}
-		r.rotated(s, &whole, s.choose().first())
-		return
-	}
+// ranked appends the records that are nearest to a place first.
+func (r *responder) ranked(s *Set, from Locality) {
 	r.order = r.order[:0]
 	for i := range s.Data {
-		r.order = append(r.order, ranked{index: i, rank: from.rank(s.Order.Localities[i]), lot: s.lot(i)})
+		r.order = append(r.order, candidate{index: i, rank: from.rank(s.Order.Localities[i]), lot: s.lot(i)})
 	}
-	slices.SortFunc(r.order, func(a, b ranked) int {
+	slices.SortFunc(r.order, func(a, b candidate) int {
 		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(b.lot, a.lot))
 	})
 	for _, one := range r.order {
@@ -56,8 +41,8 @@ func (r *responder) nearest(s *Set) {
 	}
 }
 
-// ranked is a record in the order of an answer.
-type ranked struct {
+// candidate is a record in the order of an answer.
+type candidate struct {
 	index, rank int
 	lot         float64 // the highest comes first
 }
@@ -72,14 +57,25 @@ func (s *Set) lot(i int) float64 {
 	return -rand.ExpFloat64() / weight
 }
 
+// chooseFor returns the window for a client whose place may be known.
+func (s *Set) chooseFor(where Locality, known bool) *window {
+	if known && s.Order != nil && s.Order.Localities != nil {
+		return s.chooseNear(where)
+	}
+	return s.choose()
+}
+
+// placeOf is the place of all records of a window, where the set has localities and more than one window.
+func (s *Set) placeOf(w *window) Locality { return s.Order.Localities[w.from] }
+
 // chooseNear returns one of the windows that are nearest, by their weights.
 func (s *Set) chooseNear(from Locality) *window {
 	best, sum := elsewhere, uint64(0)
 	for i := range s.windows {
-		if rank := from.rank(s.windows[i].place); rank < best {
+		if rank := from.rank(s.placeOf(&s.windows[i])); rank < best {
 			best, sum = rank, 0
 		}
-		if from.rank(s.windows[i].place) == best {
+		if from.rank(s.placeOf(&s.windows[i])) == best {
 			sum += s.windows[i].weight
 		}
 	}
@@ -88,7 +84,7 @@ func (s *Set) chooseNear(from Locality) *window {
 	}
 	at := rand.Uint64N(sum)
 	for i := range s.windows {
-		if w := &s.windows[i]; from.rank(w.place) == best {
+		if w := &s.windows[i]; from.rank(s.placeOf(w)) == best {
 			if at < w.weight {
 				return w
 			}
@@ -110,7 +106,7 @@ func (r *responder) locate() (where Locality, known bool) {
 		client = q.edns.subnet.addr
 	}
 	where, bits, known := r.server.opts.Locality(client)
-	if subnet && known {
+	if subnet {
 		r.scope = uint8(bits)
 	}
 	return where, known

@@ -26,12 +26,15 @@ type responder struct {
 	ede        extendedError
 	scope      uint8 // for how many bits of a client's subnet the answer is
 	located    bool  // the answer is for a client's place
+	signed     bool  // the answer is to be signed
+	failed     bool  // a signature could not be made
+	held       bool  // there was no leave to make one
 	answers    int
 	authority  int
 	additional int
 	spans      []span // of the answer's set, kept for their memory, as is given
 	given      []bool
-	order      []ranked
+	order      []candidate
 }
 
 // extendedError explains an rcode (RFC 8914).
@@ -75,8 +78,12 @@ func (r *responder) respond(message, to []byte) (answer []byte) {
 	case q.edns.present && q.edns.version != 0:
 		r.rcode = dns.RcodeBadVers
 	default:
-		if origin = r.answer(); r.deferred {
+		origin = r.answer()
+		if r.deferred {
 			return nil
+		}
+		if r.failed || r.held {
+			r.withdraw()
 		}
 	}
 	r.counts.count(origin, q.qtype, r.rcode)
@@ -92,6 +99,7 @@ func (r *responder) start(to []byte) {
 	}
 	r.b = append(to[:0], q.message[:end]...)
 	r.rcode, r.aa, r.tc, r.ede.given, r.located = dns.RcodeSuccess, false, false, false, false
+	r.signed, r.failed, r.held = false, false, false
 	r.answers, r.authority, r.additional = 0, 0, 0
 	r.limit = dns.MaxMsgSize
 	if q.by == udp {
@@ -128,19 +136,26 @@ func (r *responder) finish() []byte {
 
 // permitted asks the limiter. A client whose cookie we made is who it says it is.
 func (r *responder) permitted() bool {
-	q := &r.query
-	if q.edns.hasCookie {
-		if good, _ := r.server.cookies.check(q.edns.cookie[:q.edns.cookies], q.client, r.now); good {
-			return true
-		}
+	if r.hasCookie() {
+		return true
 	}
-	allowed := r.server.limiter.take(q.client, r.now)
+	allowed := r.server.limiter.take(r.query.client, r.now)
 	if allowed == whole {
 		return true
 	}
 	r.counts.limited.Add(1)
 	r.tc = allowed == truncated
 	return false
+}
+
+// hasCookie says whether the client has shown a cookie that we made for its address.
+func (r *responder) hasCookie() bool {
+	q := &r.query
+	if !q.edns.hasCookie {
+		return false
+	}
+	good, _ := r.server.cookies.check(q.edns.cookie[:q.edns.cookies], q.client, r.now)
+	return good
 }
 
 func (r *responder) explain(code uint16, text string) {
@@ -173,7 +188,7 @@ func (r *responder) optSize() int {
 func (r *responder) appendOPT() {
 	q := &r.query
 	start := len(r.b)
-	r.b = append(r.b, 0, 0, byte(dns.TypeOPT), maxUDPPayload>>8, maxUDPPayload&0xff, byte(r.rcode>>4), 0, byte(q.edns.flags>>8)&(dnssecOK>>8), 0, 0, 0)
+	r.b = append(r.b, 0, 0, byte(dns.TypeOPT), maxUDPPayload>>8, maxUDPPayload&0xff, byte(r.rcode>>4), 0, r.optFlags(), 0, 0, 0)
 	r.additional++
 	if q.edns.version == 0 {
 		r.appendOptions()
@@ -187,6 +202,15 @@ func (r *responder) appendOPT() {
 		r.pad()
 	}
 	binary.BigEndian.PutUint16(r.b[start+9:], uint16(len(r.b)-start-optBytes))
+}
+
+// optFlags are the first byte of the OPT record's flags: DO is the query's (RFC 3225), and CO where it means something.
+func (r *responder) optFlags() byte {
+	flags := r.query.edns.flags & dnssecOK
+	if flags != 0 && r.signed {
+		flags |= r.query.edns.flags & compactOK
+	}
+	return byte(flags >> 8)
 }
 
 func (r *responder) appendOptions() {

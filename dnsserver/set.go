@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"github.com/miekg/dns"
+
+	"github.com/hostmesh/hostmesh/dnsserver/dnssec"
 )
 
 // Set is all records of one type at one name (an RRset). Its exported fields are filled by who makes it and belong to the
@@ -38,8 +40,8 @@ func (l Locality) compare(other Locality) int {
 	return cmp.Or(cmp.Compare(l.Region, other.Region), cmp.Compare(l.Zone, other.Zone), cmp.Compare(l.SubZone, other.SubZone))
 }
 
-// Addresses makes the A and AAAA sets of addresses; weights is nil or has one for each. The order of both is kept.
-func Addresses(ttl uint32, addrs []netip.Addr, weights []uint32) []Set {
+// Addresses makes the A and AAAA sets of addresses; order is nil or has one element for each. The order of both is kept.
+func Addresses(ttl uint32, addrs []netip.Addr, order *Order) []Set {
 	v4, v6 := Set{Type: dns.TypeA, TTL: ttl}, Set{Type: dns.TypeAAAA, TTL: ttl}
 	for i, addr := range addrs {
 		to := &v6
@@ -47,14 +49,28 @@ func Addresses(ttl uint32, addrs []netip.Addr, weights []uint32) []Set {
 			to = &v4
 		}
 		to.Data = append(to.Data, addr.AsSlice())
-		if weights != nil {
-			if to.Order == nil {
-				to.Order = &Order{}
-			}
-			to.Order.Weights = append(to.Order.Weights, weights[i])
+		if order == nil {
+			continue
+		}
+		if to.Order == nil {
+			to.Order = &Order{}
+		}
+		if order.Weights != nil {
+			to.Order.Weights = append(to.Order.Weights, order.Weights[i])
+		}
+		if order.Localities != nil {
+			to.Order.Localities = append(to.Order.Localities, order.Localities[i])
 		}
 	}
-	return slices.DeleteFunc([]Set{v4, v6}, func(s Set) bool { return len(s.Data) == 0 })
+	switch {
+	case len(v4.Data) == 0 && len(v6.Data) == 0:
+		return nil
+	case len(v6.Data) == 0:
+		return []Set{v4}
+	case len(v4.Data) == 0:
+		return []Set{v6}
+	}
+	return []Set{v4, v6}
 }
 
 // ServiceData is the RDATA of an SRV record (RFC 2782).
@@ -66,8 +82,42 @@ func ServiceData(priority, weight, port uint16, target Name) []byte {
 	return append(b, target...)
 }
 
-// serviceTarget is where the target begins in an SRV record's data.
-const serviceTarget = 6
+// BindingData is the RDATA of an SVCB or HTTPS record in service mode (RFC 9460) with the protocols, each of 255 bytes at most,
+// and the port, in the order of their keys.
+func BindingData(priority uint16, target Name, alpn []string, port uint16) []byte {
+	b := binary.BigEndian.AppendUint16(nil, priority)
+	b = append(b, target...)
+	size := 0
+	for _, id := range alpn {
+		size += 1 + len(id)
+	}
+	if size > 0 {
+		b = binary.BigEndian.AppendUint16(b, uint16(dns.SVCB_ALPN))
+		b = binary.BigEndian.AppendUint16(b, uint16(size))
+		for _, id := range alpn {
+			b = append(append(b, byte(len(id))), id...)
+		}
+	}
+	b = binary.BigEndian.AppendUint16(b, uint16(dns.SVCB_PORT))
+	b = binary.BigEndian.AppendUint16(b, 2)
+	return binary.BigEndian.AppendUint16(b, port)
+}
+
+// TextData is the RDATA of a TXT record of strings, each of which is cut after 255 bytes.
+func TextData(texts ...string) []byte {
+	var b []byte
+	for _, text := range texts {
+		text = text[:min(len(text), 255)]
+		b = append(append(b, byte(len(text))), text...)
+	}
+	return b
+}
+
+// Where the target begins in the data of records.
+const (
+	serviceTarget = 6 // SRV
+	bindingTarget = 2 // SVCB, HTTPS
+)
 
 // What a record has in an image before its data: a pointer to the question's name, type, class, TTL, length of the data.
 const (
@@ -82,18 +132,26 @@ type prepared struct {
 	image   []byte   // all records, each owned by a pointer to the question's name
 	starts  []uint32 // where each record begins in the image, and the image's end
 	windows []window // what answers over UDP give, one of them each
+	full    *full    // all records, where they are more than a window
 	extra   []extra  // nil, or what goes along with each record
 	// repeats says that two records have the same target, far that some target is in the zone and not in this branch.
 	repeats, far bool
 }
 
-// window is a run of records that are answered together. It is fixed, so that it can be signed as a set of its own.
+// window is a run of records that are answered together. It is fixed, and signed as a set of its own. Where the set has localities
+// and more than one window, all its records are of one place.
 type window struct {
 	from, to int
-	place    Locality // of all its records, where the set has localities and more than one window
 	weight   uint64
 	upTo     uint64   // the weights of this window and of those before it
 	chances  []uint64 // for each record the weights up to it, within the window; nil: all are equal
+	slot     dnssec.Slot
+}
+
+// full is a large set as answers over TCP give it.
+type full struct {
+	window
+	sorted [][]byte // the records in canonical order
 }
 
 // extra are the addresses of a record's target.
@@ -105,6 +163,9 @@ type extra struct {
 
 // canonical sorts the records and drops those that are there twice, whose weights are added.
 func (s *Set) canonical() {
+	if len(s.Data) == 1 {
+		return
+	}
 	placed := s.Order != nil && s.Order.Localities != nil
 	index := make([]int, len(s.Data))
 	for i := range index {
@@ -150,22 +211,38 @@ func (s *Set) prepare() {
 		size += recordBytes + len(data)
 	}
 	s.image, s.starts = make([]byte, 0, size), make([]uint32, 0, len(s.Data)+1)
-	for _, data := range s.Data {
+	for i, data := range s.Data {
 		s.starts = append(s.starts, uint32(len(s.image)))
 		s.image = appendRecord(s.image, s.Type, s.TTL, data)
+		s.Data[i] = s.image[len(s.image)-len(data) : len(s.image) : len(s.image)] // one copy of it is enough
 	}
 	s.starts = append(s.starts, uint32(len(s.image)))
 	s.divide()
 }
 
+// all is the window of all records.
+func (s *Set) all() *window {
+	if s.full != nil {
+		return &s.full.window
+	}
+	return &s.windows[0]
+}
+
+// canonicalOf returns the records of a window in canonical order.
+func (s *Set) canonicalOf(w *window) [][]byte {
+	if s.full != nil && w == &s.full.window {
+		return s.full.sorted
+	}
+	return s.Data[w.from:w.to]
+}
+
 // divide makes the windows, as equal as can be; those of a set with localities each of one place.
 func (s *Set) divide() {
-	var before uint64
+	var starts []int
 	for from := 0; from < len(s.Data); {
 		to := len(s.Data)
-		var place Locality
 		if s.Order != nil && s.Order.Localities != nil && len(s.Data) > maxUDPAnswers {
-			place = s.Order.Localities[from]
+			place := s.Order.Localities[from]
 			for to = from + 1; to < len(s.Data) && s.Order.Localities[to] == place; {
 				to++
 			}
@@ -173,13 +250,23 @@ func (s *Set) divide() {
 		n := to - from
 		count := (n + maxUDPAnswers - 1) / maxUDPAnswers
 		for i := range count {
-			w := window{from: from + i*n/count, to: from + (i+1)*n/count, place: place}
-			w.weight = s.weigh(&w)
-			before += w.weight
-			w.upTo = before
-			s.windows = append(s.windows, w)
+			starts = append(starts, from+i*n/count)
 		}
 		from = to
+	}
+	s.windows = make([]window, len(starts))
+	var before uint64
+	for i := range s.windows {
+		w := &s.windows[i]
+		if w.from, w.to = starts[i], len(s.Data); i+1 < len(starts) {
+			w.to = starts[i+1]
+		}
+		w.weight = s.weigh(w)
+		before += w.weight
+		w.upTo = before
+	}
+	if len(s.windows) > 1 {
+		s.full = &full{window: window{to: len(s.Data)}, sorted: slices.SortedFunc(slices.Values(s.Data), bytes.Compare)}
 	}
 }
 
@@ -219,6 +306,8 @@ func targetAt(rtype uint16) (at int, ok bool) {
 	switch rtype {
 	case dns.TypeSRV:
 		return serviceTarget, true
+	case dns.TypeSVCB, dns.TypeHTTPS:
+		return bindingTarget, true
 	case dns.TypeNS:
 		return 0, true
 	}
@@ -234,10 +323,10 @@ func (s *Set) attach(origin Name, find func(Name) *node) {
 	s.extra = make([]extra, len(s.Data))
 	seen := make(map[Name]uint32, len(s.Data))
 	for i, data := range s.Data {
-		if len(data) <= at {
+		target := Name(nameAt(data, at))
+		if len(target) <= 1 { // the root is a service's own name in SVCB, and nobody's address in others
 			continue
 		}
-		target := Name(data[at:])
 		s.extra[i].target = recordBytes + at
 		first, repeated := seen[target]
 		if !repeated {
@@ -252,6 +341,16 @@ func (s *Set) attach(origin Name, find func(Name) *node) {
 			s.far = true
 		}
 	}
+}
+
+// nameAt returns the name that begins at some place of a record's data, nil for none.
+func nameAt(data []byte, at int) []byte {
+	for end := at; end < len(data); end += 1 + int(data[end]) {
+		if data[end] == 0 {
+			return data[at : end+1]
+		}
+	}
+	return nil
 }
 
 // sortSets puts sets in the order of their types and returns pointers to those that have records.

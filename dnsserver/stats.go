@@ -14,6 +14,7 @@ type Stats struct {
 	Queries      []QueryCount // without those that are 0, sorted
 	Truncated    uint64       // answers over UDP with TC, for they did not fit
 	Limited      uint64       // queries over UDP that were not answered, or by TC alone, as their source asked too much
+	Unsigned     uint64       // queries with DO that got no answer, or TC alone, as too many signatures were to be made
 	Ignored      uint64       // messages that are no queries
 	RefusedConns uint64       // connections beyond a bound
 	SocketErrors uint64
@@ -58,7 +59,7 @@ type shard struct {
 	mu    sync.Mutex // for those that add a zone
 	zones atomic.Pointer[[]*zoneCounts]
 
-	truncated, limited, ignored atomic.Uint64
+	truncated, limited, unsigned, ignored atomic.Uint64
 }
 
 type zoneCounts struct {
@@ -114,6 +115,7 @@ func (s *Server) Stats() Stats {
 	for _, shard := range s.shards {
 		out.Truncated += shard.truncated.Load()
 		out.Limited += shard.limited.Load()
+		out.Unsigned += shard.unsigned.Load()
 		out.Ignored += shard.ignored.Load()
 		if zones := shard.zones.Load(); zones != nil {
 			for _, z := range *zones {

@@ -10,6 +10,8 @@ import (
 	"slices"
 
 	"github.com/miekg/dns"
+
+	"github.com/hostmesh/hostmesh/dnsserver/dnssec"
 )
 
 // Apex is what a zone says of itself.
@@ -22,7 +24,9 @@ type Apex struct {
 	NameServers []NameServer
 	TTL         uint32 // of SOA and NS, in seconds
 	NegativeTTL uint32 // how long "there is none" may be remembered, in seconds
-	Sets        []Set  // what else stands at the origin, such as DNSKEY; not SOA and not NS
+	Sets        []Set  // what else stands at the origin; not SOA, NS, DNSKEY, CDS and CDNSKEY
+	// Signer signs the zone for those who ask for it; nil: the zone is not signed. What its keys publish stands at the origin.
+	Signer *dnssec.Signer
 }
 
 // NameServer is one server of a zone.
@@ -31,7 +35,7 @@ type NameServer struct {
 	Addrs []netip.Addr
 }
 
-// Zone is all that a server answers for a domain. It is immutable.
+// Zone is all that a server answers for a domain. It is immutable, but for signatures, which are made when they are asked for.
 type Zone struct {
 	origin   Name
 	serial   uint32
@@ -41,6 +45,10 @@ type Zone struct {
 	branches []hung   // in the order of their keys
 	index    *index   // of all names
 	negative negative // the SOA record of negative answers
+	soaSet   *Set
+	signer   *dnssec.Signer // nil: not signed
+	wire     []byte         // the origin, where it is signed
+	denier   *dnssec.Denier
 }
 
 // hung is a branch of a zone.
@@ -52,7 +60,10 @@ type hung struct {
 // NewZone makes a zone of branches, each by a key of the caller's, such as a service's name. It takes time for every name:
 // Next makes one of another. NewZone panics when the apex has a name that cannot be.
 func NewZone(apex Apex, branches map[string]*Branch) *Zone {
-	z := &Zone{origin: mustParse(apex.Origin), serial: apex.Serial, soaTTL: apex.TTL}
+	z := &Zone{origin: mustParse(apex.Origin), serial: apex.Serial, soaTTL: apex.TTL, signer: apex.Signer}
+	if z.signer != nil {
+		z.denier, z.wire = dnssec.NewDenier(z.signer), []byte(z.origin)
+	}
 	mailbox := "hostmaster." + apex.Origin
 	if apex.Mailbox != "" {
 		mailbox = apex.Mailbox
@@ -171,7 +182,8 @@ func (z *Zone) Branch(key string) *Branch {
 	return nil
 }
 
-// Lookup returns the sets of a name, in the order of their types, and whether the name exists. The caller changes nothing.
+// Lookup returns the sets of a name, without those of its keys, in the order of their types, and whether the name exists. The
+// caller changes nothing.
 func (z *Zone) Lookup(name Name) (sets []*Set, exists bool) {
 	n := z.index.find([]byte(name))
 	if n == nil {

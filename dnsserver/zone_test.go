@@ -153,9 +153,10 @@ func TestLargeSetsAreWindows(t *testing.T) {
 		s.prepare()
 		var sizes []int
 		at := 0
-		for _, w := range s.windows {
+		for i := range s.windows {
+			w := &s.windows[i]
 			if w.from != at || w.to-w.from > maxUDPAnswers {
-				t.Errorf("%d records: window %+v after %d", n, w, at)
+				t.Errorf("%d records: window %d to %d after %d", n, w.from, w.to, at)
 			}
 			at = w.to
 			sizes = append(sizes, w.to-w.from)

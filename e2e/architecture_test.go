@@ -28,7 +28,7 @@ var mayImport = map[string][]string{
 	"internal/gossip":   {"internal/hostfile"},
 
 	"systemd":      nil,
-	"dnsserver":    nil,
+	"dnsserver":    {"dnsserver/dnssec"},
 	"proxy/config": nil,
 	"proxy/loop":   nil,
 
@@ -58,10 +58,10 @@ var mayImport = map[string][]string{
 	"host": {"internal/hostfile", "internal/gossip", "internal/watch"},
 
 	"controlplane/compile": {"registry"},
-	"controlplane/zone":    {"registry", "dnsserver"},
+	"controlplane/zone":    {"registry", "dnsserver", "dnsserver/dnssec"},
 	"controlplane/xds":     {"controlplane/compile", "internal/watch"},
 	"controlplane/hds":     {"registry"},
-	"controlplane":         {"controlplane/…", "registry", "dnsserver", "internal/…"},
+	"controlplane":         {"controlplane/…", "registry", "dnsserver", "dnsserver/…", "internal/…"},
 
 	"proxy/retry":            {"proxy/config"},
 	"proxy/router":           {"proxy/config"},
@@ -72,6 +72,7 @@ var mayImport = map[string][]string{
 	"proxy/upstream/balance": {"proxy/config"},
 	"proxy/xds":              {"proxy/config", "proxy/accesslog", "proxy/chain", "proxy/health", "internal/watch", "internal/seal"},
 	"proxy/loopback":         {"proxy/config", "internal/watch", "internal/seal"},
+	"proxy/steer":            {"proxy/loopback"},
 	"proxy/hostdns":          {"proxy/config", "internal/watch", "dnsserver"},
 	"proxy/health":           {"proxy/config", "proxy/preamble"},
 	"proxy/certificate":      {"proxy/config"},

@@ -19,6 +19,8 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3" // named in resources
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/cache/types"
 	"github.com/envoyproxy/go-control-plane/pkg/cache/v3"
@@ -39,7 +41,7 @@ const (
 )
 
 // churn is a control plane, made of another's library, whose resources change all the time. Listener i leads over the route table of
-// its name to one of the clusters; clusters that no table names come and go.
+// its name to one of the clusters, the first one by TCP; clusters that nothing names come and go. Every second one speaks HTTP/2.
 type churn struct {
 	t      testing.TB
 	caches map[string]*cache.LinearCache // by type
@@ -62,7 +64,11 @@ func startChurn(t testing.TB, socket string) *churn {
 		mux.Caches[kind] = c.caches[kind]
 	}
 	for i := range 2 {
-		back := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "back", i) }))
+		back := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "back", i) }))
+		back.Config.Protocols = new(http.Protocols)
+		back.Config.Protocols.SetHTTP1(true)
+		back.Config.Protocols.SetUnencryptedHTTP2(true)
+		back.Start()
 		t.Cleanup(back.Close)
 		c.backs = append(c.backs, back.Listener.Addr().String())
 	}
@@ -106,8 +112,20 @@ func clusterName(i int) string { return fmt.Sprintf("cluster-%04d", i) }
 // cluster makes a cluster, or changes it and its endpoints.
 func (c *churn) cluster(i int) {
 	c.there[i] = true
-	c.set(resource.ClusterType, clusterName(i), new(clusterv3.Cluster), fmt.Sprintf(
-		"{name: %s, type: EDS, eds_cluster_config: {eds_config: {ads: {}, resource_api_version: V3}}, connect_timeout: %ds}", clusterName(i), 2+c.turn%9))
+	protocol := "http_protocol_options"
+	if i%2 == 1 {
+		protocol = "http2_protocol_options"
+	}
+	c.set(resource.ClusterType, clusterName(i), new(clusterv3.Cluster), fmt.Sprintf(`
+name: %s
+type: EDS
+eds_cluster_config: {eds_config: {ads: {}, resource_api_version: V3}}
+connect_timeout: %ds
+typed_extension_protocol_options:
+  envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+    "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+    explicit_http_config: {%s: {}}
+`, clusterName(i), 2+c.turn%9, protocol))
 	c.endpoints(i)
 }
 
@@ -125,6 +143,21 @@ func (c *churn) routes(i int) {
 }
 
 func (c *churn) listener(i int) {
+	if i == 0 {
+		c.set(resource.ListenerType, fmt.Sprint("listener-", i), new(listenerv3.Listener), fmt.Sprintf(`
+name: listener-%d
+address: {socket_address: {address: 127.0.0.1, port_value: %d}}
+filter_chains:
+- filters:
+  - name: tcp
+    typed_config:
+      "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
+      stat_prefix: tcp
+      idle_timeout: %ds
+      cluster: %s
+`, i, c.ports[i], 100+c.turn%50, clusterName(c.target[i])))
+		return
+	}
 	c.set(resource.ListenerType, fmt.Sprint("listener-", i), new(listenerv3.Listener), fmt.Sprintf(`
 name: listener-%d
 address: {socket_address: {address: 127.0.0.1, port_value: %d}}
@@ -180,7 +213,7 @@ func (c *churn) run(ctx context.Context) {
 	}
 }
 
-// judgeChurn runs load over all listeners while their configuration changes 50 times a second. No request fails, and the memory of the
+// judgeChurn runs load by HTTP/1, HTTP/2 and TCP over all listeners while their configuration changes 50 times a second. No request fails, and the memory of the
 // second half of the time is that of the first.
 func judgeChurn(t *testing.T, kind hopKind) {
 	dir := shortDir(t)
@@ -203,8 +236,13 @@ func judgeChurn(t *testing.T, kind hopKind) {
 		return nil
 	})
 	var loads []*load
-	for _, port := range c.ports {
-		loads = append(loads, startLoad(t, fmt.Sprintf("127.0.0.1:%d", port), "any", 10))
+	for i, port := range c.ports {
+		addr := fmt.Sprintf("127.0.0.1:%d", port)
+		if i == 0 { // a connection each: what is kept is closed when its listener's time to drain is over
+			loads = append(loads, startLoadBy(t, &http.Transport{DisableKeepAlives: true}, addr, "any", 10))
+			continue
+		}
+		loads = append(loads, startLoad(t, addr, "any", 5), startLoadBy(t, h2cTransport(), addr, "any", 5))
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), churnTime())
 	defer cancel()

@@ -148,7 +148,7 @@ func newParts(t testing.TB, registries string) parts {
 	}
 	p.xds = "unix:" + filepath.Join(p.dir, "xds.sock")
 	p.controlFile, p.proxyFile = filepath.Join(p.dir, "control.yaml"), filepath.Join(p.dir, "proxy.yaml")
-	writeFile(t, p.controlFile, fmt.Sprintf("state: %s/control\nlisten: {xds: [\"%s\"], http: \"%s\", dns: \"%s\"}\nregistries:\n%s",
+	writeFile(t, p.controlFile, fmt.Sprintf("state: %s/control\nlisten: {xds: [\"%s\"], http: \"%s\"}\ndns: {listen: [\"%s\"]}\nregistries:\n%s",
 		p.dir, p.xds, p.api, p.dns, registries))
 	writeFile(t, p.proxyFile, fmt.Sprintf("node: {id: test}\ncontrol: %s\nadmin: %s\noutbound: %s\nstate: %s/proxy\n", p.xds, p.admin, p.outbound, p.dir))
 	for _, dir := range []string{"control", "proxy"} {

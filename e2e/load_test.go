@@ -29,12 +29,15 @@ type load struct {
 // startLoad asks addr for host at rate requests a second until finish is called.
 func startLoad(t testing.TB, addr, host string, rate int) *load {
 	t.Helper()
+	return startLoadBy(t, &http.Transport{DialContext: (&net.Dialer{}).DialContext, MaxIdleConnsPerHost: 256, IdleConnTimeout: time.Minute}, addr, host, rate)
+}
+
+// startLoadBy does so by a transport of the caller's.
+func startLoadBy(t testing.TB, transport *http.Transport, addr, host string, rate int) *load {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &load{t: t, stop: cancel, stopped: make(chan struct{}), answers: map[string]int{}}
-	client := &http.Client{
-		Timeout:   10 * time.Second,
-		Transport: &http.Transport{DialContext: (&net.Dialer{}).DialContext, MaxIdleConnsPerHost: 256, IdleConnTimeout: time.Minute},
-	}
+	client := &http.Client{Timeout: 10 * time.Second, Transport: transport}
 	go func() {
 		defer close(l.stopped)
 		defer client.CloseIdleConnections()

@@ -200,6 +200,6 @@ func (p parts) mesh(t testing.TB, args ...string) string {
 // rewrite changes control.yaml of p.
 func (p parts) rewrite(t testing.TB, registries, more string) {
 	t.Helper()
-	writeFile(t, p.controlFile, fmt.Sprintf("state: %s\nlisten: {xds: [%q], http: %q, dns: %q}\n%sregistries:\n%s",
+	writeFile(t, p.controlFile, fmt.Sprintf("state: %s\nlisten: {xds: [%q], http: %q}\ndns: {listen: [%q]}\n%sregistries:\n%s",
 		filepath.Join(p.dir, "control"), p.xds, p.api, p.dns, more, registries))
 }

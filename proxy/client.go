@@ -336,7 +336,7 @@ func (c *client) drain() {
 
 // shutdown implements connection.
 func (c *client) shutdown() {
-	if c.phase == phaseTunnel {
+	if c.phase == phaseTunnel || c.phase == phaseServing {
 		c.broken = true
 	}
 	c.gone()

@@ -176,6 +176,39 @@ func TestDrainEndsInTime(t *testing.T) {
 	}
 }
 
+// TestDrainCutsWhatHasNoLength: a response that would end with the connection is not whole when the time of the drain is over, and
+// its client can tell.
+func TestDrainCutsWhatHasNoLength(t *testing.T) {
+	hang := make(chan struct{})
+	defer close(hang)
+	backend := rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+		readHead(r)
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\npart")
+		<-hang
+	})
+	p := start(t, &config.Config{
+		Listeners: []*config.Listener{httpConfig(freeAddr(t), vhost("web.mesh.internal", "web"))},
+		Clusters:  clusters(cluster("web", backend)),
+	}, func(o *proxy.Options) { o.DrainTime = 200 * time.Millisecond })
+	conn := p.dial()
+	_, _ = io.WriteString(conn, strings.Replace(get, "HTTP/1.1", "HTTP/1.0", 1))
+	r := bufio.NewReader(conn)
+	for line := ""; line != "\r\n"; {
+		var err error
+		if line, err = r.ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+	}
+	part := make([]byte, 4)
+	if _, err := io.ReadFull(r, part); err != nil || string(part) != "part" {
+		t.Fatalf("%q, %v", part, err)
+	}
+	p.stop()
+	if _, err := r.ReadByte(); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("it ended with %v, want a reset", err)
+	}
+}
+
 // TestRemovedListenerEndsItsConnections: whatever does not end by itself when its listener left the configuration, requests
 // and tunnels, is ended when the time for that is over; what ends before is whole.
 func TestRemovedListenerEndsItsConnections(t *testing.T) {

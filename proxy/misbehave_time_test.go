@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"io"
 	"net"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -153,7 +154,13 @@ func TestIdleUpstreamConnectionIsClosed(t *testing.T) {
 
 // TestBreakersAreFreeAgain: what fails, hangs or is given up gives its place back. After all of it as many requests pass as before.
 func TestBreakersAreFreeAgain(t *testing.T) {
-	backend := rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+	t.Run("host 1", func(t *testing.T) { testBreakersAreFreeAgain(t, config.ProtocolHTTP1, failing1(t)) })
+	t.Run("host 2", func(t *testing.T) { testBreakersAreFreeAgain(t, config.ProtocolHTTP2, plainServer(t, failing2)) })
+}
+
+// failing1 fails as the path says.
+func failing1(t *testing.T) string {
+	return rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
 		for {
 			head := readHead(r)
 			switch {
@@ -175,9 +182,28 @@ func TestBreakersAreFreeAgain(t *testing.T) {
 			answer(conn, "ok")
 		}
 	})
+}
+
+// failing2 does so in HTTP/2.
+func failing2(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case "/silent":
+		<-r.Context().Done()
+	case "/cut", "/garbage":
+		_, _ = io.WriteString(w, "cut")
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	case "/reset":
+		panic(http.ErrAbortHandler)
+	}
+	_, _ = io.WriteString(w, "ok")
+}
+
+func testBreakersAreFreeAgain(t *testing.T, up config.Protocol, host string) {
 	v := plain("web")
 	v.Routes[0].Timeout = 50 * time.Millisecond
-	cl := cluster("web", backend, freeAddr(t).String())
+	cl := cluster("web", host, freeAddr(t).String())
+	cl.Protocol, cl.HTTP2.MaxStreams = up, 1
 	cl.MaxRequests, cl.MaxConnections, cl.MaxPending, cl.MaxRetries = 2, 2, 2, 2
 	p := start(t, &config.Config{Listeners: []*config.Listener{httpConfig(freeAddr(t), v)}, Clusters: clusters(cl)}, func(o *proxy.Options) { o.Loops = 1 })
 	for i := range 10 {

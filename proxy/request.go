@@ -245,7 +245,7 @@ func (x *exchange) connectFailed(err error) {
 func (x *exchange) Cut(cut upstream.Cut) {
 	x.up = nil
 	switch {
-	case cut.Kind == upstream.CutMalformed:
+	case cut.Kind == upstream.CutMalformed && !(cut.Silent && cut.Lost): // else it was no response to this request
 		x.malformedResponse()
 	case x.headDone:
 		// The client must see that the response was cut off.
@@ -262,7 +262,7 @@ func (x *exchange) upstreamEnded(cut upstream.Cut) {
 	x.cluster.Stats.Count[upstream.RequestRxReset]++
 	x.host.Stats.RequestErr++
 	x.sentAny = !cut.Unsent
-	reused := x.reused && x.stale < 2 && cut.Silent && cut.Lost
+	reused := x.reused && x.stale < 2 && cut.Silent && cut.Lost && cut.Kind != upstream.CutMalformed
 	if !reused || !x.repeatable() {
 		x.host.Reached(upstream.LocalFailed)
 	}
@@ -282,6 +282,9 @@ func (x *exchange) upstreamEnded(cut upstream.Cut) {
 	}
 	reason := "connection termination"
 	switch {
+	case cut.Kind == upstream.CutMalformed:
+		x.reply(502, x.failureText("protocol error"), flagUpstreamProtocol)
+		return
 	case cutFlag(cut) != flagUpstreamReset:
 	case cut.Kind == upstream.CutRefused:
 		reason = "remote refused stream reset"

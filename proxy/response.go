@@ -98,6 +98,7 @@ func (x *exchange) interim(h *message.Head) {
 		up := x.up
 		x.up = nil
 		up.Drop()
+		x.cluster.Stats.Count[upstream.ConnProtocolError]++
 		x.malformedResponse()
 		return
 	}

@@ -237,46 +237,53 @@ func TestConnectTimeout(t *testing.T) {
 	}
 }
 
+// TestCircuitBreakers: of requests at once no more pass than may, whatever both sides speak, and who is too many is told so.
 func TestCircuitBreakers(t *testing.T) {
-	release := make(chan struct{})
-	backend := server(t, func(w http.ResponseWriter, r *http.Request) { <-release })
+	const all, busy = 5, 2
 	for _, c := range []struct {
 		name   string
 		change func(*config.Cluster)
-		pass   int // of 5 concurrent requests
+		pass   int // of all, of which busy are with the host first
+		conns  map[config.Protocol]string
 	}{
-		{"requests", func(c *config.Cluster) { c.MaxRequests = 2 }, 2},
-		{"connections and pending", func(c *config.Cluster) { c.MaxConnections, c.MaxPending = 2, 1 }, 3},
+		{"requests", func(c *config.Cluster) { c.MaxRequests = busy }, 2, map[config.Protocol]string{config.ProtocolHTTP1: "2", config.ProtocolHTTP2: "1"}},
+		{"connections and pending", func(c *config.Cluster) { c.MaxConnections, c.MaxPending, c.HTTP2.MaxStreams = busy, 1, 1 }, 3, map[config.Protocol]string{config.ProtocolHTTP1: "2", config.ProtocolHTTP2: "2"}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			cl := cluster("web", backend)
-			c.change(cl)
-			p := start(t, &config.Config{Listeners: []*config.Listener{httpConfig(freeAddr(t), vhost("web.mesh.internal", "web"))}, Clusters: clusters(cl)}, oneLoop)
-			results := make(chan int, 5)
-			for range 5 {
-				time.Sleep(20 * time.Millisecond)
-				go func() {
-					status, _, _ := p.get(http.DefaultClient, "web.mesh.internal", "/")
-					results <- status
-				}()
-			}
-			for range 5 - c.pass {
-				if status := <-results; status != 503 {
-					t.Errorf("status %d, want 503", status)
+		for _, pair := range pairings {
+			t.Run(c.name+"/"+pair.name, func(t *testing.T) {
+				release := make(chan struct{})
+				var seen atomic.Int32
+				host := plainServer(t, func(http.ResponseWriter, *http.Request) { seen.Add(1); <-release })
+				p := start2(t, pair.down, pair.up, host, func(_ *config.Listener, cl *config.Cluster) { c.change(cl) })
+				client := p.plainClient(pair.down)
+				results := make(chan int, all)
+				for i := range all {
+					go func() {
+						status, _, _ := p.get(client, "web.mesh.internal", "/")
+						results <- status
+					}()
+					p.await("it is with the host, waits or is refused", func() bool {
+						return int(seen.Load()) == min(i+1, busy) && (i < busy || p.count("cluster.web.upstream_rq_pending_active")+len(results) == i+1-busy)
+					})
 				}
-			}
-			for range c.pass {
-				release <- struct{}{}
-			}
-			for range c.pass {
-				if status := <-results; status != 200 {
-					t.Errorf("status %d, want 200", status)
+				for range all - c.pass {
+					if status := <-results; status != 503 {
+						t.Errorf("status %d, want 503", status)
+					}
 				}
-			}
-			p.stop()
-			if n := strings.Count(p.log.String(), " 503 UO "); n != 5-c.pass {
-				t.Errorf("%d lines with UO in %q", n, p.log)
-			}
-		})
+				close(release)
+				for range c.pass {
+					if status := <-results; status != 200 {
+						t.Errorf("status %d, want 200", status)
+					}
+				}
+				p.waitStat("cluster.web.upstream_cx_total", c.conns[pair.up])
+				client.CloseIdleConnections()
+				p.stop()
+				if n := strings.Count(p.log.String(), " 503 UO "); n != all-c.pass {
+					t.Errorf("%d lines with UO in %q", n, p.log)
+				}
+			})
+		}
 	}
 }

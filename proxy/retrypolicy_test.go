@@ -193,7 +193,7 @@ func TestRetryWaits(t *testing.T) {
 }
 
 // TestRetryBreakers: the breaker of retries and the budget that takes its place hold over all loops, and who is refused gets the
-// response that there was.
+// response that there was, whatever both sides speak.
 func TestRetryBreakers(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -208,47 +208,54 @@ func TestRetryBreakers(t *testing.T) {
 		{"at least five", func(c *config.Cluster) { c.RetryBudget = &config.RetryBudget{MinConcurrency: 5} }, 5},
 		{"none at all", func(c *config.Cluster) { c.RetryBudget = &config.RetryBudget{} }, 0},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			const n = 8
-			var tries atomic.Int32
-			all, release := make(chan struct{}), make(chan struct{})
-			backend := server(t, func(w http.ResponseWriter, r *http.Request) {
-				if try := tries.Add(1); try < n {
-					<-all // every first try is under way
-				} else if try == n {
-					close(all)
-				} else {
-					<-release // no retry ends before all are begun
-					return
+		for _, pair := range pairings {
+			t.Run(c.name+"/"+pair.name, func(t *testing.T) {
+				const n = 8
+				var tries atomic.Int32
+				all, release := make(chan struct{}), make(chan struct{})
+				backend := plainServer(t, func(w http.ResponseWriter, _ *http.Request) {
+					if try := tries.Add(1); try < n {
+						<-all // every first try is under way
+					} else if try == n {
+						close(all)
+					} else {
+						<-release // no retry ends before all are begun
+						return
+					}
+					w.WriteHeader(503)
+				})
+				v := vhost("web.mesh.internal", "web")
+				v.Routes[0].Retry = config.Retry{On: config.Retry5xx, Max: 1}
+				l := httpConfig(freeAddr(t), v)
+				l.HTTP.Protocol = pair.down
+				cl := cluster("web", backend)
+				cl.Protocol = pair.up
+				c.change(cl)
+				p := start(t, &config.Config{Listeners: []*config.Listener{l}, Clusters: clusters(cl)}, nil)
+				results := make(chan int, n)
+				for range n {
+					client := p.plainClient(pair.down) // a connection of its own, for all loops
+					go func() {
+						defer client.CloseIdleConnections()
+						status, _, _ := p.get(client, "web.mesh.internal", "/")
+						results <- status
+					}()
 				}
-				w.WriteHeader(503)
+				p.waitStat("cluster.web.upstream_rq_retry", fmt.Sprint(c.pass))
+				p.waitStat("cluster.web.upstream_rq_retry_overflow", fmt.Sprint(n-c.pass))
+				close(release)
+				got := map[int]int{}
+				for range n {
+					got[<-results]++
+				}
+				if got[200] != c.pass || got[503] != n-c.pass {
+					t.Errorf("statuses %v, want %d of 200 and %d of 503", got, c.pass, n-c.pass)
+				}
+				p.stop()
+				if got := strings.Count(p.log.String(), " 503 UO "); got != n-c.pass {
+					t.Errorf("%d lines with UO in %q", got, p.log)
+				}
 			})
-			v := vhost("web.mesh.internal", "web")
-			v.Routes[0].Retry = config.Retry{On: config.Retry5xx, Max: 1}
-			cl := cluster("web", backend)
-			c.change(cl)
-			p := start(t, &config.Config{Listeners: []*config.Listener{httpConfig(freeAddr(t), v)}, Clusters: clusters(cl)}, nil)
-			results := make(chan int, n)
-			for range n {
-				go func() {
-					status, _, _ := p.get(once(), "web.mesh.internal", "/")
-					results <- status
-				}()
-			}
-			p.waitStat("cluster.web.upstream_rq_retry", fmt.Sprint(c.pass))
-			p.waitStat("cluster.web.upstream_rq_retry_overflow", fmt.Sprint(n-c.pass))
-			close(release)
-			got := map[int]int{}
-			for range n {
-				got[<-results]++
-			}
-			if got[200] != c.pass || got[503] != n-c.pass {
-				t.Errorf("statuses %v, want %d of 200 and %d of 503", got, c.pass, n-c.pass)
-			}
-			p.stop()
-			if got := strings.Count(p.log.String(), " 503 UO "); got != n-c.pass {
-				t.Errorf("%d lines with UO in %q", got, p.log)
-			}
-		})
+		}
 	}
 }

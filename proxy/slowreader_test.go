@@ -1,8 +1,10 @@
 package proxy_test
 
 import (
+	"bufio"
 	"context"
 	"io"
+	"net"
 	"net/http"
 	"runtime"
 	"strconv"
@@ -162,4 +164,119 @@ type zeros struct{}
 func (zeros) Read(p []byte) (int, error) {
 	clear(p)
 	return len(p), nil
+}
+
+// TestSlowReadersHoldHTTP2HostsBack: clients of every version that do not read, each with a connection of its own, stop the streams of
+// hosts of HTTP/2, and hosts that do not read stop uploads. Little waits for them, and who reads after all gets everything.
+func TestSlowReadersHoldHTTP2HostsBack(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		down config.Protocol
+		most int // bytes of each response that the proxy reads: with HTTP/1 kernels hold some
+	}{{"HTTP/1", config.ProtocolHTTP1, 12 << 20}, {"HTTP/2", config.ProtocolHTTP2, 256 << 10}} {
+		t.Run(c.name, func(t *testing.T) { testSlowReaders(t, c.down, c.most) })
+	}
+}
+
+func testSlowReaders(t *testing.T, down config.Protocol, most int) {
+	const each, size = 10, 32 << 20
+	var moved atomic.Int64 // what hosts sent and took from clients, as far as they see it
+	host := plainServer(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			<-r.Context().Done()
+			return
+		}
+		w.Header().Set("Content-Length", strconv.Itoa(size))
+		for chunk := make([]byte, 32<<10); ; {
+			n, err := w.Write(chunk)
+			if moved.Add(int64(n)); err != nil {
+				return
+			}
+		}
+	})
+	p := start2(t, down, config.ProtocolHTTP2, host, unhurried)
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	readers := make([]func() int, each)
+	for i := range readers {
+		readers[i] = p.slowReaderOf(t, down, size)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var uploads sync.WaitGroup
+	defer func() { cancel(); uploads.Wait() }()
+	for range each {
+		client := p.plainClient(down)
+		uploads.Go(func() {
+			req, _ := http.NewRequestWithContext(ctx, http.MethodPost, pairURL+"/", counted{&moved})
+			if resp, err := client.Do(req); err == nil {
+				resp.Body.Close()
+			}
+		})
+	}
+	last := int64(-1)
+	for now := moved.Load(); now != last || now == 0; now = moved.Load() { // until everything stands still
+		last = now
+		time.Sleep(300 * time.Millisecond)
+	}
+	p.waitStat("cluster.web.upstream_rq_active", strconv.Itoa(2*each))
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 2*each*300<<10 {
+		t.Errorf("the heap grew by %d KiB for %d stalled streams", grown>>10, 2*each)
+	}
+	if n := p.count("cluster.web.upstream_cx_rx_bytes_total"); n > each*most {
+		t.Errorf("%d bytes of %d responses that nobody reads were read of their host, want %d at most", n, each, each*most)
+	}
+	if n := p.count("cluster.web.upstream_cx_tx_bytes_total"); n > each*2<<20 {
+		t.Errorf("%d bytes of %d uploads were sent to a host that reads none, want %d at most", n, each, each*2<<20)
+	}
+	if n := readers[0](); n != size {
+		t.Errorf("who reads after all gets %d bytes, want %d", n, size)
+	}
+}
+
+// counted is zeros whose readers are counted.
+type counted struct{ n *atomic.Int64 }
+
+func (c counted) Read(p []byte) (int, error) {
+	clear(p)
+	c.n.Add(int64(len(p)))
+	return len(p), nil
+}
+
+// slowReaderOf asks on a connection of its own, and reads nothing before read is called, which tells how much content came.
+func (p *testProxy) slowReaderOf(t *testing.T, version config.Protocol, size int) (read func() int) {
+	t.Helper()
+	if version == config.ProtocolHTTP1 {
+		conn := p.dial()
+		_ = conn.(*net.TCPConn).SetReadBuffer(64 << 10)
+		_, _ = io.WriteString(conn, get)
+		return func() int {
+			_ = conn.SetDeadline(time.Now().Add(time.Minute))
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, err := io.Copy(io.Discard, resp.Body)
+			if err != nil {
+				t.Error(err)
+			}
+			return int(n)
+		}
+	}
+	f := p.dial2(t)
+	f.get(1)
+	return func() (n int) {
+		_ = f.conn.SetDeadline(time.Now().Add(time.Minute))
+		_ = f.WriteWindowUpdate(0, uint32(size))
+		_ = f.WriteWindowUpdate(1, uint32(size))
+		f.until(func(frame http2.Frame) bool {
+			if d, ok := frame.(*http2.DataFrame); ok {
+				n += len(d.Data())
+			}
+			return ended(1)(frame)
+		})
+		return n
+	}
 }

@@ -114,7 +114,7 @@ func NewCatalog(sources []Source, options Options) (*Catalog, error) {
 	}
 	c.checker.takeHosts(c.merger.at)
 	services, _ := c.merger.merge()
-	c.snapshot = watch.New(&Snapshot{Number: c.numbers.next(), Services: services})
+	c.snapshot = watch.New(&Snapshot{Number: c.numbers.next(), Services: services, Hosts: c.merger.known})
 	c.settle(false)
 	return c, nil
 }
@@ -250,10 +250,10 @@ func (c *Catalog) mergeOnce() bool {
 		c.merger.setVitals(verdicts)
 	}
 	services, changed := c.merger.merge()
-	if !changed {
+	if !changed && !moved {
 		return false
 	}
-	c.snapshot.Set(&Snapshot{Number: c.numbers.next(), Services: services})
+	c.snapshot.Set(&Snapshot{Number: c.numbers.next(), Services: services, Hosts: c.merger.known})
 	return true
 }
 

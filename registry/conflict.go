@@ -12,7 +12,7 @@ import (
 // Conflict is one thing on which the registries, or the entries of one registry, do not agree. It never takes an
 // endpoint away: one side is taken, the others are listed. It is immutable.
 type Conflict struct {
-	// What differs: "port number", "port protocol", "label", "weight", "locality", "name", "original name", "place" (two
+	// What differs: "port number", "port protocol", "label", "weight", "locality", "name", "original name", "external name", "place" (two
 	// endpoints at one), "endpoint port", "endpoint ID", "unnamed port", "shared number", "no number", "host"; "more"
 	// stands for those that are not listed.
 	What string `json:"what"`

@@ -7,7 +7,7 @@ import (
 
 // equal reports whether s and o say the same. Nil and empty are the same.
 func (s *Service) equal(o *Service) bool {
-	return s == o || s.Name == o.Name && s.Original == o.Original &&
+	return s == o || s.Name == o.Name && s.Original == o.Original && s.ExternalName == o.ExternalName &&
 		slices.Equal(s.Ports, o.Ports) &&
 		maps.Equal(s.Labels, o.Labels) &&
 		slices.EqualFunc(s.Conflicts, o.Conflicts, Conflict.equal) &&

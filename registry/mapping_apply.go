@@ -237,7 +237,7 @@ func uniteMapped(name Name, members []mapped) *Service {
 	u := &union{service: &Service{Name: name}}
 	claims = u.alignPorts(claims)
 	u.mergeServiceLabels(claims)
-	u.service.Original = claims[0].service.Original
+	u.service.Original, u.service.ExternalName = claims[0].service.Original, claims[0].service.ExternalName
 	for _, e := range u.join(claims) {
 		e.Sources = nil // these were the registry's own names; the merge says which source it is
 		u.service.Endpoints = append(u.service.Endpoints, e.Endpoint)

@@ -14,6 +14,7 @@ type merger struct {
 	views   [][]*Service // by source
 	hosts   [][]Host     // by source
 	at      map[netip.Addr]atHost
+	known   []Host                          // of all sources together
 	vitals  map[netip.AddrPort]*Unreachable // see setVitals
 	dirty   map[Name]struct{}
 	merged  []*Service

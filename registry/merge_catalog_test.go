@@ -131,6 +131,13 @@ func TestHostsOfOneSourcePlaceEndpointsOfAnother(t *testing.T) {
 		await(c, "h1")
 		hosts.publish(registry.View{Hosts: []registry.Host{{ID: "h1", Addrs: []netip.Addr{at}, Dead: true}, {ID: "h2", Addrs: []netip.Addr{at}}}})
 		await(c, "h2")
+		three := []registry.Host{{ID: "h1", Dead: true}, {ID: "h2", Addrs: []netip.Addr{at}}, {ID: "h3", Addrs: []netip.Addr{at.Next()}}}
+		before, changed := c.Current()
+		hosts.publish(registry.View{Hosts: three})
+		<-changed // hosts alone make a snapshot
+		if s := current(c); len(s.Hosts) != 3 || s.Hosts[2].ID != "h3" || s.Services[0] != before.Services[0] {
+			t.Errorf("the snapshot has the hosts %v", s.Hosts)
+		}
 		hosts.publish(registry.View{Hosts: []registry.Host{{ID: ""}}})
 		synctest.Wait()
 		await(c, "h2")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // atHost is the host that has an address.
@@ -26,6 +27,7 @@ func (m *merger) setHosts(source int, next []Host) bool {
 	m.hosts[source] = next
 	prev := m.at
 	m.at = m.hostsByAddress()
+	m.known = m.hostsByID()
 	moved := make(map[netip.Addr]struct{})
 	for addr, h := range m.at {
 		if !h.same(prev[addr]) {
@@ -80,6 +82,34 @@ func (m *merger) hostsByAddress() map[netip.Addr]atHost {
 		}
 	}
 	return at
+}
+
+// hostsByID are the hosts of all sources, each with the addresses that lead to it alone. One that lives to any of them lives.
+func (m *merger) hostsByID() []Host {
+	byID := make(map[string]*Host)
+	for _, hosts := range m.hosts {
+		for _, h := range hosts {
+			have := byID[h.ID]
+			if have == nil {
+				have = &Host{ID: h.ID, Dead: true}
+				byID[h.ID] = have
+			}
+			have.Dead = have.Dead && h.Dead
+			for _, addr := range h.Addrs {
+				if at := m.at[addr]; at.id == h.ID && at.claims == nil {
+					have.Addrs = append(have.Addrs, addr)
+				}
+			}
+		}
+	}
+	all := make([]Host, 0, len(byID))
+	for _, h := range byID {
+		slices.SortFunc(h.Addrs, netip.Addr.Compare)
+		h.Addrs = slices.Compact(h.Addrs)
+		all = append(all, *h)
+	}
+	slices.SortFunc(all, func(a, b Host) int { return strings.Compare(a.ID, b.ID) })
+	return all
 }
 
 // placeOnHosts gives endpoints that no registry gives a host the one that has their address.

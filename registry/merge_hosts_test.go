@@ -20,6 +20,32 @@ func hostAt(id string, addrs ...string) Host {
 
 func deadHost(h Host) Host { h.Dead = true; return h }
 
+// TestMergeListsHosts shows which hosts a snapshot has, and that a change of hosts alone makes another snapshot.
+func TestMergeListsHosts(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		hosts [][]Host // by source
+		want  []Host
+	}{
+		{"none", nil, nil},
+		{"of one source", [][]Host{{hostAt("h1", "10.0.0.9", "10.0.0.1"), hostAt("h2", "10.0.0.2")}}, []Host{hostAt("h1", "10.0.0.1", "10.0.0.9"), hostAt("h2", "10.0.0.2")}},
+		{"of two", [][]Host{{hostAt("h2", "10.0.0.2")}, {hostAt("h1", "10.0.0.1"), hostAt("h2", "10.0.0.2", "10.0.0.3")}}, []Host{hostAt("h1", "10.0.0.1"), hostAt("h2", "10.0.0.2", "10.0.0.3")}},
+		{"an address of two is neither's", [][]Host{{hostAt("h1", "10.0.0.1", "10.0.0.7"), hostAt("h2", "10.0.0.7")}}, []Host{hostAt("h1", "10.0.0.1"), hostAt("h2")}},
+		{"dead to one, alive to another", [][]Host{{deadHost(hostAt("h1", "10.0.0.1"))}, {hostAt("h1", "10.0.0.2")}}, []Host{hostAt("h1", "10.0.0.1", "10.0.0.2")}},
+		{"dead", [][]Host{{deadHost(hostAt("h1", "10.0.0.1"))}}, []Host{deadHost(hostAt("h1", "10.0.0.1"))}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := newMerger([]string{"a", "b"}, Rules{})
+			for i, hosts := range c.hosts {
+				m.setHosts(i, hosts)
+			}
+			if !slices.EqualFunc(m.known, c.want, Host.equal) {
+				t.Errorf("got %+v, want %+v", m.known, c.want)
+			}
+		})
+	}
+}
+
 func TestMergePlacesEndpointsOnHosts(t *testing.T) {
 	on := func(host string) func(*Endpoint) { return func(e *Endpoint) { e.Host = host } }
 	for _, c := range []struct {
@@ -140,5 +166,23 @@ func TestValidateRefusesHosts(t *testing.T) {
 		if err := (View{Hosts: hosts}).Validate(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Validate: %v, want %q", err, want)
 		}
+	}
+}
+
+func TestMergeTakesExternalNames(t *testing.T) {
+	alias := func(name string) []*Service {
+		return []*Service{{Name: Name{DefaultNamespace, "db"}, ExternalName: name}}
+	}
+	m := newMerger([]string{"a", "b"}, Rules{})
+	m.set(0, alias("one.example"))
+	m.set(1, alias("two.example"))
+	services, _ := m.merge()
+	if s := services[0]; s.ExternalName != "one.example" || len(s.Conflicts) != 1 || s.Conflicts[0].What != "external name" || s.Conflicts[0].Sides[1] != (Side{"b", "two.example"}) {
+		t.Errorf("got %+v, want the first one's name and a conflict", s)
+	}
+	m.set(0, alias("two.example"))
+	services, changed := m.merge()
+	if s := services[0]; !changed || s.ExternalName != "two.example" || len(s.Conflicts) != 0 {
+		t.Errorf("got %+v, changed %v, want the name that both say", s, changed)
 	}
 }

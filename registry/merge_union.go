@@ -17,11 +17,14 @@ type union struct {
 	scratch []string
 }
 
-// describe adds the labels and the original spelling.
+// describe adds the labels, the original spelling and the external name.
 func (u *union) describe(claims []claim) {
 	u.mergeServiceLabels(claims)
-	var originals []Side
+	var originals, external []Side
 	for _, c := range claims {
+		if c.service.ExternalName != "" {
+			external = append(external, Side{c.source, c.service.ExternalName})
+		}
 		if c.service.Original != "" {
 			originals = append(originals, Side{c.source, c.service.Original})
 		}
@@ -29,6 +32,10 @@ func (u *union) describe(claims []claim) {
 	if len(originals) > 0 {
 		u.service.Original = originals[0].Says
 		u.notes.differ("original name", "", originals, "")
+	}
+	if len(external) > 0 {
+		u.service.ExternalName = external[0].Says
+		u.notes.differ("external name", "", external, "")
 	}
 }
 

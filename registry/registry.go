@@ -108,6 +108,9 @@ type Service struct {
 	Ports     []Port            `json:"ports"`              // sorted by Name
 	Labels    map[string]string `json:"labels,omitempty"`
 	Endpoints []*Endpoint       `json:"endpoints"` // sorted by ID, IDs unique
+	// ExternalName is a domain name that stands for the service while it has no endpoints: in DNS it is an alias of that name.
+	// Proxies are not told of it.
+	ExternalName string `json:"externalName,omitempty"`
 	// Standby are endpoints that the merge rule keeps traffic from: known, in no answer. Sorted by ID, set by the Catalog.
 	Standby   []*Endpoint `json:"standby,omitempty"`
 	Conflicts []Conflict  `json:"conflicts,omitempty"`

@@ -10,6 +10,8 @@ type Snapshot struct {
 	Number uint64
 	// Services is sorted by Name, without duplicates.
 	Services []*Service
+	// Hosts is sorted by ID, without duplicates: those that the registries know, each with the addresses that are its alone.
+	Hosts []Host
 }
 
 // Service returns the service of that name, or nil.

@@ -24,7 +24,7 @@ type fileKind struct {
 
 func fileKinds() []fileKind {
 	return []fileKind{
-		{"control", []string{"registries", "listen", "domain", "merge", "guard"}, func(path string, data []byte) error {
+		{"control", []string{"registries", "listen", "domain", "dns", "merge", "guard"}, func(path string, data []byte) error {
 			_, err := decodeControlFile(path, data)
 			return err
 		}},

@@ -98,9 +98,13 @@ func runControl(ctx context.Context, config controlFile, again func() (controlFi
 	if err != nil {
 		return err
 	}
+	names, err := config.DNS.options(config.State, log)
+	if err != nil {
+		return err
+	}
+	names.Kubernetes = config.namesOfKind("kubernetes")
 	server, err := controlplane.New(controlplane.Options{
-		Domain: config.Domain, Catalog: catalog, Log: log,
-		XDS: config.Listen.XDS, HTTP: config.Listen.HTTP, DNS: config.Listen.DNS,
+		Domain: config.Domain, Catalog: catalog, Log: log, XDS: config.Listen.XDS, HTTP: config.Listen.HTTP, DNS: names,
 	})
 	if err != nil {
 		return err

@@ -21,6 +21,7 @@ type controlFile struct {
 	Domain     string            `yaml:"domain"`
 	State      string            `yaml:"state"`
 	Listen     listenSection     `yaml:"listen"`
+	DNS        dnsSection        `yaml:"dns"`
 	Registries []registrySection `yaml:"registries"`
 	Merge      mergeSection      `yaml:"merge"`
 	Guard      guardSection      `yaml:"guard"`
@@ -31,7 +32,6 @@ type controlFile struct {
 type listenSection struct {
 	XDS  []string `yaml:"xds"`
 	HTTP string   `yaml:"http"`
-	DNS  string   `yaml:"dns"`
 }
 
 func newControlFile() controlFile {
@@ -41,8 +41,8 @@ func newControlFile() controlFile {
 		Listen: listenSection{
 			XDS:  []string{"unix:/run/hostmesh/xds.sock", "127.0.0.1:15010"},
 			HTTP: "127.0.0.1:15014",
-			DNS:  "127.0.0.1:8053",
 		},
+		DNS: newDNSSection(),
 	}
 }
 
@@ -87,6 +87,7 @@ func (f *controlFile) Check(report func(path, got, want string)) {
 		}
 		r.Mapping.check(func(at, got, want string) { report(path+".mapping."+at, got, want) })
 	}
+	f.DNS.check(f.Domain, func(at, got, want string) { report("dns."+at, got, want) })
 	f.Merge.check(f.sourceNames(), func(at, got, want string) { report("merge."+at, got, want) })
 }
 

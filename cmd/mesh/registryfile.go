@@ -170,6 +170,16 @@ func (f controlFile) sections() []registrySection {
 	return all
 }
 
+// namesOfKind are the names of the registries of a kind.
+func (f controlFile) namesOfKind(kind string) (names []string) {
+	for _, section := range f.sections() {
+		if section.kinds()[0].name == kind {
+			names = append(names, section.Name)
+		}
+	}
+	return names
+}
+
 // sources makes what the catalog runs.
 func (f controlFile) sources(log *slog.Logger) []registry.Source {
 	var sources []registry.Source

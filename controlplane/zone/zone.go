@@ -4,20 +4,25 @@
 //	_<port>._<proto>.<service>.<namespace>.…    SRV of one port; an unnamed one goes by its protocol (_http._tcp)
 //	<endpoint>.<service>.<namespace>.<domain>   what SRV points to; it exists for every endpoint, serving or not
 //	<service>.<domain>, _<port>._<proto>.<service>.<domain>   the same for namespace default
+//	_<port>._<proto>.<service>.…                SVCB with ALPN, where the port's protocol says what is spoken
+//	<service>.…, _<port>._https.<service>.…     HTTPS, for ports of TLS that are called https: 443, others
+//	<host>.host.<domain>                        A, AAAA of a host of the mesh
+//	_mesh-control._tcp.<domain>                 SRV of the control planes, when they are told
+//	<service>.<namespace>.svc.<domain>, and below it, as Kubernetes has them, for services that come from there
 //
-// A service or namespace may have the name of the name server (ns): then that name alone is the server's, and the service
-// has its long form only. An endpoint's label is its address: 192-0-2-1, or 2001-0db8-0000-0000-0000-0000-0000-0001.
+// A service that stands for an external name is a CNAME. With provenance, services and endpoints have TXT records of which
+// registries report them. A service or namespace may have the name of the name server (ns): then that name alone is the
+// server's, and the service has its long form only. An endpoint's label is its address: 192-0-2-1, or
+// 2001-0db8-0000-0000-0000-0000-0000-0001. A Reverse builds the zone of PTR records for a prefix of addresses.
 package zone
 
 import (
 	"cmp"
-	"math"
 	"net/netip"
 	"strings"
 
-	"github.com/miekg/dns"
-
 	"github.com/hostmesh/hostmesh/dnsserver"
+	"github.com/hostmesh/hostmesh/dnsserver/dnssec"
 	"github.com/hostmesh/hostmesh/registry"
 )
 
@@ -29,6 +34,17 @@ type Options struct {
 	TTL         uint32                 // of a service's records, in seconds; default 5
 	ApexTTL     uint32                 // of SOA and NS, in seconds; default 60
 	NegativeTTL uint32                 // of "there is none", in seconds; default 1
+	Signer      *dnssec.Signer         // nil: the zone is not signed
+	Control     []Control              // the mesh's control planes
+	Provenance  bool                   // TXT records of which registries report what
+	Kubernetes  []string               // the registries whose services have names as Kubernetes' DNS has them
+}
+
+// Control is where a control plane is.
+type Control struct {
+	Name  string // fully qualified; one in the zone has its addresses there
+	Addrs []netip.Addr
+	Port  uint16
 }
 
 // Builder builds one zone after the other. It is not safe for concurrent use; the zones are.
@@ -59,13 +75,17 @@ func New(opts Options) *Builder {
 // service whose pointer was in the snapshot before is the same as in the zone before, and costs no more than a look.
 func (b *Builder) Build(snap *registry.Snapshot) *dnsserver.Zone {
 	if b.zone == nil {
-		all := make(map[string]*dnsserver.Branch, len(snap.Services))
+		all := make(map[string]*dnsserver.Branch, len(snap.Services)+1)
 		for _, s := range snap.Services {
-			all[Key(s.Name)] = b.service(s)
+			b.branches(all, s)
 		}
+		for i := range snap.Hosts {
+			b.host(all, &snap.Hosts[i])
+		}
+		all[controlKey] = b.extras()
 		b.zone = dnsserver.NewZone(dnsserver.Apex{
 			Origin: b.opts.Domain, Serial: uint32(snap.Number), Mailbox: b.opts.Mailbox, NameServers: b.opts.NameServers,
-			TTL: b.opts.ApexTTL, NegativeTTL: b.opts.NegativeTTL,
+			TTL: b.opts.ApexTTL, NegativeTTL: b.opts.NegativeTTL, Signer: b.opts.Signer,
 		}, all)
 	} else {
 		b.zone = b.zone.Next(uint32(snap.Number), b.changed(snap))
@@ -74,178 +94,38 @@ func (b *Builder) Build(snap *registry.Snapshot) *dnsserver.Zone {
 	return b.zone
 }
 
-// changed are the branches that a snapshot changes, nil for a service that is gone. Snapshots are sorted by name.
+// changed are the branches that a snapshot changes, nil for one that is gone.
 func (b *Builder) changed(snap *registry.Snapshot) map[string]*dnsserver.Branch {
 	out := map[string]*dnsserver.Branch{}
-	was, is := b.before.Services, snap.Services
-	for len(was) > 0 || len(is) > 0 {
-		switch {
-		case len(was) > 0 && len(is) > 0 && was[0] == is[0]:
-			was, is = was[1:], is[1:]
-		case len(is) == 0 || len(was) > 0 && was[0].Name.Compare(is[0].Name) < 0:
-			out[Key(was[0].Name)] = nil
-			was = was[1:]
-		default:
-			if len(was) > 0 && was[0].Name == is[0].Name {
-				was = was[1:]
+	eachService(b.before, snap, func(was, is *registry.Service) {
+		if was != nil {
+			out[Key(was.Name)] = nil
+			if b.inKubernetes(was) {
+				out[kubernetesKey(was.Name)] = nil
 			}
-			out[Key(is[0].Name)] = b.service(is[0])
-			is = is[1:]
 		}
-	}
+		if is != nil {
+			b.branches(out, is)
+		}
+	})
+	eachHost(b.before, snap, func(was, is *registry.Host) {
+		if was != nil {
+			out[hostKey(was)] = nil
+		}
+		if is != nil {
+			b.host(out, is)
+		}
+	})
 	return out
+}
+
+// branches adds what there is of a service.
+func (b *Builder) branches(to map[string]*dnsserver.Branch, s *registry.Service) {
+	to[Key(s.Name)] = b.service(s)
+	if b.inKubernetes(s) {
+		to[kubernetesKey(s.Name)] = b.kubernetes(s)
+	}
 }
 
 // Key is the key of a service's branch in the zone.
 func Key(name registry.Name) string { return name.Name + "." + name.Namespace }
-
-// service makes the records of one service.
-func (b *Builder) service(s *registry.Service) *dnsserver.Branch {
-	long := Key(s.Name)
-	owners := []string{long}
-	if s.Name.Namespace == registry.DefaultNamespace {
-		owners = append(owners, s.Name.Name)
-	}
-	names, ports := make(map[string][]dnsserver.Set, len(s.Endpoints)+2*len(s.Ports)+2), make(map[string][]record, len(s.Ports))
-
-	targets := make(map[netip.Addr]dnsserver.Name, len(s.Endpoints))
-	for _, e := range s.Endpoints {
-		if _, ok := targets[e.Addr]; !ok {
-			label := Label(e.Addr) + "." + long
-			names[label] = dnsserver.Addresses(b.opts.TTL, []netip.Addr{e.Addr.WithZone("")}, nil)
-			targets[e.Addr], _ = dnsserver.Join(label, b.origin) // a name that cannot be has no record
-		}
-	}
-	serving := serving(s.Endpoints)
-	addrs, weights := make([]netip.Addr, 0, len(serving)), make([]uint32, 0, len(serving))
-	for _, e := range serving {
-		addrs, weights = append(addrs, e.Addr.WithZone("")), append(weights, e.Weight)
-	}
-	var all []record
-	heaviest := heaviest(serving)
-	for _, p := range s.Ports {
-		var srv []record
-		for _, e := range serving {
-			if number := e.Port(p.Name); number != 0 && targets[e.Addr] != "" {
-				srv = append(srv, record{weight: weight(e.Weight, heaviest), port: number, target: targets[e.Addr]})
-			}
-		}
-		if len(targets) < len(s.Endpoints) {
-			srv = onePerPlace(srv)
-		}
-		if name := portName(p); name != "" {
-			ports[name] = append(ports[name], srv...) // two names may differ only in what DNS cannot tell
-		}
-		all = append(all, srv...)
-	}
-	for _, owner := range owners {
-		names[owner] = append(dnsserver.Addresses(b.opts.TTL, addrs, weights), b.serviceSet(all))
-		for name, srv := range ports {
-			names[name+"."+owner] = []dnsserver.Set{b.serviceSet(srv)}
-		}
-	}
-	return dnsserver.NewBranch(b.origin, 0, names)
-}
-
-// record is one SRV record to be.
-type record struct {
-	weight, port uint16
-	target       dnsserver.Name
-}
-
-func (b *Builder) serviceSet(srv []record) dnsserver.Set {
-	set := dnsserver.Set{Type: dns.TypeSRV, TTL: b.opts.TTL, Order: &dnsserver.Order{}}
-	for _, r := range srv {
-		set.Data = append(set.Data, dnsserver.ServiceData(0, r.weight, r.port, r.target))
-		set.Order.Weights = append(set.Order.Weights, uint32(r.weight))
-	}
-	return set
-}
-
-// onePerPlace makes one record of those of endpoints that share a port, with the sum of their weights: a record set has no
-// record twice.
-func onePerPlace(all []record) []record {
-	type place struct {
-		target dnsserver.Name
-		port   uint16
-	}
-	first := make(map[place]int, len(all))
-	kept := all[:0]
-	for _, r := range all {
-		at := place{r.target, r.port}
-		if i, ok := first[at]; ok {
-			kept[i].weight = uint16(min(uint32(kept[i].weight)+uint32(r.weight), math.MaxUint16))
-			continue
-		}
-		first[at] = len(kept)
-		kept = append(kept, r)
-	}
-	return kept
-}
-
-// serving returns the endpoints that serve, or all when none does: then health says more about who checks.
-func serving(all []*registry.Endpoint) []*registry.Endpoint {
-	some := make([]*registry.Endpoint, 0, len(all))
-	for _, e := range all {
-		if e.Health.Serving() {
-			some = append(some, e)
-		}
-	}
-	if len(some) == 0 {
-		return all
-	}
-	return some
-}
-
-func heaviest(all []*registry.Endpoint) (most uint32) {
-	for _, e := range all {
-		most = max(most, e.Weight)
-	}
-	return most
-}
-
-// weight returns a weight as SRV can tell it, in 16 bits. Where the heaviest of a service is more than that, all are told
-// in proportion, so that the shares stay; 0 would be next to never (RFC 2782).
-func weight(own, heaviest uint32) uint16 {
-	if heaviest <= math.MaxUint16 {
-		return uint16(own)
-	}
-	return uint16(max((uint64(own)*math.MaxUint16+uint64(heaviest)/2)/uint64(heaviest), 1))
-}
-
-// Label returns the label of the endpoints at an address. Different addresses have different labels.
-func Label(addr netip.Addr) string {
-	addr = addr.WithZone("")
-	if addr.Is4() {
-		return strings.ReplaceAll(addr.String(), ".", "-")
-	}
-	return strings.ReplaceAll(addr.StringExpanded(), ":", "-")
-}
-
-// portName returns the name of a port's SRV records relative to the service, "" for a port that has none.
-func portName(p registry.Port) string {
-	const longest = 62 // and the underscore
-	name := p.Name
-	if name == "" {
-		name = string(p.Protocol)
-	}
-	if name == "" || p.Name == "" && (p.Protocol == registry.TCP || p.Protocol == registry.UDP) {
-		return ""
-	}
-	name = strings.Map(func(r rune) rune {
-		switch {
-		case r >= 'A' && r <= 'Z':
-			return r - 'A' + 'a'
-		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
-			return r
-		}
-		return '-'
-	}, name)
-	if len(name) > longest {
-		return ""
-	}
-	if p.Protocol == registry.UDP {
-		return "_" + name + "._udp"
-	}
-	return "_" + name + "._tcp"
-}

@@ -46,6 +46,7 @@ func snapshot() *registry.Snapshot {
 				endpoint("192.0.2.2", 1, registry.Unhealthy, at("", 8080)), endpoint("2001:db8::1", 7, registry.Healthy, at("", 8080)),
 			},
 		},
+		{Name: registry.Name{Namespace: "shop", Name: "alias"}, ExternalName: "web.default.mesh.internal"},
 		{
 			Name:  registry.Name{Namespace: "shop", Name: "orders"},
 			Ports: []registry.Port{{Name: "Admin_API", Number: 9000}, {Name: "dns", Number: 53, Protocol: registry.UDP}, {Name: "http", Number: 80, Protocol: registry.HTTP}},
@@ -69,6 +70,11 @@ func serve(t *testing.T, snap *registry.Snapshot) netip.AddrPort {
 	z := zone.New(zone.Options{Domain: "Mesh.Internal.", NameServers: []dnsserver.NameServer{
 		{Name: "ns.mesh.internal", Addrs: []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")}},
 	}}).Build(snap)
+	return serveZone(t, z)
+}
+
+func serveZone(t *testing.T, z *dnsserver.Zone) netip.AddrPort {
+	t.Helper()
 	s := dnsserver.New(dnsserver.Options{Addrs: []string{"127.0.0.1:0"}, Zones: func() []*dnsserver.Zone { return []*dnsserver.Zone{z} }, Log: slog.New(slog.DiscardHandler)})
 	if err := s.Listen(); err != nil {
 		t.Fatal(err)
@@ -120,6 +126,8 @@ func TestDig(t *testing.T) {
 		{"SOA", "mesh.internal SOA", soa},
 		{"NS", "mesh.internal NS", "ns.mesh.internal."},
 		{"the name server", "ns.mesh.internal A", "127.0.0.1"},
+		{"an external name", "alias.shop.mesh.internal AAAA", "2001:db8::1\nweb.default.mesh.internal."},
+		{"SVCB", "_http._tcp.orders.shop.mesh.internal SVCB", `1 orders.shop.mesh.internal. alpn="http/1.1" port=8080`},
 		{"ANY", "web.mesh.internal ANY", `"RFC8482" ""`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

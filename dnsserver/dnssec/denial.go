@@ -16,8 +16,8 @@ const (
 	denialShards = 16
 )
 
-// Denier denies what does not exist (RFC 9824): with an NSEC record at the very name, made when it is asked for. It is safe for
-// concurrent use.
+// Denier denies names that do not exist (RFC 9824): with an NSEC record at the very name, made when it is asked for. It is safe
+// for concurrent use.
 type Denier struct {
 	signer *Signer
 	seed   maphash.Seed
@@ -31,12 +31,10 @@ type denialShard struct {
 	young, older map[string]*Denial
 }
 
-// Denial is an NSEC record. It is immutable.
+// Denial is an NSEC record, with the slot of its signatures. It is immutable.
 type Denial struct {
 	Set
-	types  []uint16
-	exists bool
-	slot   Slot
+	Slot Slot
 }
 
 // NewDenier returns a denier whose records are signed by signer.
@@ -48,28 +46,31 @@ func NewDenier(signer *Signer) *Denier {
 	return d
 }
 
-// Deny returns the NSEC record at a name in wire form and lower case, and its signatures. types are those that exist there, in
-// ascending order and without NSEC and RRSIG; exists is false for a name that does not exist. ttl is the one of negative answers.
-func (d *Denier) Deny(name []byte, types []uint16, exists bool, ttl uint32, now time.Time) (*Denial, [][]byte, error) {
+// Deny returns the NSEC record of a name in wire form and lower case that does not exist, and its signatures. ttl is the one of
+// negative answers. Where neither is kept that can be used, may is asked whether they may be made; it costs a signature. Without
+// leave there is no denial, and no error.
+func (d *Denier) Deny(name []byte, ttl uint32, now time.Time, may Leave) (*Denial, [][]byte, error) {
 	shard := &d.shards[maphash.Bytes(d.seed, name)%denialShards]
 	denial := shard.get(name)
-	if denial == nil || denial.exists != exists || denial.TTL != ttl || !slices.Equal(denial.types, types) {
-		denial = newDenial(name, types, exists, ttl)
+	if denial == nil || denial.TTL != ttl || !d.signer.usable(&denial.Slot, name, now) {
+		if !may.Sign() {
+			return nil, nil, nil
+		}
+		denial = NewDenial(name, []uint16{dns.TypeNXNAME}, ttl)
 		shard.put(denial)
 	}
-	rrsigs, err := d.signer.Sign(&denial.slot, denial.Set, now)
+	rrsigs, err := d.signer.Sign(&denial.Slot, denial.Set, now, nil)
 	return denial, rrsigs, err
 }
 
-func newDenial(name []byte, types []uint16, exists bool, ttl uint32) *Denial {
+// NewDenial returns the NSEC record at a name in wire form and lower case. types are those that exist there, in any order and
+// without NSEC and RRSIG, or NXNAME alone. ttl is the one of negative answers.
+func NewDenial(name []byte, types []uint16, ttl uint32) *Denial {
 	name = bytes.Clone(name)
 	listed := append(slices.Clone(types), dns.TypeRRSIG, dns.TypeNSEC)
-	if !exists {
-		listed = []uint16{dns.TypeRRSIG, dns.TypeNSEC, dns.TypeNXNAME}
-	}
 	slices.Sort(listed)
 	data := AppendBitmap(successor(name), listed)
-	return &Denial{Set: Set{Owner: name, Type: dns.TypeNSEC, TTL: ttl, Data: [][]byte{data}}, types: slices.Clone(types), exists: exists}
+	return &Denial{Set: Set{Owner: name, Type: dns.TypeNSEC, TTL: ttl, Data: [][]byte{data}}}
 }
 
 func (s *denialShard) get(name []byte) *Denial {

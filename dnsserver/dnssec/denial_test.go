@@ -18,24 +18,29 @@ func TestDenials(t *testing.T) {
 	d := NewDenier(NewSigner(keys.Ring, 0))
 	now := time.Unix(1_800_000_000, 0)
 	for _, c := range []struct {
-		name   string
-		types  []uint16
-		exists bool
-		want   string
+		name  string
+		types []uint16 // nil: the name does not exist
+		want  string
 	}{
-		{"nobody.mesh.internal.", nil, false, `nobody.mesh.internal.	1	IN	NSEC	\000.nobody.mesh.internal. RRSIG NSEC NXNAME`},
-		{"shop.mesh.internal.", nil, true, `shop.mesh.internal.	1	IN	NSEC	\000.shop.mesh.internal. RRSIG NSEC`},
-		{"web.mesh.internal.", []uint16{dns.TypeA, dns.TypeSRV}, true, `web.mesh.internal.	1	IN	NSEC	\000.web.mesh.internal. A SRV RRSIG NSEC`},
-		{"web.mesh.internal.", []uint16{dns.TypeA, dns.TypeTXT, dns.TypeHTTPS, dns.TypeCAA}, true, `web.mesh.internal.	1	IN	NSEC	\000.web.mesh.internal. A TXT RRSIG NSEC HTTPS CAA`},
-		{"mesh.internal.", []uint16{dns.TypeNS, dns.TypeSOA, dns.TypeDNSKEY, dns.TypeCDS, dns.TypeCDNSKEY}, true, `mesh.internal.	1	IN	NSEC	\000.mesh.internal. NS SOA RRSIG NSEC DNSKEY CDS CDNSKEY`},
-		{"web.mesh.internal.", nil, false, `web.mesh.internal.	1	IN	NSEC	\000.web.mesh.internal. RRSIG NSEC NXNAME`},
+		{"nobody.mesh.internal.", nil, `nobody.mesh.internal.	1	IN	NSEC	\000.nobody.mesh.internal. RRSIG NSEC NXNAME`},
+		{"shop.mesh.internal.", []uint16{}, `shop.mesh.internal.	1	IN	NSEC	\000.shop.mesh.internal. RRSIG NSEC`},
+		{"web.mesh.internal.", []uint16{dns.TypeA, dns.TypeSRV}, `web.mesh.internal.	1	IN	NSEC	\000.web.mesh.internal. A SRV RRSIG NSEC`},
+		{"web.mesh.internal.", []uint16{dns.TypeA, dns.TypeTXT, dns.TypeHTTPS, dns.TypeCAA}, `web.mesh.internal.	1	IN	NSEC	\000.web.mesh.internal. A TXT RRSIG NSEC HTTPS CAA`},
+		{"mesh.internal.", []uint16{dns.TypeNS, dns.TypeSOA, dns.TypeDNSKEY, dns.TypeCDS, dns.TypeCDNSKEY}, `mesh.internal.	1	IN	NSEC	\000.mesh.internal. NS SOA RRSIG NSEC DNSKEY CDS CDNSKEY`},
+		{"web.mesh.internal.", nil, `web.mesh.internal.	1	IN	NSEC	\000.web.mesh.internal. RRSIG NSEC NXNAME`},
 	} {
 		owner, err := WireName(c.name)
 		if err != nil {
 			t.Fatal(err)
 		}
+		denial := NewDenial(owner, c.types, 1)
 		for range 2 {
-			denial, rrsigs, err := d.Deny(owner, c.types, c.exists, 1, now)
+			var rrsigs [][]byte
+			if c.types == nil {
+				denial, rrsigs, err = d.Deny(owner, 1, now, leave(true))
+			} else {
+				rrsigs, err = d.signer.Sign(&denial.Slot, denial.Set, now, nil)
+			}
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -47,6 +52,27 @@ func TestDenials(t *testing.T) {
 	}
 	if made := d.signer.Made(); made != 6 {
 		t.Errorf("%d signatures for 6 denials, each asked for twice", made)
+	}
+}
+
+type leave bool
+
+func (l leave) Sign() bool { return bool(l) }
+
+// TestDenialsWantLeave shows that leave is wanted for a signature and for nothing else.
+func TestDenialsWantLeave(t *testing.T) {
+	keys := testKeys(t, t.TempDir())
+	d := NewDenier(NewSigner(keys.Ring, 0))
+	owner, now := []byte("\x06nobody\x04mesh\x08internal\x00"), time.Unix(1_800_000_000, 0)
+	for i, c := range []struct {
+		may  leave
+		now  time.Time
+		want bool
+	}{{false, now, false}, {true, now, true}, {false, now, true}, {false, now.Add(DefaultValidity), false}, {false, now.Add(-3 * skew), false}} {
+		denial, rrsigs, err := d.Deny(owner, 1, c.now, c.may)
+		if err != nil || (denial != nil) != c.want || (rrsigs != nil) != c.want {
+			t.Errorf("%d: %v, %d signatures, %v; want a denial: %v", i, denial, len(rrsigs), err, c.want)
+		}
 	}
 }
 
@@ -108,7 +134,7 @@ func TestDenialsAreBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		d.shards[i%denialShards].put(newDenial(wire, nil, false, 1))
+		d.shards[i%denialShards].put(NewDenial(wire, []uint16{dns.TypeNXNAME}, 1))
 	}
 	if n := d.size(); n > maxDenials || n < maxDenials/4 {
 		t.Errorf("%d denials are kept, want at most %d", n, maxDenials)

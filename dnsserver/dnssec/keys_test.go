@@ -218,7 +218,7 @@ func TestKSKRollover(t *testing.T) {
 		}
 		// Whoever trusts either key can verify all three sets.
 		for _, set := range k.Ring().Apex() {
-			rrsigs, err := NewSigner(k.Ring, 0).Sign(set.Slot, set.Set, now)
+			rrsigs, err := NewSigner(k.Ring, 0).Sign(set.Slot, set.Set, now, nil)
 			if err != nil || len(rrsigs) != dnskeys {
 				t.Fatalf("%s: %d signatures of %d, %v", when, len(rrsigs), set.Type, err)
 			}

@@ -73,17 +73,25 @@ func (s *signature) usable(now int64, ring *Ring) bool {
 // Sign returns the RDATA of the set's RRSIG records, one for each key that signs sets of its type, at the time now. They hold
 // for two hours at least, whatever the clock did since they were made, and by keys that are published. They are shared, and not
 // to be changed. A set is signed once, however many ask; while its signature is renewed the others are given the one before.
-func (s *Signer) Sign(slot *Slot, set Set, now time.Time) ([][]byte, error) {
+// Where none is kept that can be used, may is asked whether one may be made; nil allows it. Without leave there is none, and no
+// error.
+func (s *Signer) Sign(slot *Slot, set Set, now time.Time, may Leave) ([][]byte, error) {
 	ring, at := s.ring(), now.Unix()
 	if sig := slot.find(set.Owner); sig != nil && sig.usable(at, ring) {
 		if at < sig.refresh || !slot.renewing.CompareAndSwap(false, true) {
 			return sig.rrsigs, nil
 		}
 		defer slot.renewing.Store(false)
+		if may != nil && !may.Sign() {
+			return sig.rrsigs, nil
+		}
 		if renewed, err := s.sign(slot, set, ring, at); err == nil {
 			return renewed.rrsigs, nil
 		}
 		return sig.rrsigs, nil
+	}
+	if may != nil && !may.Sign() {
+		return nil, nil
 	}
 	slot.mu.Lock()
 	defer slot.mu.Unlock()
@@ -97,6 +105,9 @@ func (s *Signer) Sign(slot *Slot, set Set, now time.Time) ([][]byte, error) {
 	return sig.rrsigs, nil
 }
 
+// Leave decides whether a signature may be made, which takes 70 µs: anybody can ask for one.
+type Leave interface{ Sign() bool }
+
 // Until returns until when the signatures of a slot hold, and whether there are any for the owner.
 func (slot *Slot) Until(owner []byte) (time.Time, bool) {
 	if sig := slot.find(owner); sig != nil {
@@ -109,6 +120,12 @@ func (slot *Slot) Until(owner []byte) (time.Time, bool) {
 func (s *Signer) Due(slot *Slot, owner []byte, now time.Time) bool {
 	sig := slot.find(owner)
 	return sig == nil || !sig.usable(now.Unix(), s.ring()) || now.Unix() >= sig.refresh
+}
+
+// usable reports whether what the slot holds for the owner can be given to a client at a time.
+func (s *Signer) usable(slot *Slot, owner []byte, now time.Time) bool {
+	sig := slot.find(owner)
+	return sig != nil && sig.usable(now.Unix(), s.ring())
 }
 
 func (slot *Slot) find(owner []byte) *signature {

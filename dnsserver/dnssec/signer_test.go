@@ -111,7 +111,7 @@ func TestSignaturesVerify(t *testing.T) {
 		"CDNSKEY":  keys.Ring().Apex()[2].Set,
 	} {
 		t.Run(name, func(t *testing.T) {
-			rrsigs, err := s.Sign(new(Slot), set, now)
+			rrsigs, err := s.Sign(new(Slot), set, now, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -146,7 +146,7 @@ func TestSignaturesHoldWhateverTheClockDoes(t *testing.T) {
 		{"2105", 78 * 365 * 24 * time.Hour, true},
 	} {
 		now, before := start.Add(c.at), s.Made()
-		rrsigs, err := s.Sign(&slot, set, now)
+		rrsigs, err := s.Sign(&slot, set, now, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -160,7 +160,7 @@ func TestSignaturesHoldWhateverTheClockDoes(t *testing.T) {
 	}
 	r := rand.New(rand.NewPCG(1, 2))
 	for now := start; now.Before(start.AddDate(1, 0, 0)); now = now.Add(time.Duration(r.Int64N(int64(9 * 24 * time.Hour)))) {
-		rrsigs, err := s.Sign(&slot, set, now)
+		rrsigs, err := s.Sign(&slot, set, now, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -180,7 +180,7 @@ func TestOneSignatureForAll(t *testing.T) {
 		for range 64 {
 			done.Go(func() {
 				ready.Wait()
-				rrsigs, err := s.Sign(&slot, set, at)
+				rrsigs, err := s.Sign(&slot, set, at, nil)
 				if err != nil || len(rrsigs) != 1 {
 					t.Errorf("%v, %v", rrsigs, err)
 				}
@@ -203,7 +203,7 @@ func TestASlotServesSeveralNames(t *testing.T) {
 	for round := range 3 {
 		for _, name := range names {
 			set := setOf(t, parse(t, name+" 5 IN A 192.0.2.1")...)
-			rrsigs, err := s.Sign(&slot, set, now)
+			rrsigs, err := s.Sign(&slot, set, now, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -215,7 +215,7 @@ func TestASlotServesSeveralNames(t *testing.T) {
 	}
 	for i := range 100 { // more than a slot holds: all right, and bounded
 		set := setOf(t, parse(t, string(rune('a'+i%26))+"x.mesh.internal. 5 IN A 192.0.2.1")...)
-		rrsigs, err := s.Sign(&slot, set, now)
+		rrsigs, err := s.Sign(&slot, set, now, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -238,11 +238,11 @@ func TestSignaturesByKeysThatAreGoneAreNotServed(t *testing.T) {
 	set := setOf(t, parse(t, "web.mesh.internal. 5 IN A 192.0.2.1")...)
 	now := time.Unix(1_800_000_000, 0)
 	var slot Slot
-	if _, err := s.Sign(&slot, set, now); err != nil {
+	if _, err := s.Sign(&slot, set, now, nil); err != nil {
 		t.Fatal(err)
 	}
 	ring = other.Ring()
-	rrsigs, err := s.Sign(&slot, set, now)
+	rrsigs, err := s.Sign(&slot, set, now, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,12 +256,12 @@ func TestKeptSignaturesAllocateNothing(t *testing.T) {
 	set := setOf(t, parse(t, "web.mesh.internal. 5 IN A 192.0.2.1")...)
 	now := time.Unix(1_800_000_000, 0)
 	var slot Slot
-	name, types := bytes.Clone(set.Owner), []uint16{dns.TypeA, dns.TypeSRV}
+	name := bytes.Clone(set.Owner)
 	if n := testing.AllocsPerRun(100, func() {
-		if _, err := s.Sign(&slot, set, now); err != nil {
+		if _, err := s.Sign(&slot, set, now, nil); err != nil {
 			t.Error(err)
 		}
-		if _, _, err := d.Deny(name, types, true, 1, now); err != nil {
+		if _, _, err := d.Deny(name, 1, now, leave(true)); err != nil {
 			t.Error(err)
 		}
 	}); n != 0 {
@@ -276,13 +276,13 @@ func BenchmarkSign(b *testing.B) {
 	now := time.Unix(1_800_000_000, 0)
 	b.Run("new", func(b *testing.B) {
 		for b.Loop() {
-			_, _ = s.Sign(new(Slot), set, now)
+			_, _ = s.Sign(new(Slot), set, now, nil)
 		}
 	})
 	b.Run("kept", func(b *testing.B) {
 		var slot Slot
 		for b.Loop() {
-			_, _ = s.Sign(&slot, set, now)
+			_, _ = s.Sign(&slot, set, now, nil)
 		}
 	})
 }

@@ -19,6 +19,9 @@ type KeyStatus struct {
 	DS string `json:"ds,omitempty"`
 }
 
+// Zone returns the zone's name in lower case, with the last dot.
+func (k *Keys) Zone() string { return k.name }
+
 // Status returns all keys, KSKs first, those that are active before others.
 func (k *Keys) Status() []KeyStatus {
 	k.mu.Lock()

@@ -1,4 +1,4 @@
-// Package tlsfile makes the TLS configuration of a client from the files that an operator names.
+// Package tlsfile makes TLS configurations from the files that an operator names.
 package tlsfile
 
 import (

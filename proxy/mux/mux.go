@@ -336,6 +336,12 @@ func (c *Conn) Busy() bool { return c.busy }
 // Lost reports whether the connection is gone, which is why a stream is reset.
 func (c *Conn) Lost() bool { return c.closed }
 
+// Broken reports whether the connection ends, or ended, because the peer broke the rules.
+func (c *Conn) Broken() bool {
+	var code http2.ErrCode
+	return errors.As(c.failed, &code) && code != http2.NoError
+}
+
 // Drain tells the peer to begin no more streams; last also names the last one that is taken.
 func (c *Conn) Drain(last bool) {
 	if !c.closed {

@@ -213,4 +213,7 @@ func (conn *Conn) ended(err error) {
 	conn.cut(CutReset)
 }
 
-func (conn *Conn) malformed() { conn.cut(CutMalformed) }
+func (conn *Conn) malformed() {
+	conn.Host.cluster.Stats.Count[ConnProtocolError]++
+	conn.cut(CutMalformed)
+}

@@ -242,6 +242,9 @@ func (m *muxConn) Ended(error) {
 	c := conn.Host.cluster
 	m.leave()
 	m.draining = true
+	if m.Broken() {
+		c.Stats.Count[ConnProtocolError]++
+	}
 	conn.timer.Stop()
 	for len(m.tunnels) > 0 { // these have no number yet, so nobody told them
 		m.tunnels[0].cut(Cut{Kind: CutClosed, Silent: true, Unsent: true, Lost: true})
@@ -360,8 +363,12 @@ func (k *muxCall) Reset(code http2.ErrCode, remote bool) {
 	switch {
 	case k.m.Lost():
 		c.Kind, c.Lost = CutClosed, true
+		if k.m.Broken() {
+			c.Kind = CutMalformed
+		}
 	case !remote:
 		c.Kind = CutMalformed
+		k.m.conn.Host.cluster.Stats.Count[ConnProtocolError]++
 	case code == http2.RefusedStream:
 		c.Kind, c.Unsent = CutRefused, true
 	}

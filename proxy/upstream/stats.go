@@ -15,6 +15,7 @@ const (
 	ConnIdleTimeout
 	ConnMaxRequests
 	ConnMaxDuration
+	ConnProtocolError // the host broke the rules of HTTP: on a connection, or on a stream of it
 	ConnRxBytes
 	ConnTxBytes
 	NoneHealthy
@@ -57,6 +58,7 @@ var counterNames = [NumCounters]string{
 	ConnIdleTimeout:          "upstream_cx_idle_timeout",
 	ConnMaxRequests:          "upstream_cx_max_requests",
 	ConnMaxDuration:          "upstream_cx_max_duration_reached",
+	ConnProtocolError:        "upstream_cx_protocol_error",
 	ConnRxBytes:              "upstream_cx_rx_bytes_total",
 	ConnTxBytes:              "upstream_cx_tx_bytes_total",
 	NoneHealthy:              "upstream_cx_none_healthy",

@@ -69,7 +69,7 @@ const (
 	CutClosed    CutKind = iota // the host closed the connection in good order
 	CutReset                    // it reset the stream, or the connection
 	CutRefused                  // it refused the stream: the request was not processed
-	CutMalformed                // what it sent is no response
+	CutMalformed                // what it sent is no response, or broke the rules of the connection
 )
 
 // Arena is memory that the clusters of one loop share.

@@ -20,6 +20,10 @@ func build(name types.NamespacedName, s *service, parts map[string]*slice, nodes
 	}
 	out := &registry.Service{
 		Name: registry.Name{Namespace: name.Namespace, Name: name.Name}, Ports: slices.Clone(s.ports), Labels: s.labels,
+		ExternalName: s.external,
+	}
+	if s.external != "" {
+		return out, problems // slices that bear its name are nobody's
 	}
 	g := gathering{ids: make(map[string]*registry.Endpoint), nodes: nodes}
 	names := slices.Sorted(maps.Keys(parts))

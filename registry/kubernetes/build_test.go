@@ -200,9 +200,16 @@ func TestBuild(t *testing.T) {
 }
 
 func TestExternalName(t *testing.T) {
-	got, problems := made(t, `{spec: {type: ExternalName, externalName: db.example}}`, nil)
-	if got != nil || len(problems) != 1 || problems[0].Object != "services/shop/web" {
-		t.Fatalf("got %v, %v, want no service and a problem", got, problems)
+	slices := map[string]string{"a": `{addressType: IPv4, ports: [{port: 80}], endpoints: [{addresses: [10.0.0.1]}]}`}
+	got, problems := made(t, `{spec: {type: ExternalName, externalName: DB.example., ports: [{port: 80}]}}`, slices)
+	if got == nil || len(problems) != 0 || got.ExternalName != "db.example" || len(got.Endpoints)+len(got.Ports) != 0 {
+		t.Errorf("got %+v, %v, want an external name alone", got, problems)
+	}
+	for _, name := range []string{"192.0.2.1", "2001:db8::1", "a..b", "-", ""} {
+		got, problems := made(t, `{spec: {type: ExternalName, externalName: "`+name+`"}}`, nil)
+		if got != nil || len(problems) != 1 || problems[0].Object != "services/shop/web" || problems[0].Kind != "type" {
+			t.Errorf("%q: got %v, %v, want no service and a problem", name, got, problems)
+		}
 	}
 }
 

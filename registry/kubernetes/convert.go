@@ -12,6 +12,7 @@ import (
 	discovery "k8s.io/api/discovery/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/hostmesh/hostmesh/registry"
 )
@@ -24,6 +25,7 @@ type service struct {
 	uid      types.UID       // of this life of the name
 	ports    []registry.Port // sorted by Name
 	labels   map[string]string
+	external string             // of type ExternalName: the name that stands for it
 	ipv6     bool               // its primary address family
 	absent   bool               // it cannot be a service of the mesh
 	problems []registry.Problem // without Object
@@ -67,14 +69,15 @@ func convertService(o *core.Service) *service {
 	s := &service{uid: o.UID, labels: o.Labels}
 	s.ipv6 = len(o.Spec.IPFamilies) > 0 && o.Spec.IPFamilies[0] == core.IPv6Protocol
 	switch {
-	case o.Spec.Type == core.ServiceTypeExternalName:
-		s.absent = true
-		s.problems = add(nil, "type", "got type ExternalName (%.253q), want a Service with endpoints: read that name "+
-			"with the dns registry, or write an EndpointSlice with its addresses", o.Spec.ExternalName)
-		return s
 	case o.Namespace == reservedNamespace:
 		s.absent = true
 		s.problems = add(nil, "name", "got namespace host, want another: the mesh keeps that one for hosts")
+		return s
+	case o.Spec.Type == core.ServiceTypeExternalName:
+		if s.external = externalName(o.Spec.ExternalName); s.external == "" {
+			s.absent = true
+			s.problems = add(nil, "type", "got external name %.253q, want a domain name; for an address write an EndpointSlice", o.Spec.ExternalName)
+		}
 		return s
 	}
 	for i := range o.Spec.Ports {
@@ -93,6 +96,16 @@ func convertService(o *core.Service) *service {
 	}
 	slices.SortFunc(s.ports, func(x, y registry.Port) int { return cmp.Compare(x.Name, y.Name) })
 	return s
+}
+
+// externalName returns a domain name in lower case without its last dot, "" for what is none. An address is a name, to
+// Kubernetes; nobody could look it up.
+func externalName(name string) string {
+	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	if _, err := netip.ParseAddr(name); err == nil || len(validation.IsDNS1123Subdomain(name)) > 0 {
+		return ""
+	}
+	return name
 }
 
 func convertSlice(o *discovery.EndpointSlice) *slice {

@@ -89,6 +89,9 @@ func text(v registry.View, namespace string) string {
 		for _, p := range s.Ports {
 			line += fmt.Sprintf(" %s:%d/%s", p.Name, p.Number, p.Protocol)
 		}
+		if s.ExternalName != "" {
+			line += " = " + s.ExternalName
+		}
 		lines = append(lines, line)
 		for _, e := range s.Endpoints {
 			line := fmt.Sprintf("  %s %s %s", e.ID, e.Addr, e.Health)
@@ -204,9 +207,9 @@ endpoints: [{addresses: [10.1.0.2], conditions: {ready: false, serving: true, te
 			{put: []string{"name: a, " + of + "|addressType: IPv4\nports: [{name: x, port: 1}]\nendpoints: [{addresses: [10.1.0.1]}]"}, want: "web :80/\n  10.1.0.1 10.1.0.1 unknown\n! endpointslices/NS/a port"},
 		}},
 		{"an ExternalName becomes a Service, and back", []step{
-			{put: []string{`name: web|spec: {type: ExternalName, externalName: db.example}`}, want: "! services/NS/web type"},
+			{put: []string{`name: web|spec: {type: ExternalName, externalName: db.example}`}, want: "web = db.example"},
 			{put: []string{`name: web|spec: {type: ClusterIP, clusterIP: None, ports: [{port: 80, appProtocol: example.com/own}]}`}, want: "web :80/"},
-			{put: []string{`name: web|spec: {type: ExternalName, externalName: db.example}`}, want: "! services/NS/web type"},
+			{put: []string{`name: web|spec: {type: ExternalName, externalName: db.example}`}, want: "web = db.example"},
 		}},
 		{"what matches no more leaves", []step{
 			{put: []string{`name: web|spec: {clusterIP: None, ports: [{port: 80}]}`, `name: x|spec: {clusterIP: None, ports: [{port: 80}]}`}, want: "web :80/\nx :80/"},

@@ -67,6 +67,15 @@ func (c client) call(ctx context.Context, method, path string, answer any) ([]by
 	return data, nil
 }
 
+// asJSON writes what is shown of an answer as the control plane writes answers.
+func asJSON(v any) ([]byte, error) {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("write as json: %w", err)
+	}
+	return append(data, '\n'), nil
+}
+
 // show writes the answer as the operator wants it: data is what the server said, table what people read.
 func (c client) show(data []byte, table func(w io.Writer)) error {
 	switch c.output {

@@ -228,7 +228,7 @@ func TestAnEndpointSaysAllThatKeepsTrafficFromIt(t *testing.T) {
 }
 
 func TestASlipInASubcommandFails(t *testing.T) {
-	for word, cmd := range map[string]*cobra.Command{"endpoint": GetCommand(), "accpet": RegistryCommand()} {
+	for word, cmd := range map[string]*cobra.Command{"endpoint": GetCommand(), "accpet": RegistryCommand(), "satus": DNSCommand()} {
 		cmd.SetArgs([]string{word})
 		var out bytes.Buffer
 		cmd.SetOut(&out)

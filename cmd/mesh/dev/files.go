@@ -69,7 +69,7 @@ state: %s
 listen:
   xds: ["unix:%s", "%s"]
   http: %s
-  dns: %s
+dns: {listen: ["%s"]}
 registries:
   - name: hosts
     gossip: {bind: "%s", keyFile: %s}

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/hostmesh/hostmesh/controlplane"
+	"github.com/hostmesh/hostmesh/controlplane/zone"
+	"github.com/hostmesh/hostmesh/dnsserver"
+)
+
+func TestDNSSectionIsTaken(t *testing.T) {
+	for _, c := range []struct {
+		name, text string
+		want       controlplane.DNS
+	}{
+		{"nothing", "", controlplane.DNS{Listen: []string{"127.0.0.1:8053"}, Keys: "/state", TTL: 5, ApexTTL: 60, NegativeTTL: 1, RateLimit: 10_000}},
+		{"all", `
+dns:
+  listen: [":53"]
+  signed: false
+  nameServers: [{name: ns1.mesh.internal, addresses: [192.0.2.53]}, {name: ns.example.org}]
+  mailbox: ad.min@example.org
+  ttl: 10s
+  apexTTL: 1h
+  negativeTTL: 2s
+  control: [{name: cp1.mesh.internal, addresses: [192.0.2.10]}, {name: cp2.example.org, port: 15099}]
+  reverse: [10.0.0.0/8, "2001:db8::/32"]
+  provenance: true
+  nsid: ns1
+  rateLimit: 0
+  trustSubnetFrom: [10.0.0.53/32]
+  localities: [{subnet: 10.1.0.0/16, region: eu, zone: a, subZone: rack1}]
+`, controlplane.DNS{
+			Listen: []string{":53"}, Mailbox: `ad\.min.example.org`, TTL: 10, ApexTTL: 3600, NegativeTTL: 2, NSID: "ns1",
+			NameServers: []dnsserver.NameServer{{Name: "ns1.mesh.internal", Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.53")}}, {Name: "ns.example.org"}},
+			Control:     []zone.Control{{Name: "cp1.mesh.internal", Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.10")}, Port: 15012}, {Name: "cp2.example.org", Port: 15099}},
+			Reverse:     []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")}, Provenance: true,
+			SubnetFrom: []netip.Prefix{netip.MustParsePrefix("10.0.0.53/32")},
+			Places:     []controlplane.Place{{Subnet: netip.MustParsePrefix("10.1.0.0/16"), Locality: dnsserver.Locality{Region: "eu", Zone: "a", SubZone: "rack1"}}},
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f, err := decodeControlFile("control.yaml", []byte(c.text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := f.DNS.options("/state", slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(c.want, got, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestDNSSectionsMistakesAreTold(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "control.yaml")
+	text := `dns:
+  listen: ["localhost:53", ":x"]
+  tls: [":853"]
+  certFile: /etc/hostmesh/dns.pem
+  ttl: 0s
+  apexTTL: 2h
+  negativeTTL: 1500ms
+  mailbox: hostmaster.example.org
+  nsid: ` + strings.Repeat("x", 65) + `
+  nameServers: [{name: ns.mesh.internal}, {name: "http://x", addresses: [0.0.0.0]}]
+  trustSubnetFrom: [10.0.0.1/8]
+  reverse: [10.0.0.0/9, 10.0.0.0/8, 10.0.0.0/8]
+  control: [{name: cp1.mesh.internal}]
+  localities:
+    - {subnet: 10.1.0.0/16, region: eu}
+    - {subnet: 10.1.0.0/16, zone: a}
+    - {subnet: 10.1.2.0/16, region: eu}
+    - {subnet: ten, region: eu}
+  sign: true
+`
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, structure, err := runMesh(t, "check", path)
+	if err == nil {
+		t.Error("it is right")
+	}
+	for _, want := range []string{`:18: dns.localities[3].subnet: got "ten"`, `:19: dns.sign: `} {
+		if !strings.Contains(structure, path+want) {
+			t.Errorf("no %q in:\n%s", want, structure)
+		}
+	}
+	text = strings.ReplaceAll(strings.ReplaceAll(text, "  sign: true\n", ""), "    - {subnet: ten, region: eu}\n", "")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, stderr, _ := runMesh(t, "check", path)
+	for _, want := range []string{
+		`:2: dns.listen[0]: got "localhost:53", want IP:port`,
+		`:2: dns.listen[1]: got ":x"`,
+		`: dns.keyFile: got nothing, want a PEM file`,
+		`:5: dns.ttl: got 0s, want whole seconds from 1s to 1h0m0s`,
+		`:6: dns.apexTTL: got 2h0m0s`,
+		`:7: dns.negativeTTL: got 1.5s`,
+		`:8: dns.mailbox: got "hostmaster.example.org", want a mail address`,
+		`:9: dns.nsid: got 65 bytes`,
+		`:10: dns.nameServers[0].addresses: got none, want the addresses of a name in the zone`,
+		`:10: dns.nameServers[1].name: got "http://x", want a domain name`,
+		`:10: dns.nameServers[1].addresses[0]: got 0.0.0.0`,
+		`:11: dns.trustSubnetFrom[0]: got 10.0.0.1/8, want 10.0.0.0/8`,
+		`:12: dns.reverse[0]: got 10.0.0.0/9, want a prefix of whole labels`,
+		`:12: dns.reverse[2]: got 10.0.0.0/8, want each prefix once`,
+		`:13: dns.control[0].addresses: got none`,
+		`:16: dns.localities[1].subnet: got 10.1.0.0/16, want a subnet of its own; localities[0] has that one`,
+		`:16: dns.localities[1].region: got "", want the region`,
+		`:17: dns.localities[2].subnet: got 10.1.2.0/16, want 10.1.0.0/16`,
+	} {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("no %q in:\n%s", want, stderr)
+		}
+	}
+	if f, err := decodeControlFile("control.yaml", []byte("dns: {certFile: /x}\n")); err == nil || !strings.Contains(err.Error(), "without tls or https") {
+		t.Errorf("%+v, %v", f.DNS, err)
+	}
+}
+
+func TestDNSCertificateThatIsNotThere(t *testing.T) {
+	f, err := decodeControlFile("control.yaml", []byte("dns: {tls: [\":853\"], certFile: /no/cert.pem, keyFile: /no/key.pem}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.DNS.options("/state", slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "/no/cert.pem") || !strings.Contains(err.Error(), "dns.certFile") {
+		t.Errorf("got %v, want the file and the fields that name it", err)
+	}
+}

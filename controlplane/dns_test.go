@@ -1,0 +1,160 @@
+package controlplane_test
+
+import (
+	"encoding/json"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/hostmesh/hostmesh/controlplane"
+	"github.com/hostmesh/hostmesh/dnsserver"
+	"github.com/hostmesh/hostmesh/registry"
+)
+
+// lookUpSigned returns an answer to a query with DO.
+func lookUpSigned(t *testing.T, server, name string, qtype uint16) *dns.Msg {
+	t.Helper()
+	client := dns.Client{Timeout: 5 * time.Second, UDPSize: 1232}
+	r, _, err := client.Exchange(new(dns.Msg).SetQuestion(name, qtype).SetEdns0(1232, true), server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// TestZoneIsSigned shows that keys are made at the first start, kept, readable by nobody else, and that they sign.
+func TestZoneIsSigned(t *testing.T) {
+	dir := t.TempDir()
+	var first string
+	for range 2 {
+		t.Run("start", func(t *testing.T) {
+			names := freeAddr(t)
+			r := start(t, controlplane.Options{DNS: controlplane.DNS{Listen: []string{names}, Keys: dir}})
+			r.registry.views <- web(registry.Healthy)
+			eventually(t, "web is answered", func() bool { return len(lookUp(t, names, "web.mesh.internal.", dns.TypeA).Answer) == 1 })
+			info, err := os.Stat(filepath.Join(dir, "dnssec-mesh.internal.keys"))
+			if err != nil || info.Mode().Perm() != 0o600 {
+				t.Fatalf("keys: %v, %v, want mode 0600", info, err)
+			}
+			keys := lookUpSigned(t, names, "mesh.internal.", dns.TypeDNSKEY).Answer
+			if len(keys) != 3 {
+				t.Fatalf("%v, want a KSK, a ZSK and a signature", keys)
+			}
+			if got := keys[0].String() + keys[1].String(); first == "" {
+				first = got
+			} else if got != first {
+				t.Errorf("after a restart the keys are %s, want %s", got, first)
+			}
+			answer := lookUpSigned(t, names, "web.mesh.internal.", dns.TypeA).Answer
+			sig, ok := answer[len(answer)-1].(*dns.RRSIG)
+			if !ok {
+				t.Fatalf("%v is not signed", answer)
+			}
+			for _, rr := range keys {
+				if key, ok := rr.(*dns.DNSKEY); ok && key.KeyTag() == sig.KeyTag {
+					if err := sig.Verify(key, answer[:1]); err != nil {
+						t.Error(err)
+					}
+					return
+				}
+			}
+			t.Errorf("no key of tag %d in %v", sig.KeyTag, keys)
+		})
+	}
+}
+
+func TestZoneThatIsNotSigned(t *testing.T) {
+	names := freeAddr(t)
+	r := start(t, controlplane.Options{DNS: controlplane.DNS{Listen: []string{names}}})
+	r.registry.views <- web(registry.Healthy)
+	eventually(t, "web is answered", func() bool { return len(lookUpSigned(t, names, "web.mesh.internal.", dns.TypeA).Answer) == 1 })
+}
+
+// TestNearestComeFirst shows that a client is answered by where it is, or where a resolver that is trusted says its client is.
+func TestNearestComeFirst(t *testing.T) {
+	names := freeAddr(t)
+	place := func(subnet, region string) controlplane.Place {
+		return controlplane.Place{Subnet: netip.MustParsePrefix(subnet), Locality: dnsserver.Locality{Region: region}}
+	}
+	r := start(t, controlplane.Options{DNS: controlplane.DNS{
+		Listen: []string{names}, Places: []controlplane.Place{place("127.0.0.0/8", "us"), place("198.51.100.0/24", "eu")},
+		SubnetFrom: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+	}})
+	view := web(registry.Healthy)
+	for i, region := range []string{"eu", "us", "ap"} {
+		e := *view.Services[0].Endpoints[0]
+		e.ID, e.Addr, e.Locality.Region = region, netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), region
+		view.Services[0].Endpoints = append(view.Services[0].Endpoints, &e)
+	}
+	view.Services[0].Endpoints = view.Services[0].Endpoints[1:]
+	slices.SortFunc(view.Services[0].Endpoints, func(a, b *registry.Endpoint) int { return strings.Compare(a.ID, b.ID) })
+	r.registry.views <- view
+	eventually(t, "web is answered", func() bool { return len(lookUp(t, names, "web.mesh.internal.", dns.TypeA).Answer) == 3 })
+	for subnet, want := range map[string]string{"": "192.0.2.1", "198.51.100.0": "192.0.2.0"} {
+		for range 10 {
+			m := new(dns.Msg).SetQuestion("web.mesh.internal.", dns.TypeA).SetEdns0(1232, false)
+			if subnet != "" {
+				m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 24, Address: netip.MustParseAddr(subnet).AsSlice()}}
+			}
+			answer, _, err := (&dns.Client{Timeout: 5 * time.Second}).Exchange(m, names)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := answer.Answer[0].(*dns.A).A.String(); got != want {
+				t.Errorf("of subnet %q: %s comes first, want %s", subnet, got, want)
+			}
+		}
+	}
+}
+
+// TestReverseZonesAreServed shows that an address leads to its name, by a zone of its own that is signed by keys of its own.
+func TestReverseZonesAreServed(t *testing.T) {
+	names, dir := freeAddr(t), t.TempDir()
+	r := start(t, controlplane.Options{DNS: controlplane.DNS{Listen: []string{names}, Keys: dir, Reverse: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}})
+	r.registry.views <- web(registry.Healthy)
+	eventually(t, "the address is known", func() bool { return len(lookUp(t, names, "1.2.0.192.in-addr.arpa.", dns.TypePTR).Answer) == 1 })
+	answer := lookUpSigned(t, names, "1.2.0.192.in-addr.arpa.", dns.TypePTR).Answer
+	if ptr, ok := answer[0].(*dns.PTR); !ok || ptr.Ptr != "192-0-2-1.web.default.mesh.internal." {
+		t.Errorf("it leads to %v", answer[0])
+	}
+	if sig, ok := answer[1].(*dns.RRSIG); !ok || sig.SignerName != "2.0.192.in-addr.arpa." {
+		t.Errorf("it is signed by %v", answer[1])
+	}
+	var status controlplane.DNSStatus
+	_, body := get(t, r.api, "/api/v1/dns", nil)
+	if err := json.Unmarshal([]byte(body), &status); err != nil {
+		t.Fatal(err)
+	}
+	if len(status.Zones) != 2 || status.Zones[0].Zone != "mesh.internal." || status.Zones[1].Zone != "2.0.192.in-addr.arpa." || len(status.Zones[1].Keys) != 2 {
+		t.Errorf("the zones are %+v", status.Zones)
+	}
+}
+
+// TestKeysThatAreTorn shows that keys which cannot be used take signatures away and nothing else, are not replaced, and are told.
+func TestKeysThatAreTorn(t *testing.T) {
+	names, dir := freeAddr(t), t.TempDir()
+	file := filepath.Join(dir, "dnssec-mesh.internal.keys")
+	if err := os.WriteFile(file, []byte("torn"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, controlplane.Options{DNS: controlplane.DNS{Listen: []string{names}, Keys: dir}})
+	r.registry.views <- web(registry.Healthy)
+	eventually(t, "web is answered", func() bool { return len(lookUpSigned(t, names, "web.mesh.internal.", dns.TypeA).Answer) == 1 })
+	if data, err := os.ReadFile(file); err != nil || string(data) != "torn" {
+		t.Errorf("the file holds %q, %v", data, err)
+	}
+	_, body := get(t, r.api, "/api/v1/dns", nil)
+	var status controlplane.DNSStatus
+	if err := json.Unmarshal([]byte(body), &status); err != nil || len(status.Zones) != 1 || !strings.Contains(status.Zones[0].Error, file) || len(status.Zones[0].Keys) != 0 {
+		t.Errorf("%v, %+v, want an error with the file", err, status.Zones)
+	}
+	if _, metrics := get(t, r.api, "/metrics", nil); !strings.Contains(metrics, `hostmesh_dns_zone_signed{zone="mesh.internal."} 0`) {
+		t.Error("the metrics do not tell it")
+	}
+}

@@ -1,0 +1,93 @@
+package controlplane
+
+import (
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/hostmesh/hostmesh/dnsserver/dnssec"
+)
+
+// The part of the HTTP API about DNS.
+type (
+	// DNSStatus is GET /api/v1/dns.
+	DNSStatus struct {
+		Number uint64           `json:"number"`          // of the snapshot
+		Listen []netip.AddrPort `json:"listen"`          // UDP and TCP
+		TLS    []netip.AddrPort `json:"tls,omitempty"`   // DNS over TLS
+		HTTPS  []netip.AddrPort `json:"https,omitempty"` // DNS over HTTPS
+		Zones  []ZoneStatus     `json:"zones"`           // the mesh's own first
+	}
+	// ZoneStatus is a zone, and the answer of what changes its keys.
+	ZoneStatus struct {
+		Zone   string             `json:"zone"`             // with the last dot
+		Serial uint32             `json:"serial,omitempty"` // 0: there is nothing to serve yet
+		Keys   []dnssec.KeyStatus `json:"keys"`             // none: it is not signed
+		Error  string             `json:"error,omitempty"`  // why it is not, though it should be
+	}
+)
+
+func (s *Server) dnsStatus() DNSStatus {
+	status := DNSStatus{Number: s.number(), Listen: []netip.AddrPort{}, Zones: []ZoneStatus{}}
+	if s.dns != nil {
+		status.Listen, status.TLS, status.HTTPS = nonNil(s.dns.Addrs()), s.dns.TLSAddrs(), s.dns.HTTPSAddrs()
+	}
+	for _, z := range s.zones.Load() {
+		name := z.Origin().String()
+		status.Zones = append(status.Zones, ZoneStatus{Zone: name, Serial: z.Serial(), Keys: []dnssec.KeyStatus{}, Error: s.unsigned[name]})
+	}
+	for _, keys := range s.keys {
+		s.addKeys(&status, keys.Status())
+	}
+	return status
+}
+
+// addKeys adds a zone's keys to the zone, which has none to serve before the catalog is settled.
+func (s *Server) addKeys(status *DNSStatus, keys []dnssec.KeyStatus) {
+	for i := range status.Zones {
+		if status.Zones[i].Zone == keys[0].Zone {
+			status.Zones[i].Keys = keys
+			return
+		}
+	}
+	status.Zones = append(status.Zones, ZoneStatus{Zone: keys[0].Zone, Keys: keys})
+}
+
+// serveRoll begins a rollover: POST /api/v1/dns/ZONE/roll?role=ROLE.
+func (s *Server) serveRoll(w http.ResponseWriter, r *http.Request) {
+	role := dnssec.Role(r.URL.Query().Get("role"))
+	s.changeKeys(w, r, "an operator began a rollover of keys", func(keys *dnssec.Keys) error { return keys.Roll(role) })
+}
+
+// serveDSSeen takes the word that a DS is there: POST /api/v1/dns/ZONE/ds-seen?tag=TAG.
+func (s *Server) serveDSSeen(w http.ResponseWriter, r *http.Request) {
+	text := r.URL.Query().Get("tag")
+	tag, err := strconv.ParseUint(text, 10, 16)
+	if err != nil {
+		answer(w, http.StatusBadRequest, APIError{fmt.Sprintf("read tag: got %q, want a key's number; mesh dns status lists them", text)})
+		return
+	}
+	s.changeKeys(w, r, "an operator says that a DS is there", func(keys *dnssec.Keys) error { return keys.DSSeen(uint16(tag)) })
+}
+
+// changeKeys does what an operator wants with a zone's keys, so it is logged.
+func (s *Server) changeKeys(w http.ResponseWriter, r *http.Request, what string, change func(*dnssec.Keys) error) {
+	zone := strings.ToLower(strings.TrimSuffix(r.PathValue("zone"), ".")) + "."
+	for _, keys := range s.keys {
+		if keys.Zone() != zone {
+			continue
+		}
+		if err := change(keys); err != nil {
+			answer(w, http.StatusConflict, APIError{err.Error() + "; mesh dns status shows the keys"})
+			return
+		}
+		s.log.Warn(what, "zone", zone, "asked", r.URL.RawQuery, "client", r.RemoteAddr)
+		status := DNSStatus{}
+		s.addKeys(&status, keys.Status())
+		answer(w, http.StatusOK, status.Zones[0])
+		return
+	}
+	answer(w, http.StatusNotFound, APIError{fmt.Sprintf("no zone %s is signed here; mesh dns status lists them", zone)})
+}
