@@ -58,7 +58,12 @@ func (p *process) text() string {
 // start runs a program until the test ends or stop or kill is called.
 func start(t testing.TB, name string, argv ...string) *process {
 	t.Helper()
-	p := &process{t: t, name: name, cmd: exec.Command(argv[0], argv[1:]...), done: make(chan struct{})}
+	return startCommand(t, name, exec.Command(argv[0], argv[1:]...))
+}
+
+func startCommand(t testing.TB, name string, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{t: t, name: name, cmd: cmd, done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p, p
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := p.cmd.Start(); err != nil {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -171,13 +172,23 @@ endpoints: [{address: 127.0.0.1}]
 		}
 	}
 	// An upgrade answers on, and the control plane's next word is heard.
+	upgrade(t, proxy)
+	h.has(t, web, "+short", "web.mesh.internal")
+	h.startControl(t)
+	h.has(t, "status: NXDOMAIN", "missing.mesh.internal")
+	h.gets(t, "web.mesh.internal", "web v1\n")
+}
+
+// upgrade has another process take over, which ends with the test.
+func upgrade(t testing.TB, proxy *process) {
+	t.Helper()
 	if err := proxy.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, 30*time.Second, "another process has taken over", func() error {
 		_, after, ok := strings.Cut(proxy.text(), `msg="another process has taken over" pid=`)
 		if !ok {
-			return errors.New(tail(proxy.text(), 5))
+			return errors.New(tail(proxy.text(), 500))
 		}
 		pid, err := strconv.Atoi(strings.Fields(after)[0])
 		if err == nil {
@@ -185,10 +196,87 @@ endpoints: [{address: 127.0.0.1}]
 		}
 		return err
 	})
-	h.has(t, web, "+short", "web.mesh.internal")
+}
+
+// withSocket is a command that is started as the service manager would, with a socket.
+func withSocket(socket *os.File, argv ...string) *exec.Cmd {
+	cmd := exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"`, "sh"}, argv...)...)
+	cmd.ExtraFiles = []*os.File{socket}
+	return cmd
+}
+
+// TestHostNamesAreSteeredNamespaceDig: where the kernel steers, services are reached on ports on which others of the host listen, and
+// these restart as they please; what a service does not declare is refused; without the proxy nobody answers in its place.
+func TestHostNamesAreSteeredNamespaceDig(t *testing.T) {
+	if testbed.InNamespace(t, "10.77.0.1") {
+		return
+	}
+	bpf := shortDir(t)
+	if out, code := run(t, "mount", "-t", "bpf", "bpf", bpf); code != 0 {
+		t.Fatal(out)
+	}
+	defer run(t, "umount", bpf)
+	t.Setenv("GODEBUG", "multipathtcp=0") // the kernel steers to no other sockets
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp4", "127.64.0.0:15001")
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = l.Close()
+	defer socket.Close()
+	if out, err := withSocket(socket, bin(t, "mesh"), "steer", "--pin", bpf+"/hostmesh/steer").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	h := newNameHost(t, "")
+	writeFile(t, filepath.Join(h.dir, "services.d", "own.yaml"), "service: own\nport: 8080\n")
+	h.add(t, "web", 80)
+	h.add(t, "shop", 8080)
+	wildcard := map[string]*process{}
+	listen := func(at string) {
+		wildcard[at] = start(t, "app "+at, bin(t, "mesh"), "demo", "app", "--listen", at)
+		eventually(t, 20*time.Second, "the application listens", func() error { _, err := fetch("127.0.0.1"+at, "", "/"); return err })
+	}
+	listen(":80")
+	listen(":8080")
 	h.startControl(t)
-	h.has(t, "status: NXDOMAIN", "missing.mesh.internal")
-	h.gets(t, "web.mesh.internal", "web v1\n")
+	proxyCommand := []string{bin(t, "mesh-proxy"), "--config", h.proxyFile}
+	proxy := startCommand(t, "mesh-proxy", withSocket(socket, proxyCommand...))
+	calls := func() {
+		h.gets(t, "web.mesh.internal", "web v1\n")
+		h.gets(t, "shop.mesh.internal:8080", "shop v1\n")
+	}
+	calls()
+	for at, app := range wildcard {
+		app.kill()
+		listen(at)
+	}
+	calls()
+	if _, err := h.get("web.mesh.internal:22"); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, io.EOF) {
+		t.Errorf("a port that nobody declares: %v", err)
+	}
+	eventually(t, 20*time.Second, "the log names the ports", func() error {
+		if !strings.Contains(proxy.text(), "service=web.default.mesh.internal declared=[80]") {
+			return errors.New(tail(proxy.text(), 500))
+		}
+		return nil
+	})
+	shop := strings.TrimSpace(h.dig(t, "+short", "shop.mesh.internal"))
+	proxy.stop(20 * time.Second)
+	client := &http.Client{Timeout: 300 * time.Millisecond}
+	if resp, err := client.Get("http://" + shop + ":8080/"); err == nil {
+		t.Errorf("without the proxy somebody answers: %v", resp)
+		_ = resp.Body.Close()
+	}
+	proxy = startCommand(t, "mesh-proxy", withSocket(socket, proxyCommand...))
+	calls()
+	upgrade(t, proxy)
+	calls()
+	if out, code := run(t, bin(t, "mesh"), "steer", "--off", "--pin", bpf+"/hostmesh/steer"); code != 0 {
+		t.Error(out)
+	}
 }
 
 // TestHostNamesOfPortsThatOthersWantNamespaceDig: where addresses are bound, a port on which something of the host listens, or may

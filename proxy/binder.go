@@ -66,7 +66,6 @@ func (b *binder) run(ctx, loops context.Context) {
 	start := b.p.opts.Start
 	if start == nil {
 		b.sockets.started = true
-		b.steer(loops)
 	}
 	for {
 		cfg, changed := b.p.opts.Config.Get()
@@ -110,6 +109,7 @@ func (b *binder) take(ctx context.Context, cfg *config.Config) {
 	}
 	if !held && b.p.life.Load() == stageInitial {
 		b.p.life.Set(stageLive)
+		b.steer(ctx)
 	}
 }
 

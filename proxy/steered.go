@@ -49,6 +49,10 @@ func (s *steering) resume() {
 			a.arrived(fd, peer)
 			continue
 		}
+		if at.Addr() == loopback.Steered() { // somebody looks whether connections are steered
+			_ = syscall.Close(fd)
+			continue
+		}
 		_ = syscall.SetsockoptLinger(fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1}) // it is refused, as by a closed port
 		_ = syscall.Close(fd)
 		s.undeclared(at, peer)
@@ -57,9 +61,6 @@ func (s *steering) resume() {
 
 // undeclared tells what there would have been, at most once a second.
 func (s *steering) undeclared(at, peer netip.AddrPort) {
-	if at.Addr() == loopback.Steered() {
-		return // somebody looks whether connections are steered
-	}
 	s.others++
 	second := s.w.loop.Wall(s.w.loop.Now()).Unix()
 	if second == s.told {
@@ -98,9 +99,10 @@ func (s *sockets) takeSteered() {
 	}
 }
 
-// steer has the loops accept what is steered, once connections are accepted.
+// steer has the loops accept what is steered, once connections are accepted and the first configuration is served: until then
+// nobody knows whose a connection is, and it waits.
 func (b *binder) steer(ctx context.Context) {
-	if b.sockets.steered == noSocket || b.drained {
+	if b.sockets.steered == noSocket || b.drained || !b.sockets.started || b.p.life.Load() != stageLive {
 		return
 	}
 	fds, err := spread([]int{b.sockets.steered}, len(b.p.workers))

@@ -13,23 +13,28 @@ func TestUnitFilesAreRight(t *testing.T) {
 	if err != nil {
 		t.Fatal("systemd-analyze is not installed; run make setup")
 	}
-	units, err := filepath.Glob("*.service")
+	units, err := filepath.Glob("mesh-*.*")
 	if err != nil || len(units) == 0 {
 		t.Fatalf("found %q, %v", units, err)
 	}
 	for _, unit := range units {
-		data, err := os.ReadFile(unit)
-		if err != nil {
-			t.Fatal(err)
-		}
 		root := t.TempDir()
-		for path, text := range map[string][]byte{
-			"usr/bin/mesh-proxy": []byte("#!/bin/sh\n"), "usr/bin/mesh": []byte("#!/bin/sh\n"), "etc/systemd/system/" + unit: data,
+		tree := map[string][]byte{
+			"usr/bin/mesh-proxy": []byte("#!/bin/sh\n"), "usr/bin/mesh": []byte("#!/bin/sh\n"),
 			// What every unit depends on.
 			"usr/lib/systemd/system/sysinit.target": []byte("[Unit]\nDescription=x\n"), "usr/lib/systemd/system/basic.target": []byte("[Unit]\nDescription=x\n"),
 			"usr/lib/systemd/system/shutdown.target": []byte("[Unit]\nDescription=x\n"), "usr/lib/systemd/system/network.target": []byte("[Unit]\nDescription=x\n"),
 			"usr/lib/systemd/system/nss-lookup.target": []byte("[Unit]\nDescription=x\n"), "usr/lib/systemd/system/multi-user.target": []byte("[Unit]\nDescription=x\n"),
-		} {
+			"usr/lib/systemd/system/sockets.target": []byte("[Unit]\nDescription=x\n"),
+		}
+		for _, name := range units {
+			data, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tree["etc/systemd/system/"+name] = data
+		}
+		for path, text := range tree {
 			file := filepath.Join(root, path)
 			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 				t.Fatal(err)

@@ -43,7 +43,7 @@ func root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(controlCommand(), devCommand(), checkCommand(), demoCommand(), versionCommand(), cli.GetCommand(), cli.RegistryCommand(), cli.DNSCommand())
+	cmd.AddCommand(controlCommand(), devCommand(), checkCommand(), demoCommand(), steerCommand(), versionCommand(), cli.GetCommand(), cli.RegistryCommand(), cli.DNSCommand())
 	return cmd
 }
 
