@@ -13,14 +13,15 @@ func TestUnitFilesAreRight(t *testing.T) {
 	if err != nil {
 		t.Fatal("systemd-analyze is not installed; run make setup")
 	}
-	units, err := filepath.Glob("mesh-*.*")
+	units, err := filepath.Glob("mesh-*.*") // services and sockets
 	if err != nil || len(units) == 0 {
 		t.Fatalf("found %q, %v", units, err)
 	}
 	for _, unit := range units {
 		root := t.TempDir()
 		tree := map[string][]byte{
-			"usr/bin/mesh-proxy": []byte("#!/bin/sh\n"), "usr/bin/mesh": []byte("#!/bin/sh\n"),
+			"usr/bin/mesh-proxy": []byte("#!/bin/sh\n"), "usr/bin/mesh": []byte("#!/bin/sh\n"), "usr/bin/resolvectl": []byte("#!/bin/sh\n"), "usr/sbin/ip": []byte("#!/bin/sh\n"),
+			"usr/lib/systemd/system/systemd-resolved.service": []byte("[Service]\nExecStart=/usr/bin/mesh\n"),
 			// What every unit depends on.
 			"usr/lib/systemd/system/sysinit.target": []byte("[Unit]\nDescription=x\n"), "usr/lib/systemd/system/basic.target": []byte("[Unit]\nDescription=x\n"),
 			"usr/lib/systemd/system/shutdown.target": []byte("[Unit]\nDescription=x\n"), "usr/lib/systemd/system/network.target": []byte("[Unit]\nDescription=x\n"),
@@ -40,7 +41,7 @@ func TestUnitFilesAreRight(t *testing.T) {
 				t.Fatal(err)
 			}
 			mode := os.FileMode(0o644)
-			if filepath.Dir(path) == "usr/bin" {
+			if base := filepath.Base(filepath.Dir(path)); base == "bin" || base == "sbin" {
 				mode = 0o755
 			}
 			if err := os.WriteFile(file, text, mode); err != nil {

@@ -21,15 +21,16 @@ func DNSCommand() *cobra.Command {
 	c := &client{}
 	cmd := &cobra.Command{
 		Use:   "dns",
-		Short: "Show the zones that DNS serves, and roll their keys",
+		Short: "Show the zones that DNS serves, roll their keys, and see why a host does not answer",
 		Example: `  mesh dns status
   mesh dns ds --for unbound
   mesh dns roll ksk
-  mesh dns ds-seen 12345`,
+  mesh dns ds-seen 12345
+  mesh dns doctor web`,
 	}
 	c.flags(cmd)
 	refuseUnknown(cmd)
-	cmd.AddCommand(c.dnsStatusCommand(), c.dnsDSCommand(), c.dnsRollCommand(), c.dnsSeenCommand())
+	cmd.AddCommand(c.dnsStatusCommand(), c.dnsDSCommand(), c.dnsRollCommand(), c.dnsSeenCommand(), c.dnsDoctorCommand())
 	return cmd
 }
 
