@@ -109,7 +109,7 @@ type Service struct {
 	Labels    map[string]string `json:"labels,omitempty"`
 	Endpoints []*Endpoint       `json:"endpoints"` // sorted by ID, IDs unique
 	// ExternalName is a domain name that stands for the service while it has no endpoints: in DNS it is an alias of that name.
-	// Proxies are not told of it.
+	// Proxies are told of it when they ask for the service by name, for their host's DNS.
 	ExternalName string `json:"externalName,omitempty"`
 	// Standby are endpoints that the merge rule keeps traffic from: known, in no answer. Sorted by ID, set by the Catalog.
 	Standby   []*Endpoint `json:"standby,omitempty"`

@@ -59,6 +59,22 @@ func clusterFor(p port) *clusterv3.Cluster {
 	return c
 }
 
+// aliasCluster says that a service is another name for something outside of the mesh. Nobody sends it requests, so its addresses
+// need not be new.
+func aliasCluster(name, external string) *clusterv3.Cluster {
+	return &clusterv3.Cluster{
+		Name:                 name,
+		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_LOGICAL_DNS},
+		ConnectTimeout:       durationpb.New(connectTimeout),
+		DnsRefreshRate:       durationpb.New(24 * time.Hour),
+		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: name, Endpoints: []*endpointv3.LocalityLbEndpoints{{
+			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{
+				Address: socketAddress(strings.ToValidUTF8(external, "\uFFFD"), anyPort),
+			}}}},
+		}}},
+	}
+}
+
 // address is one host of an assignment.
 type address struct {
 	endpoint *registry.Endpoint

@@ -15,8 +15,8 @@
 //	                                 outbound                         everything in a proxy's scope
 //	Listener, for a proxy            outbound                         HTTP by Host, at the node's outbound address
 //	                                 <fqdn>                           all ports, at the service's loopback address
-//	Cluster, ClusterLoadAssignment   <fqdn>                           for proxies: the endpoints of a service that has a port of
-//	                                                                  UDP, or no port at all: they are reached without a proxy
+//	Cluster, ClusterLoadAssignment   <fqdn>                           for proxies, by name only: the endpoints of a service that has a
+//	                                                                  port of UDP, or no port at all, or its ExternalName
 //	Listener, for gRPC               <fqdn>, <short>, each also with :<port>   api_listener, by name only
 package compile
 

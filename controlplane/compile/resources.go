@@ -98,6 +98,8 @@ func (r *Resources) InWildcard(t Type, name string) bool {
 		return false
 	case name == outbound:
 		return true
+	case t == Cluster && isDirect(name):
+		return false
 	case t == Cluster && r.class.All:
 		return true
 	}
@@ -124,6 +126,9 @@ func (r *Resources) Wildcard(t Type) iter.Seq[*Resource] {
 				continue
 			}
 			for _, res := range s.resources(r.class.Kind, t, r.common.hidden[s.src.Name]) {
+				if t == Cluster && isDirect(res.Name) {
+					continue
+				}
 				if !yield(res) {
 					return
 				}

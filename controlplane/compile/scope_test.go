@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -46,9 +47,6 @@ func TestScope(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := compile.ForClass(nil, common, nodeClass(t, c.agent, map[string]any{"upstreams": c.upstreams}))
-			if c.agent == "envoy" { // it is told where the port of UDP is
-				c.clusters = slices.Insert(slices.Clone(c.clusters), 3, "db.data.mesh.internal")
-			}
 			for typ, want := range map[compile.Type][]string{compile.Cluster: c.clusters, compile.Listener: c.listeners} {
 				var got []string
 				for res := range r.Wildcard(typ) {
@@ -241,10 +239,30 @@ func TestEndpointsThatNoProxyStandsFor(t *testing.T) {
 				return
 			}
 			got := message[*endpointv3.ClusterLoadAssignment](t, r.Get(compile.Endpoint, fqdn)).Endpoints[0].LbEndpoints[0].GetEndpoint().Address.GetSocketAddress()
+			if r.InWildcard(compile.Cluster, fqdn) || slices.Contains(wildcardNames(r, compile.Cluster), fqdn) {
+				t.Error("who does not ask for the cluster is told of it")
+			}
 			if r.Get(compile.Cluster, fqdn) == nil || got.Address != "10.0.0.1" || got.GetPortValue() != c.want {
 				t.Errorf("told %v, want port %d", got, c.want)
 			}
 		})
+	}
+}
+
+// TestAliasesAreToldByName: a service that stands for a name outside of the mesh, until it has endpoints.
+func TestAliasesAreToldByName(t *testing.T) {
+	const fqdn = "db.default.mesh.internal"
+	service := &registry.Service{Name: name("db"), ExternalName: "db.example.com", Ports: []registry.Port{{Number: 5432}}}
+	get := func() *compile.Resource {
+		return compile.ForClass(nil, compile.Update(nil, &registry.Snapshot{Services: []*registry.Service{service}}, compile.Options{}), nodeClass(t, "envoy", nil)).Get(compile.Cluster, fqdn)
+	}
+	c := message[*clusterv3.Cluster](t, get())
+	if at := c.LoadAssignment.Endpoints[0].LbEndpoints[0].GetEndpoint().Address.GetSocketAddress(); at.Address != "db.example.com" || c.GetType() != clusterv3.Cluster_LOGICAL_DNS {
+		t.Errorf("got %v", c)
+	}
+	service = &registry.Service{Name: service.Name, ExternalName: service.ExternalName, Ports: service.Ports, Endpoints: []*registry.Endpoint{endpoint("a", "10.0.0.1", registry.Healthy, "a")}}
+	if get() != nil {
+		t.Error("with endpoints it is an alias still")
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/hostmesh/hostmesh/registry"
 )
@@ -134,20 +135,30 @@ func (s *service) addListeners(old *service) {
 }
 
 // addDirect compiles a cluster by the service's own name if no loopback address stands for all of it: a port of UDP is not proxied,
-// and of a service without ports nobody knows what they are. It tells resolvers on mesh hosts where the endpoints are.
+// of a service without ports nobody knows what they are, and one without endpoints may be an alias. It is for resolvers on mesh
+// hosts, which ask for it by name: no wildcard has it.
 func (s *service) addDirect(old *service) {
 	udp := slices.IndexFunc(s.src.Ports, func(p registry.Port) bool { return p.Protocol == registry.UDP })
-	if udp < 0 && len(s.src.Ports) > 0 {
+	alias := s.src.ExternalName != "" && len(s.src.Endpoints) == 0
+	if udp < 0 && len(s.src.Ports) > 0 && !alias {
 		return
 	}
 	p := port{cluster: s.fqdn}
 	if udp >= 0 {
 		p.Port = s.src.Ports[udp]
 	}
-	addresses := s.placed(func(e *registry.Endpoint) uint16 { return max(e.Port(p.Name), anyPort) })
-	s.all[Proxy][Cluster] = append(s.all[Proxy][Cluster], newResource(old.find(Proxy, Cluster, s.fqdn), Cluster, s.fqdn, clusterFor(p)))
-	s.all[Proxy][Endpoint] = append(s.all[Proxy][Endpoint], newResource(old.find(Proxy, Endpoint, s.fqdn), Endpoint, s.fqdn, assignment(p, addresses, false)))
+	cluster := clusterFor(p)
+	if alias {
+		cluster = aliasCluster(s.fqdn, s.src.ExternalName)
+	} else {
+		addresses := s.placed(func(e *registry.Endpoint) uint16 { return max(e.Port(p.Name), anyPort) })
+		s.all[Proxy][Endpoint] = append(s.all[Proxy][Endpoint], newResource(old.find(Proxy, Endpoint, s.fqdn), Endpoint, s.fqdn, assignment(p, addresses, false)))
+	}
+	s.all[Proxy][Cluster] = append(s.all[Proxy][Cluster], newResource(old.find(Proxy, Cluster, s.fqdn), Cluster, s.fqdn, cluster))
 }
+
+// isDirect reports whether a cluster's name is that of one by addDirect.
+func isDirect(name string) bool { return !strings.Contains(name, "|") }
 
 // resources returns what clients of kind k can see of s, which may be nil.
 func (s *service) resources(k Kind, t Type, hidden bool) []*Resource {

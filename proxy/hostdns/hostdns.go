@@ -227,6 +227,9 @@ func (r *Resolver) branch(service string, a answer) *dnsserver.Branch {
 
 // sets are the records at one of a service's names.
 func (r *Resolver) sets(name string, a answer) []dnsserver.Set {
+	if a.cluster != nil && a.cluster.DNS != nil {
+		return alias(a.cluster.DNS)
+	}
 	if a.listener == nil {
 		addrs := addresses(a.cluster, func(h config.Health) bool { return h == config.Healthy })
 		if len(addrs) == 0 {
@@ -242,6 +245,18 @@ func (r *Resolver) sets(name string, a answer) []dnsserver.Set {
 		}
 	}
 	return append(sets, srv)
+}
+
+// alias is what is answered for a service that is another name for something outside of the mesh.
+func alias(to *config.DNS) []dnsserver.Set {
+	if len(to.Names) == 0 {
+		return nil
+	}
+	target, err := dnsserver.ParseName(to.Names[0].Host)
+	if err != nil {
+		return nil
+	}
+	return []dnsserver.Set{{Type: dns.TypeCNAME, TTL: endpointTTL, Data: [][]byte{[]byte(target)}}}
 }
 
 // addresses are those of a cluster's endpoints of some health, once each.

@@ -128,7 +128,7 @@ func TestAnswers(t *testing.T) {
 	b.bound.Set(map[netip.AddrPort]error{web.Addresses[0]: nil, web.Addresses[1]: nil, db.Addresses[0]: nil, named.Addresses[0]: errors.New("address in use")})
 	b.config.Set(&config.Config{
 		Listeners: []*config.Listener{db, named, listener("ntp.default.mesh.internal", "127.64.0.9", 123), web},
-		Clusters:  map[string]*config.Cluster{ntp.Name: ntp, sick.Name: sick, "late.default.mesh.internal": {Name: "late.default.mesh.internal"}},
+		Clusters:  map[string]*config.Cluster{ntp.Name: ntp, sick.Name: sick, "alias.default.mesh.internal": {Name: "alias.default.mesh.internal", Assigned: true, DNS: &config.DNS{Names: []config.DNSName{{Host: "www.example.com"}}}}, "late.default.mesh.internal": {Name: "late.default.mesh.internal"}},
 		Absent:    map[string]bool{"gone.default.mesh.internal": true, "data.default.mesh.internal": true},
 	})
 	const control = "mesh hosts answer names of services; ports, endpoints and hosts are answered by the DNS of mesh control"
@@ -150,6 +150,7 @@ func TestAnswers(t *testing.T) {
 		{"ntp.mesh.internal.", dns.TypeA, "NOERROR; 5 10.0.0.1; 5 10.0.0.2"},
 		{"ntp.mesh.internal.", dns.TypeAAAA, "NOERROR; 5 2001:db8::1"},
 		{"sick.mesh.internal.", dns.TypeA, "NOERROR; 5 10.0.0.9"},
+		{"alias.mesh.internal.", dns.TypeA, "NOERROR; 5 www.example.com."},
 		{"gone.mesh.internal.", dns.TypeA, "NXDOMAIN"},
 		{"unknown.mesh.internal.", dns.TypeA, "SERVFAIL; EDE 14 unknown.default.mesh.internal: the control plane is away"},
 		{"late.mesh.internal.", dns.TypeA, "SERVFAIL; EDE 14 late.default.mesh.internal: the control plane is away"},
@@ -164,13 +165,13 @@ func TestAnswers(t *testing.T) {
 			t.Errorf("%s %s: got %s, want %s", c.name, dns.TypeToString[c.rtype], got, c.want)
 		}
 	}
-	if got := b.Services(); !slices.Equal(got, []string{"db.data.mesh.internal", "ntp.default.mesh.internal", "sick.default.mesh.internal", "web.default.mesh.internal"}) {
+	if got := b.Services(); !slices.Equal(got, []string{"alias.default.mesh.internal", "db.data.mesh.internal", "ntp.default.mesh.internal", "sick.default.mesh.internal", "web.default.mesh.internal"}) {
 		t.Errorf("answers %q", got)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	slices.Sort(b.kept)
-	if diff := cmp.Diff([]string{"ntp.default.mesh.internal", "sick.default.mesh.internal"}, slices.Compact(b.kept)); diff != "" {
+	if diff := cmp.Diff([]string{"alias.default.mesh.internal", "ntp.default.mesh.internal", "sick.default.mesh.internal"}, slices.Compact(b.kept)); diff != "" {
 		t.Errorf("kept (-want +got):\n%s", diff)
 	}
 }
