@@ -183,6 +183,9 @@ func violations(packages []listed) []string {
 		}
 		if path == "cmd/mesh-proxy" || path == "proxy" {
 			for _, dep := range p.Deps {
+				if target, _ := ours(dep); target == "proxy/steer" {
+					found = append(found, fmt.Sprintf("%s links proxy/steer: mesh-proxy needs no loader of programs for the kernel", path))
+				}
 				if target, isOurs := ours(dep); isOurs && (matches("registry/…", target) || matches("controlplane/…", target)) {
 					found = append(found, fmt.Sprintf("%s links %s: the data plane knows no registry and no control plane", path, target))
 				}
@@ -212,6 +215,7 @@ func TestArchitectureBites(t *testing.T) {
 		{"adapter to adapter", "registry/file/planted.go", "package file\n\nimport _ \"" + module + "/registry/consul\"\n", "registry/file imports registry/consul"},
 		{"proxy to registry", "proxy/router/planted.go", "package router\n\nimport _ \"" + module + "/registry\"\n", "proxy/router imports registry"},
 		{"data plane links the control plane by a detour", "host/planted.go", "package host\n\nimport _ \"" + module + "/controlplane\"\n", "proxy links controlplane"},
+		{"data plane links the loader of kernel programs", "host/planted.go", "package host\n\nimport _ \"" + module + "/proxy/steer\"\n", "proxy links proxy/steer"},
 		{"cmd imported", "controlplane/planted.go", "package controlplane\n\nimport _ \"" + module + "/cmd/mesh/cli\"\n", "nothing imports cmd"},
 		{"pure package with a lock", "controlplane/compile/planted.go", "package compile\n\nimport _ \"sync\"\n", "controlplane/compile imports sync, but it is pure"},
 		{"pure package with gRPC", "proxy/http1/planted.go", "package http1\n\nimport _ \"google.golang.org/grpc/codes\"\n", "proxy/http1 imports google.golang.org/grpc/codes, but it is pure"},

@@ -14,6 +14,10 @@ install_packages gcc=build-essential dig=bind9-dnsutils unbound-host=unbound-hos
   java=default-jre-headless javac=default-jdk-headless /usr/share/java/zookeeper.jar=libzookeeper-java \
   /usr/share/java/netty-codec.jar=libnetty-java /usr/share/java/slf4j-simple.jar=libslf4j-java \
   /usr/share/java/curator-x-discovery.jar=libcurator-discovery-java
+if [ "$(id -u)" = 0 ]; then
+  install_packages lxc-start=lxc mmdebstrap=mmdebstrap
+  e2e/hosts.sh rootfs
+fi
 install_envoy
 
 go run ./e2e/testbed/cmd/build

@@ -110,6 +110,11 @@ loops: 65
 			`p.yaml:8: accessLog: got "log", want an absolute path or off`,
 			`p.yaml:9: loops: got 65, want 0 to 64`,
 		}},
+		{"dns", "dns:\n  domain: Mesh.internal.\n  listen: 127.64.0.53:53\n", []string{
+			`p.yaml:2: dns.domain: got "Mesh.internal.", want a domain in lower case`,
+			`p.yaml:3: dns.listen: got 127.64.0.53:53, want a loopback address and port, such as 127.15.0.53:53, not in 127.64.0.0/10`,
+		}},
+		{"dns elsewhere", "dns: {listen: \"10.0.0.1:53\"}\n", []string{`p.yaml:1: dns.listen: got 10.0.0.1:53, want a loopback address`}},
 		{"gossip", "gossip: {bind: \"10.0.0.1:7946\"}\n", []string{"p.yaml:1: gossip.keyFile: got nothing, want a file with a key"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
