@@ -66,7 +66,8 @@ func aliasCluster(name, external string) *clusterv3.Cluster {
 		Name:                 name,
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_LOGICAL_DNS},
 		ConnectTimeout:       durationpb.New(connectTimeout),
-		DnsRefreshRate:       durationpb.New(24 * time.Hour),
+		//lint:ignore SA1019 what takes its place is an extension, and this is a field that every client reads
+		DnsRefreshRate: durationpb.New(24 * time.Hour),
 		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: name, Endpoints: []*endpointv3.LocalityLbEndpoints{{
 			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{
 				Address: socketAddress(strings.ToValidUTF8(external, "\uFFFD"), anyPort),
