@@ -245,6 +245,7 @@ func (x *exchange) connectFailed(err error) {
 func (x *exchange) Cut(cut upstream.Cut) {
 	x.up = nil
 	switch {
+	x.sentAny = !cut.Unsent
 	case cut.Kind == upstream.CutMalformed && !(cut.Silent && cut.Lost): // else it was no response to this request
 		x.malformedResponse()
 	case x.headDone:
@@ -261,24 +262,21 @@ func (x *exchange) Cut(cut upstream.Cut) {
 func (x *exchange) upstreamEnded(cut upstream.Cut) {
 	x.cluster.Stats.Count[upstream.RequestRxReset]++
 	x.host.Stats.RequestErr++
-	x.sentAny = !cut.Unsent
 	reused := x.reused && x.stale < 2 && cut.Silent && cut.Lost && cut.Kind != upstream.CutMalformed
 	if !reused || !x.repeatable() {
 		x.host.Reached(upstream.LocalFailed)
 	}
-	if cut.Silent {
-		if reused && x.repeatable() {
-			// The host had closed an idle connection: the request met nobody.
-			x.repeatThere()
-			return
-		}
-		o := retry.Outcome{Failure: retry.Ended}
-		if cut.Kind == upstream.CutRefused {
-			o.Failure = retry.Refused
-		}
-		if x.tryAgain(o, nil) {
-			return
-		}
+	if reused && x.repeatable() {
+		// The host had closed an idle connection: the request met nobody.
+		x.repeatThere()
+		return
+	}
+	o := retry.Outcome{Failure: retry.Ended}
+	if cut.Kind == upstream.CutRefused {
+		o.Failure = retry.Refused
+	}
+	if x.tryAgain(o, nil) {
+		return
 	}
 	reason := "connection termination"
 	switch {
@@ -312,6 +310,9 @@ func (x *exchange) malformedResponse() {
 	}
 	x.cluster.Stats.Count[upstream.RequestTxReset]++
 	x.reply(502, x.failureText("protocol error"), flagUpstreamProtocol)
+	if x.tryAgain(retry.Outcome{Failure: retry.Ended}, nil) {
+		return
+	}
 }
 
 // dropUpstream ends the stream of a try that is given up.
