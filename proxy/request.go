@@ -112,12 +112,13 @@ func (x *exchange) connect() {
 		x.reply(503, textNoHealthy, flagNoHealthy)
 		return
 	}
-	x.tried[(x.attempts-1)%maxTried] = h
 	x.acquire(h)
 }
 
+// acquire gets a stream to a host, who counts as the one that this attempt tried: another than was picked when it had to wait.
 func (x *exchange) acquire(h *upstream.Host) {
 	x.host = h
+	x.tried[(x.attempts-1)%maxTried] = h
 	x.connectAt = x.w.loop.Clock()
 	if x.whole && !x.upgrade {
 		x.w.loop.Start(&x.tryTimer, x.route.Retry.PerTryTimeout, x)
