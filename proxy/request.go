@@ -245,8 +245,8 @@ func (x *exchange) connectFailed(err error) {
 // Cut is told that there will be no complete response.
 func (x *exchange) Cut(cut upstream.Cut) {
 	x.up = nil
-	switch {
 	x.sentAny = !cut.Unsent
+	switch {
 	case cut.Kind == upstream.CutMalformed && !(cut.Silent && cut.Lost): // else it was no response to this request
 		x.malformedResponse()
 	case x.headDone:
@@ -310,10 +310,10 @@ func (x *exchange) malformedResponse() {
 		return
 	}
 	x.cluster.Stats.Count[upstream.RequestTxReset]++
-	x.reply(502, x.failureText("protocol error"), flagUpstreamProtocol)
 	if x.tryAgain(retry.Outcome{Failure: retry.Ended}, nil) {
 		return
 	}
+	x.reply(502, x.failureText("protocol error"), flagUpstreamProtocol)
 }
 
 // dropUpstream ends the stream of a try that is given up.
@@ -328,12 +328,12 @@ func (x *exchange) dropUpstream() {
 
 func (x *exchange) headTimeout() {
 	x.stats.count[httpRqHeaderTimeout]++
-	x.unparsed(408, "request header timeout", flagTimeoutDownstream)
+	x.unparsed(408, textHeadTimeout, flagNone)
 }
 
 func (x *exchange) requestTimeout() {
 	x.stats.count[httpRqTimeout]++
-	x.timedOut(408, "request timeout", flagTimeoutDownstream)
+	x.timedOut(408, textWholeTimeout, flagNone)
 }
 
 // clientGone ends the exchange of a client that went away, as f says: the upstream is told by the end of its stream.
