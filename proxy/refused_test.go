@@ -169,6 +169,44 @@ func TestMalformedResponsesAreNotTheLast(t *testing.T) {
 	}
 }
 
+// TestHostsThatGoAwayAreLeft: a connection whose host takes no more requests on it is closed as soon as none is under way, which may
+// be at once; nobody waits for it to be idle for long enough.
+func TestHostsThatGoAwayAreLeft(t *testing.T) {
+	for _, idle := range []bool{true, false} {
+		t.Run(fmt.Sprintf("idle: %v", idle), func(t *testing.T) {
+			leave := make(chan struct{})
+			host := framed(t, func(n int32, f *http2.Framer, stream uint32, body []byte) {
+				if n == 1 && !idle {
+					_ = f.WriteGoAway(stream, http2.ErrCodeNo, nil)
+				}
+				answerFramed(f, stream, body)
+				if n == 1 && idle {
+					<-leave
+					_ = f.WriteGoAway(stream, http2.ErrCodeNo, nil)
+				}
+			})
+			p := start2(t, config.ProtocolHTTP1, config.ProtocolHTTP2, host, nil)
+			client := p.plainClient(config.ProtocolHTTP1)
+			ask := func() {
+				resp, err := client.Post(pairURL+"/", "text/plain", strings.NewReader("body"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp.Body.Close()
+				if resp.StatusCode != 200 {
+					t.Errorf("status %d", resp.StatusCode)
+				}
+			}
+			ask()
+			p.waitStat("cluster.web.upstream_rq_active", "0") // the connection is idle
+			close(leave)
+			p.waitStat("cluster.web.upstream_cx_active", "0")
+			ask()
+			p.waitStat("cluster.web.upstream_cx_total", "2")
+		})
+	}
+}
+
 // TestStatusesOfGRPCAreRepeated: a call that got nothing but a status which the policy names is made again.
 func TestStatusesOfGRPCAreRepeated(t *testing.T) {
 	for _, c := range []struct {
