@@ -27,14 +27,13 @@ const (
 	flagUpstreamProtocol
 	flagStreamIdle
 	flagNoCluster
-	flagTimeoutDownstream
 	flagOverload
 	flagUpstreamReset // the stream alone
 	flagClientReset
 	flagNone flags = 0
 )
 
-var flagNames = [...]string{"UH", "UF", "UT", "UC", "UO", "NR", "URX", "DC", "DPE", "UPE", "SI", "NC", "DT", "OM", "UR", "DR"}
+var flagNames = [...]string{"UH", "UF", "UT", "UC", "UO", "NR", "URX", "DC", "DPE", "UPE", "SI", "NC", "OM", "UR", "DR"}
 
 // append writes the flags as the access log has them.
 func (f flags) append(b []byte) []byte {
@@ -62,6 +61,9 @@ const (
 	textOverflow       = textReset + "reset reason: overflow"
 	textRequestTimeout = "upstream request timeout"
 	textStreamTimeout  = "stream timeout"
+	// textHeadTimeout and textWholeTimeout answer a request that is not complete in time. No flag tells that, as in Envoy.
+	textHeadTimeout  = "request header timeout"
+	textWholeTimeout = "request timeout"
 	// textDurationTimeout answers an exchange that went on for longer than it may.
 	textDurationTimeout = "downstream duration timeout"
 	textBadRequest      = "Bad Request"

@@ -124,9 +124,9 @@ func (x *exchange) replyDetails(status int, body string) string {
 		return "stream_idle_timeout"
 	case body == textDurationTimeout:
 		return "max_duration_timeout"
-	case x.flags&flagTimeoutDownstream != 0 && !x.parsed:
+	case body == textHeadTimeout:
 		return "request_header_timeout"
-	case x.flags&flagTimeoutDownstream != 0:
+	case body == textWholeTimeout:
 		return "request_overall_timeout"
 	case x.flags&flagProtocol != 0:
 		return "http1.codec_error"
@@ -160,8 +160,6 @@ func (x *exchange) details() string {
 		return "stream_idle_timeout"
 	case x.flags&flagUpstreamTimeout != 0:
 		return "response_timeout"
-	case x.flags&flagTimeoutDownstream != 0:
-		return "request_overall_timeout"
 	case k.answered:
 		return "via_upstream"
 	}

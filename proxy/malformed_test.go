@@ -128,6 +128,7 @@ func TestTimeouts(t *testing.T) {
 	short := func(change func(*config.HTTP, *config.Route)) *testProxy {
 		v := vhost("web.mesh.internal", "web")
 		l := httpConfig(freeAddr(t), v)
+		l.HTTP.AccessLogs[0].Format = &config.LogFormat{Text: " %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%\n"}
 		change(l.HTTP, v.Routes[0])
 		return start(t, &config.Config{Listeners: []*config.Listener{l}, Clusters: clusters(cluster("web", backend))}, nil)
 	}
@@ -136,11 +137,11 @@ func TestTimeouts(t *testing.T) {
 		name, request, status, text, log string
 		change                           func(*config.HTTP, *config.Route)
 	}{
-		{"route", get, "504", "upstream request timeout", " 504 UT ", func(_ *config.HTTP, r *config.Route) { r.Timeout = tick }},
-		{"per try", get, "504", "upstream request timeout", " 504 UT,URX ", func(_ *config.HTTP, r *config.Route) { r.Retry.PerTryTimeout = tick; r.Retry.Max = 0 }},
-		{"stream idle", get, "504", "stream timeout", " 504 SI ", func(h *config.HTTP, _ *config.Route) { h.StreamIdleTimeout = tick }},
-		{"head", "GET / HT", "408", "request header timeout", " 408 DT ", func(h *config.HTTP, _ *config.Route) { h.RequestHeadersTimeout = tick }},
-		{"request", "POST / HTTP/1.1\r\nHost: web.mesh.internal\r\nContent-Length: 9\r\n\r\nx", "408", "request timeout", " 408 DT ", func(h *config.HTTP, _ *config.Route) { h.RequestTimeout = tick }},
+		{"route", get, "504", "upstream request timeout", " 504 UT response_timeout\n", func(_ *config.HTTP, r *config.Route) { r.Timeout = tick }},
+		{"per try", get, "504", "upstream request timeout", " 504 UT,URX upstream_per_try_timeout\n", func(_ *config.HTTP, r *config.Route) { r.Retry.PerTryTimeout = tick; r.Retry.Max = 0 }},
+		{"stream idle", get, "504", "stream timeout", " 504 SI stream_idle_timeout\n", func(h *config.HTTP, _ *config.Route) { h.StreamIdleTimeout = tick }},
+		{"head", "GET / HT", "408", "request header timeout", " 408 - request_header_timeout\n", func(h *config.HTTP, _ *config.Route) { h.RequestHeadersTimeout = tick }},
+		{"request", "POST / HTTP/1.1\r\nHost: web.mesh.internal\r\nContent-Length: 9\r\n\r\nx", "408", "request timeout", " 408 - request_overall_timeout\n", func(h *config.HTTP, _ *config.Route) { h.RequestTimeout = tick }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := short(c.change)

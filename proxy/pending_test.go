@@ -14,6 +14,45 @@ import (
 	"github.com/hostmesh/hostmesh/proxy/config"
 )
 
+// TestRetriesAfterTheQueue: a request that waited in the queue is given to whichever host is next then. When that one fails, the other
+// is tried, and not that one again.
+func TestRetriesAfterTheQueue(t *testing.T) {
+	held, release, tried := make(chan struct{}), make(chan struct{}), make(chan string, 8)
+	host := func(name string) string {
+		return rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+			if strings.HasPrefix(readHead(r), "GET /first ") {
+				close(held)
+				<-release
+				_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+				return
+			}
+			tried <- name
+			_ = conn.(*net.TCPConn).SetLinger(0)
+		})
+	}
+	cl := cluster("web", host("a"), host("b"))
+	cl.MaxConnections = 1
+	v := vhost("web.mesh.internal", "web")
+	v.Routes[0].Retry = config.Retry{On: config.RetryReset, Max: 1}
+	p := start(t, &config.Config{Listeners: []*config.Listener{httpConfig(freeAddr(t), v)}, Clusters: clusters(cl)}, oneLoop)
+	results := make(chan int, 2)
+	ask := func(path string) {
+		status, _, _ := p.get(once(), "web.mesh.internal", path)
+		results <- status
+	}
+	go ask("/first")
+	<-held
+	go ask("/second")
+	p.waitStat("cluster.web.upstream_rq_pending_active", "1")
+	close(release)
+	if first, second := <-tried, <-tried; first == second {
+		t.Errorf("the request was sent to host %s twice", first)
+	}
+	if a, b := <-results, <-results; a+b != 200+503 {
+		t.Errorf("statuses %d and %d", a, b)
+	}
+}
+
 // TestPendingRequestsAreLimited: of those that wait for connections which do not come about no more wait than may, whether each has a
 // connection of its own or all share one. Who is too many is told so at once, and whoever leaves makes room.
 func TestPendingRequestsAreLimited(t *testing.T) {

@@ -117,6 +117,96 @@ func TestRefusedStreamsAreRepeated(t *testing.T) {
 	}
 }
 
+// TestMalformedResponsesAreNotTheLast: a host whose response is malformed, or who does not speak HTTP/2, is not the last that is asked,
+// as long as the request may be sent again.
+func TestMalformedResponsesAreNotTheLast(t *testing.T) {
+	malformed := func(f *http2.Framer, stream uint32) { // a head without a status
+		var block bytes.Buffer
+		_ = hpack.NewEncoder(&block).WriteField(hpack.HeaderField{Name: "server", Value: "broken"})
+		_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true})
+	}
+	hinted := func(f *http2.Framer, stream uint32) {
+		var block bytes.Buffer
+		_ = hpack.NewEncoder(&block).WriteField(hpack.HeaderField{Name: ":status", Value: "103"})
+		_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true})
+		malformed(f, stream)
+	}
+	alien := func(f *http2.Framer, stream uint32) { _ = f.WriteRawFrame(http2.FrameSettings, 0, stream, nil) }
+	for _, c := range []struct {
+		name, method string
+		cut          func(f *http2.Framer, stream uint32)
+		want         string
+	}{
+		{"malformed", "PUT", malformed, "200 body"},
+		{"malformed, of a POST", "POST", malformed, "502 upstream connect error"},
+		{"malformed after a hint", "PUT", hinted, "502 upstream connect error"},
+		{"against the rules of the connection", "PUT", alien, "200 body"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			host := framed(t, func(n int32, f *http2.Framer, stream uint32, body []byte) {
+				if n == 1 {
+					c.cut(f, stream)
+					return
+				}
+				answerFramed(f, stream, body)
+			})
+			v := vhost("web.mesh.internal", "web")
+			v.Routes[0].Retry = config.Retry{On: config.Retry5xx, Max: 1}
+			cl := cluster("web", host)
+			cl.Protocol = config.ProtocolHTTP2
+			p := start(t, &config.Config{Listeners: []*config.Listener{httpConfig(freeAddr(t), v)}, Clusters: clusters(cl)}, nil)
+			req, _ := http.NewRequest(c.method, pairURL+"/", strings.NewReader("body"))
+			resp, err := p.plainClient(config.ProtocolHTTP1).Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			body, _ := io.ReadAll(resp.Body)
+			if got := fmt.Sprint(resp.StatusCode, " ", string(body)); !strings.HasPrefix(got, c.want) {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+// TestHostsThatGoAwayAreLeft: a connection whose host takes no more requests on it is closed as soon as none is under way, which may
+// be at once; nobody waits for it to be idle for long enough.
+func TestHostsThatGoAwayAreLeft(t *testing.T) {
+	for _, idle := range []bool{true, false} {
+		t.Run(fmt.Sprintf("idle: %v", idle), func(t *testing.T) {
+			leave := make(chan struct{})
+			host := framed(t, func(n int32, f *http2.Framer, stream uint32, body []byte) {
+				if n == 1 && !idle {
+					_ = f.WriteGoAway(stream, http2.ErrCodeNo, nil)
+				}
+				answerFramed(f, stream, body)
+				if n == 1 && idle {
+					<-leave
+					_ = f.WriteGoAway(stream, http2.ErrCodeNo, nil)
+				}
+			})
+			p := start2(t, config.ProtocolHTTP1, config.ProtocolHTTP2, host, nil)
+			client := p.plainClient(config.ProtocolHTTP1)
+			ask := func() {
+				resp, err := client.Post(pairURL+"/", "text/plain", strings.NewReader("body"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp.Body.Close()
+				if resp.StatusCode != 200 {
+					t.Errorf("status %d", resp.StatusCode)
+				}
+			}
+			ask()
+			p.waitStat("cluster.web.upstream_rq_active", "0") // the connection is idle
+			close(leave)
+			p.waitStat("cluster.web.upstream_cx_active", "0")
+			ask()
+			p.waitStat("cluster.web.upstream_cx_total", "2")
+		})
+	}
+}
+
 // TestStatusesOfGRPCAreRepeated: a call that got nothing but a status which the policy names is made again.
 func TestStatusesOfGRPCAreRepeated(t *testing.T) {
 	for _, c := range []struct {

@@ -112,12 +112,13 @@ func (x *exchange) connect() {
 		x.reply(503, textNoHealthy, flagNoHealthy)
 		return
 	}
-	x.tried[(x.attempts-1)%maxTried] = h
 	x.acquire(h)
 }
 
+// acquire gets a stream to a host, who counts as the one that this attempt tried: another than was picked when it had to wait.
 func (x *exchange) acquire(h *upstream.Host) {
 	x.host = h
+	x.tried[(x.attempts-1)%maxTried] = h
 	x.connectAt = x.w.loop.Clock()
 	if x.whole && !x.upgrade {
 		x.w.loop.Start(&x.tryTimer, x.route.Retry.PerTryTimeout, x)
@@ -244,6 +245,7 @@ func (x *exchange) connectFailed(err error) {
 // Cut is told that there will be no complete response.
 func (x *exchange) Cut(cut upstream.Cut) {
 	x.up = nil
+	x.sentAny = !cut.Unsent
 	switch {
 	case cut.Kind == upstream.CutMalformed && !(cut.Silent && cut.Lost): // else it was no response to this request
 		x.malformedResponse()
@@ -261,24 +263,21 @@ func (x *exchange) Cut(cut upstream.Cut) {
 func (x *exchange) upstreamEnded(cut upstream.Cut) {
 	x.cluster.Stats.Count[upstream.RequestRxReset]++
 	x.host.Stats.RequestErr++
-	x.sentAny = !cut.Unsent
 	reused := x.reused && x.stale < 2 && cut.Silent && cut.Lost && cut.Kind != upstream.CutMalformed
 	if !reused || !x.repeatable() {
 		x.host.Reached(upstream.LocalFailed)
 	}
-	if cut.Silent {
-		if reused && x.repeatable() {
-			// The host had closed an idle connection: the request met nobody.
-			x.repeatThere()
-			return
-		}
-		o := retry.Outcome{Failure: retry.Ended}
-		if cut.Kind == upstream.CutRefused {
-			o.Failure = retry.Refused
-		}
-		if x.tryAgain(o, nil) {
-			return
-		}
+	if reused && x.repeatable() {
+		// The host had closed an idle connection: the request met nobody.
+		x.repeatThere()
+		return
+	}
+	o := retry.Outcome{Failure: retry.Ended}
+	if cut.Kind == upstream.CutRefused {
+		o.Failure = retry.Refused
+	}
+	if x.tryAgain(o, nil) {
+		return
 	}
 	reason := "connection termination"
 	switch {
@@ -311,6 +310,9 @@ func (x *exchange) malformedResponse() {
 		return
 	}
 	x.cluster.Stats.Count[upstream.RequestTxReset]++
+	if x.tryAgain(retry.Outcome{Failure: retry.Ended}, nil) {
+		return
+	}
 	x.reply(502, x.failureText("protocol error"), flagUpstreamProtocol)
 }
 
@@ -326,12 +328,12 @@ func (x *exchange) dropUpstream() {
 
 func (x *exchange) headTimeout() {
 	x.stats.count[httpRqHeaderTimeout]++
-	x.unparsed(408, "request header timeout", flagTimeoutDownstream)
+	x.unparsed(408, textHeadTimeout, flagNone)
 }
 
 func (x *exchange) requestTimeout() {
 	x.stats.count[httpRqTimeout]++
-	x.timedOut(408, "request timeout", flagTimeoutDownstream)
+	x.timedOut(408, textWholeTimeout, flagNone)
 }
 
 // clientGone ends the exchange of a client that went away, as f says: the upstream is told by the end of its stream.

@@ -20,6 +20,9 @@ import (
 //	/reset                     resets the connection before an answer
 //	/silent                    does not answer
 //	/half                      answers with a part of a body and is silent then
+//	/head                      closes the connection within the head of an answer
+//	/hint                      promises an answer and closes the connection
+//	/ssh, /lengths             answers with what is not HTTP, or malformed
 func misbehaving(t testing.TB, times int32, tries *atomic.Int32) string {
 	return rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
 		for {
@@ -50,6 +53,18 @@ func misbehaving(t testing.TB, times int32, tries *atomic.Int32) string {
 			case "half":
 				_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
 				_, _ = io.Copy(io.Discard, r)
+				return
+			case "head":
+				_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-")
+				return
+			case "hint":
+				_, _ = io.WriteString(conn, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+				return
+			case "ssh":
+				_, _ = io.WriteString(conn, "SSH-2.0-OpenSSH_9.2\r\n\r\n")
+				return
+			case "lengths":
+				_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nbad")
 				return
 			}
 		}
@@ -92,6 +107,15 @@ func TestRetryConditions(t *testing.T) {
 		{"5xx used up", "GET", "/status/500", on(config.Retry5xx), 3, 500, 3, " 500 URX "},
 		{"5xx of a POST", "POST", "/status/500", on(config.Retry5xx), 1, 500, 1, " 500 - "},
 		{"5xx without a response", "GET", "/reset", on(config.Retry5xx), 2, 200, 3, " 200 - "},
+		{"5xx, no HTTP", "GET", "/ssh", on(config.Retry5xx), 2, 200, 3, " 200 - "},
+		{"5xx, no HTTP, used up", "GET", "/ssh", on(config.Retry5xx), 3, 502, 3, " 502 URX,UPE "},
+		{"5xx, no HTTP, of a POST", "POST", "/ssh", on(config.Retry5xx), 1, 502, 1, " 502 UPE "},
+		{"5xx, no HTTP, and nothing of the kind", "GET", "/ssh", on(config.RetryConnectFailure), 1, 502, 1, " 502 UPE "},
+		{"gateway-error, malformed", "GET", "/lengths", on(config.RetryGatewayError), 1, 200, 2, " 200 - "},
+		{"reset, malformed", "PUT", "/lengths", on(config.RetryReset), 1, 200, 2, " 200 - "},
+		{"reset within a head", "PUT", "/head", on(config.RetryReset), 1, 200, 2, " 200 - "},
+		{"reset within a head of a POST", "POST", "/head", on(config.RetryReset), 1, 503, 1, " 503 UC "},
+		{"reset after a hint", "GET", "/hint", on(config.RetryReset), 1, 503, 1, " 503 UC "},
 		{"not a 4xx", "GET", "/status/409", on(config.Retry5xx), 1, 409, 1, " 409 - "},
 		{"gateway-error", "GET", "/status/502", on(config.RetryGatewayError), 1, 200, 2, " 200 - "},
 		{"gateway-error: 500", "GET", "/status/500", on(config.RetryGatewayError), 1, 500, 1, " 500 - "},

@@ -70,6 +70,7 @@ type Conn struct {
 	data  content
 
 	noise, resets int
+	underWay      underWay
 	echoes        int // window updates and pings that are owed to what was sent
 	now           uint32
 	failed        ErrCode
@@ -102,6 +103,11 @@ type content struct {
 	pad    int
 	end    bool
 }
+
+// underWay is what peers may have sent on streams before they knew that those were reset. It is no noise: small messages fill a
+// window with thousands of frames, which are not to end the connection of all the other streams. No bytes are under way beyond the
+// connection's window, and no streams beyond those that the peer may have open.
+type underWay struct{ bytes, frames int }
 
 const prefaceText = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -280,6 +286,22 @@ func (c *Conn) charge(n int) ErrCode {
 	return NoError
 }
 
+// expectLate allows for what is under way to a stream that is reset: window bytes of content, and frames besides.
+func (c *Conn) expectLate(window int) {
+	u := &c.underWay
+	u.bytes = min(u.bytes+max(0, window), c.limits.ConnWindow)
+	u.frames = min(u.frames+lateFrames, lateFrames*c.limits.Streams)
+}
+
+// chargeLate counts a frame for a stream that was reset.
+func (c *Conn) chargeLate() ErrCode {
+	if c.underWay.frames > 0 {
+		c.underWay.frames--
+		return NoError
+	}
+	return c.charge(1)
+}
+
 // chargeEcho counts a window update or a ping: those that follow from what was sent are no noise. A peer that measures the way, as
 // gRPC does to set its windows, has a ping under way whenever it gets content.
 func (c *Conn) chargeEcho() ErrCode {
@@ -322,11 +344,15 @@ func (c *Conn) streamError(s *Stream, id uint32, code ErrCode, to Handler) ErrCo
 	c.ours.add(id)
 	c.control = appendReset(c.control, id, code)
 	if s != nil {
+		c.expectLate(s.left())
 		c.cutOff(s)
 		to.Reset(s, code, false)
-	} else {
-		to.Event(EventRejected)
+		return c.chargeReset()
 	}
+	if code != StreamClosed { // of one that had ended nothing is under way
+		c.expectLate(c.streamWindow())
+	}
+	to.Event(EventRejected)
 	return c.chargeReset()
 }
 

@@ -163,7 +163,7 @@ func TestEchoesOfContentAreNoNoise(t *testing.T) {
 
 // Clients that take back what has lasted for a while are no flood, even if there are many of them behind one proxy.
 func TestLateResetsAreNoFlood(t *testing.T) {
-	const many = 500
+	const many = 1500
 	r, p := serverOf(Limits{Streams: many}), newPeer()
 	r.release = true
 	r.conn.Tick(10)
@@ -172,7 +172,7 @@ func TestLateResetsAreNoFlood(t *testing.T) {
 		want error
 	}{{12, nil}, {13, EnhanceYourCalm}} { // those of the second time are reset within a second
 		for i := range uint32(many) {
-			p.request(2*i+1+c.at*2000, true)
+			p.request(2*i+1+c.at*4000, true)
 		}
 		if c.want == nil {
 			r.run(t, p.out.Bytes())
@@ -180,7 +180,7 @@ func TestLateResetsAreNoFlood(t *testing.T) {
 		}
 		r.conn.Tick(c.at)
 		for i := range uint32(many) {
-			_ = p.WriteRSTStream(2*i+1+c.at*2000, oracle.ErrCodeCancel)
+			_ = p.WriteRSTStream(2*i+1+c.at*4000, oracle.ErrCodeCancel)
 		}
 		if _, err := r.conn.Feed(p.out.Bytes(), r); err != c.want && (err != nil || c.want != nil) {
 			t.Errorf("at %d: %v, want %v", c.at, err, c.want)

@@ -29,7 +29,7 @@ func (c *Conn) beginData(f frame, p []byte, to Handler) (n int, code ErrCode) {
 	}
 	c.giveBack(f.length)
 	if s == nil || s.reset {
-		code = c.lateData(s, f.stream, to)
+		code = c.lateData(s, f, to)
 	} else if wrong := s.take(f.length, length, c.data.end); wrong != NoError {
 		code = c.streamError(s, f.stream, wrong, to)
 	} else {
@@ -46,11 +46,15 @@ func (c *Conn) beginData(f frame, p []byte, to Handler) (n int, code ErrCode) {
 }
 
 // lateData is content for a stream that is closed.
-func (c *Conn) lateData(s *Stream, id uint32, to Handler) ErrCode {
-	if s != nil || c.late(id) {
-		return c.charge(1)
+func (c *Conn) lateData(s *Stream, f frame, to Handler) ErrCode {
+	switch {
+	case s == nil && !c.late(f.stream):
+		return c.streamError(nil, f.stream, StreamClosed, to)
+	case f.length == 0 || f.length > c.underWay.bytes:
+		return c.chargeLate()
 	}
-	return c.streamError(nil, id, StreamClosed, to)
+	c.underWay.bytes -= f.length
+	return NoError
 }
 
 // take counts content against the window and the length that was told.

@@ -53,7 +53,7 @@ type Limits struct {
 	ConnWindow  int // of the connection: what is under way to all streams at most; default 1 MiB, at least twice Window
 
 	// Noise bounds the frames that make work and move nothing: a bucket of that size that time and finished streams empty. Window
-	// updates and pings that follow from content we sent are none. Resets is the same for streams that are cut off by a client
+	// updates and pings that follow from content we sent are none, nor is what was under way to streams that this side reset. Resets is the same for streams that are cut off by a client
 	// within a second or two and before they are finished. Defaults 1,000 and 200.
 	Noise, Resets int
 
@@ -75,6 +75,7 @@ const (
 	overNoise       = 50 // what a field section beyond the limits counts as at least: it had to be decoded
 	overBytes       = 64 // and as one more for so many bytes of it
 	emptyNoise      = 50 // what a DATA frame without content counts as: nobody needs any but the last (Envoy takes one in a row)
+	lateFrames      = 3  // that may be under way to a stream when it is reset, besides content: a head, trailers or an end, a reset
 	echoesPerFrame  = 10 // window updates and pings that a DATA frame we send may bring; Envoy's limit
 )
 

@@ -85,8 +85,11 @@ func (c *Conn) fields(p []byte, to Handler) ErrCode {
 		}
 	}
 	switch ok := c.section.finish(); {
-	case !use:
+	case !use && kind == requestSection: // its content will come too
+		c.expectLate(c.streamWindow())
 		return c.charge(1)
+	case !use:
+		return c.chargeLate()
 	case s != nil && s.ended:
 		return c.streamError(s, id, StreamClosed, to)
 	case c.section.over && !c.section.malformed:
@@ -190,14 +193,15 @@ func (c *Conn) peerReset(f frame, p []byte, to Handler) ErrCode {
 	}
 	s := c.table.find(f.stream)
 	if s == nil || s.reset {
-		return c.charge(1)
+		return c.chargeLate()
 	}
-	// Clients that have had enough of a long answer, many of them behind one proxy, are no flood of requests for nothing.
+	// A client asked for whatever its host refuses. And clients that have had enough of a long answer, many of them behind one proxy,
+	// are no flood of requests for nothing.
 	meant := s.complete() || c.now-s.began > 1
 	c.cutOff(s)
 	to.Reset(s, ErrCode(binary.BigEndian.Uint32(p)), true)
 	if meant || c.client {
-		return c.charge(1)
+		return NoError
 	}
 	return c.chargeReset()
 }

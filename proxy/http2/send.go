@@ -100,6 +100,7 @@ func (c *Conn) Cancel(s *Stream, code ErrCode) {
 	if s.reset || s.id == 0 || s.complete() {
 		return
 	}
+	c.expectLate(s.left())
 	c.cutOff(s)
 	c.ours.add(s.id)
 	c.control = appendReset(c.control, s.id, code)

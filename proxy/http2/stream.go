@@ -45,6 +45,14 @@ func (s *Stream) Over() bool { return s.reset || s.done }
 
 func (s *Stream) complete() bool { return s.ended && s.done }
 
+// left is how much content the peer may send still.
+func (s *Stream) left() int {
+	if s.ended {
+		return 0
+	}
+	return s.window
+}
+
 // Arena is memory that the connections of one loop share: what a connection needs only for a moment, and streams to use again.
 type Arena struct {
 	heads  []*message.Head

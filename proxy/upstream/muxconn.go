@@ -214,7 +214,7 @@ func (m *muxConn) Told() {}
 func (m *muxConn) Event(e http2.Event) {
 	switch e {
 	case http2.EventGoAway:
-		m.draining = true
+		m.drain()
 	case http2.EventSettings:
 		m.settled = true
 		defer m.conn.Host.cluster.serveWaiting()
