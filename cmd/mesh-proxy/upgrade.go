@@ -70,6 +70,7 @@ func (u *upgrader) upgrade(ctx context.Context) error {
 	s, err := u.startSuccessor(ctx)
 	if err != nil {
 		u.failures.Add(1)
+		_ = u.v.engine.Reclaim(ctx) // which fails if this process ends as well
 		log.Error("upgrade failed, this process serves on", "err", err)
 		u.v.tell("STATUS=serving; the last upgrade failed: %v", err)
 		return err
