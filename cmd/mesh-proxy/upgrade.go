@@ -213,8 +213,8 @@ func (h *heir) run(ctx context.Context) error {
 		return nil
 	case <-h.v.engine.Accepting():
 	}
-	if err := h.old.Serving(); err != nil {
-		return err
+	if err := h.old.Serving(); err != nil { // it is gone, and nobody else serves
+		h.v.log.Warn("the process before does not hear", "err", err)
 	}
 	h.v.log.Info("taken over", "pid", h.old.PID, "version", h.old.Program)
 	if err := h.old.Follow(ctx, h); err != nil {
