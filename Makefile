@@ -7,6 +7,7 @@ GOFLAGS_TEST ?= -race -count=1 -timeout 20m
 WORK ?= dataplane
 FUZZTIME ?= 20s
 SOAK ?= 3m
+CHURN ?= 5m
 
 .PHONY: help build run test unit lint setup bench soak fuzz corpus clean
 
@@ -34,9 +35,10 @@ lint: ## formatting, vet, staticcheck, shellcheck, yamllint
 bench: build ## side by side with the peers; WORK=http1-128 for one work, WORK=all for all
 	go run ./bench -work $(WORK) -out bench/results.jsonl
 
-soak: build ## the fault tests with outages of full length, the judges with attacks measured, adapters at full size, the event loops under load for SOAK, upgrades under the load of a busy host
+soak: build ## the fault tests with outages of full length, the judges with attacks measured, configuration that changes for CHURN, adapters at full size, the event loops under load for SOAK, upgrades under the load of a busy host
 	HOSTMESH_SOAK=$(SOAK) go test -count 1 -timeout 60m -run Fault -v ./e2e/
-	HOSTMESH_SOAK=$(SOAK) go test -count 1 -timeout 90m -run 'Judge[A-Z]|CVEClass1[56]' -v ./e2e/
+	HOSTMESH_SOAK=$(SOAK) go test -count 1 -timeout 90m -run 'Judge[A-Z]|CVEClass1[56]' -skip '^TestJudgeChurn$$' -v ./e2e/
+	HOSTMESH_SOAK=$(CHURN) go test -count 1 -timeout 30m -run '^TestJudgeChurn$$' -v ./e2e/
 	HOSTMESH_SOAK=$(SOAK) go test -count 1 -timeout 60m -run Soak -v ./proxy/
 	HOSTMESH_SOAK=$(SOAK) go test -count 1 -timeout 30m -run UpgradeUnder -v ./cmd/mesh-proxy/
 	HOSTMESH_SOAK=$(SOAK) go test -count 1 -p 1 -timeout 120m -run 'Suite|Contract' -v ./registry/...

@@ -41,7 +41,8 @@ const (
 )
 
 // churn is a control plane, made of another's library, whose resources change all the time. Listener i leads over the route table of
-// its name to one of the clusters, the first one by TCP; clusters that nothing names come and go. Every second one speaks HTTP/2.
+// its name to one of the clusters, the first one by TCP; clusters that nothing names come and go, and so does one more listener. Every
+// second cluster speaks HTTP/2.
 type churn struct {
 	t      testing.TB
 	caches map[string]*cache.LinearCache // by type
@@ -49,6 +50,7 @@ type churn struct {
 	backs  []string // addresses; each answers with who it is
 	target []int    // of each listener's table: a cluster
 	there  map[int]bool
+	spare  bool // the listener that comes and goes, the last of ports, is there
 	turn   int
 }
 
@@ -75,11 +77,13 @@ func startChurn(t testing.TB, socket string) *churn {
 	for i := range churnClusters {
 		c.cluster(i)
 	}
-	for i := range churnListeners {
+	for i := range churnListeners + 1 {
 		c.ports = append(c.ports, testbed.FreePort(t))
 		c.target = append(c.target, i)
 		c.routes(i)
-		c.listener(i)
+		if i < churnListeners {
+			c.listener(i)
+		}
 	}
 	l, err := net.Listen("unix", socket)
 	if err != nil {
@@ -178,6 +182,10 @@ func (c *churn) change() {
 	c.turn++
 	free := churnListeners + 100 + rand.IntN(churnClusters-churnListeners-100) // no table ever names these
 	i := rand.IntN(churnListeners)
+	if c.turn%churnRate == 0 {
+		c.turnSpare()
+		return
+	}
 	switch c.turn % 6 {
 	case 0:
 		c.listener(i)
@@ -196,6 +204,17 @@ func (c *churn) change() {
 		} else {
 			c.cluster(free)
 		}
+	}
+}
+
+// turnSpare adds the spare listener, or removes it.
+func (c *churn) turnSpare() {
+	if c.spare = !c.spare; c.spare {
+		c.listener(churnListeners)
+		return
+	}
+	if err := c.caches[resource.ListenerType].DeleteResource(fmt.Sprint("listener-", churnListeners)); err != nil {
+		c.t.Fatal(err)
 	}
 }
 
@@ -228,7 +247,7 @@ func judgeChurn(t *testing.T, kind hopKind) {
 	}
 	h := hop{kind: kind, admin: fmt.Sprintf("127.0.0.1:%d", admin), process: start(t, string(kind), argv...)}
 	eventually(t, 60*time.Second, "all listeners answer", func() error {
-		for _, port := range c.ports {
+		for _, port := range c.ports[:churnListeners] {
 			if body, err := fetch(fmt.Sprintf("127.0.0.1:%d", port), "", "/"); err != nil || !strings.HasPrefix(body, "back ") {
 				return fmt.Errorf("port %d: %q %v", port, body, err)
 			}
@@ -236,7 +255,7 @@ func judgeChurn(t *testing.T, kind hopKind) {
 		return nil
 	})
 	var loads []*load
-	for i, port := range c.ports {
+	for i, port := range c.ports[:churnListeners] {
 		addr := fmt.Sprintf("127.0.0.1:%d", port)
 		if i == 0 { // a connection each: what is kept is closed when its listener's time to drain is over
 			loads = append(loads, startLoadBy(t, &http.Transport{DisableKeepAlives: true}, addr, "any", 10))
@@ -287,6 +306,17 @@ func (c *churn) wasTaken(h hop) {
 		}
 		return nil
 	})
+	for range 2 {
+		c.turnSpare()
+		eventually(c.t, 30*time.Second, fmt.Sprintf("the spare listener is there: %v", c.spare), func() error {
+			http.DefaultClient.CloseIdleConnections() // those of a listener that has left may serve on
+			body, err := fetch(fmt.Sprintf("127.0.0.1:%d", c.ports[churnListeners]), "", "/")
+			if got := err == nil && strings.HasPrefix(body, "back "); got != c.spare {
+				return fmt.Errorf("got %q %v", body, err)
+			}
+			return nil
+		})
+	}
 }
 
 // churnTime is how long configuration changes: HOSTMESH_SOAK, or a few seconds.

@@ -305,7 +305,7 @@ func (b *binder) replace(wanted map[config.Address]*reception) map[config.Addres
 
 // bindMissing binds the addresses that are wanted and not bound. One that fails is tried again later; the others serve.
 func (b *binder) bindMissing(ctx context.Context) {
-	if b.drained {
+	if b.drained || b.sockets.lent {
 		return
 	}
 	defer b.tellBound()

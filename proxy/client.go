@@ -266,17 +266,39 @@ func (c *client) idleTimeout() time.Duration {
 // finishClose ends a connection in good order.
 func (c *client) finishClose() {
 	patience := c.served.http().DelayedCloseTimeout
-	if !c.linger && len(c.in) == 0 && !c.readable || c.hup || c.broken || patience == 0 {
+	if c.hup || c.broken || patience == 0 || !c.linger && len(c.in) == 0 && !c.readable && !c.mayLose() {
 		c.dispose()
 		return
 	}
-	// Closing with unread input resets the connection, and the client may lose the response (RFC 9112 section 9.6).
+	// Input that is unread, or comes later, resets a closed connection, and the client may lose the response (RFC 9112 section 9.6).
 	c.phase = phaseLinger
 	c.w.loop.Release(c.in)
 	c.in = nil
 	c.CloseWrite()
+	c.flush = newFlush()
 	c.w.loop.Start(&c.timer, patience, c)
 	c.Again()
+}
+
+// mayLose reports whether the client may still send a request while it has not got all of the last response. One that has said that it
+// sends no more is believed.
+func (c *client) mayLose() bool { return c.parser.KeepAlive() && c.Unsent() > 0 }
+
+// lingers reports whether a client that was told the end is waited for still: as long as it takes the rest of the last response, and
+// once more its time when it has that.
+func (c *client) lingers() bool {
+	waited := c.flush.begun()
+	switch left := c.Unsent(); {
+	case left > 0 && !c.flush.stalls(left):
+		c.w.loop.Start(&c.timer, c.w.flushLook, c)
+	case left == 0 && waited:
+		c.flush = newFlush()
+		c.w.loop.Start(&c.timer, c.served.http().DelayedCloseTimeout, c)
+	default:
+		c.broken = left > 0 // it must not take what it has got for all
+		return false
+	}
+	return true
 }
 
 // drainInput reads and drops what a client sends that was already answered.
@@ -346,6 +368,9 @@ func (c *client) shutdown() {
 func (c *client) Expired(*loop.Timer) {
 	switch {
 	case c.phase == phaseLinger:
+		if c.lingers() {
+			return
+		}
 		c.http().count[httpCxDelayedClose]++
 		c.dispose()
 	case c.closing && !c.flush.stalls(len(c.out)-c.outAt+c.Unsent()):
@@ -355,10 +380,13 @@ func (c *client) Expired(*loop.Timer) {
 		c.dispose()
 	case c.phase == phaseIdle:
 		c.http().count[httpCxIdleTimeout]++
-		if len(c.out) == 0 && (c.readable || !c.Quiet()) {
-			return // a request is just arriving
+		switch {
+		case len(c.out) > 0: // it takes nothing
+			c.dispose()
+		case c.readable || !c.Quiet(): // a request is just arriving
+		default:
+			c.finishClose()
 		}
-		c.dispose()
 	case c.phase == phaseHead:
 		c.giveUp()
 		c.x.headTimeout()

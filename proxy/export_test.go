@@ -5,17 +5,10 @@ import (
 	"fmt"
 	"strings"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/hostmesh/hostmesh/proxy/config"
-)
-
-// What an idle connection of a client takes of memory, besides what the kernel has.
-const (
-	ClientBytes  = unsafe.Sizeof(client{})
-	SessionBytes = unsafe.Sizeof(session{})
 )
 
 // Hold stops all loops until release is called.

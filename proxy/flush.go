@@ -17,6 +17,9 @@ type flush struct{ left, looks int }
 
 func newFlush() flush { return flush{left: math.MaxInt} }
 
+// begun reports whether something was left at a look.
+func (f *flush) begun() bool { return f.left < math.MaxInt }
+
 // stalls is called at every look with what the client has not got yet, in bytes, and reports whether it has taken nothing for the
 // whole time.
 func (f *flush) stalls(left int) bool {

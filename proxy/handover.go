@@ -46,10 +46,13 @@ type Successor interface {
 	Draining(remaining int) error
 }
 
-// Sockets returns copies of all listening sockets for a successor; they are the caller's.
+// Sockets returns copies of all listening sockets for a successor; they are the caller's. Addresses that come into the configuration from
+// now on are the successor's to open: who opened them here would stand in its way. HandOver, or Reclaim if there is no successor, is to
+// follow.
 func (p *Proxy) Sockets(ctx context.Context) ([]takeover.Socket, error) {
 	var all []takeover.Socket
 	err := p.binder.ask(ctx, func(ctx context.Context) {
+		p.binder.sockets.lent = true
 		put := func(fd int, unit bool) {
 			if own, err := loop.Duplicate(fd); err == nil {
 				all = append(all, takeover.Socket{FD: own, Unit: unit})
@@ -80,6 +83,14 @@ func (p *Proxy) Sockets(ctx context.Context) ([]takeover.Socket, error) {
 		p.admin.sockets(func(fd int) { put(fd, false) })
 	})
 	return all, err
+}
+
+// Reclaim goes on after Sockets when no successor has taken over: addresses are opened here again.
+func (p *Proxy) Reclaim(ctx context.Context) error {
+	return p.binder.ask(ctx, func(ctx context.Context) {
+		p.binder.sockets.lent = false
+		p.binder.bindMissing(ctx)
+	})
 }
 
 // Addresses are those that are listened on, as text.

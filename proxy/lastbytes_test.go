@@ -164,3 +164,48 @@ func TestTheLastBytesOfAStream(t *testing.T) {
 	}
 	p.waitStat("http.outbound.downstream_rq_idle_timeout", "1")
 }
+
+// TestAnotherRequestCutsNothingOff: a client that has not got all of its last response yet, whose connection ends for another reason
+// than that it asked for that, gets it whole, also when it sends another request meanwhile, which is not answered.
+func TestAnotherRequestCutsNothingOff(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*config.HTTP)
+		ended  string // the figure that tells
+	}{
+		{"last request", func(h *config.HTTP) { h.MaxConnectionRequests = 1 }, "http.outbound.downstream_rq_2xx"},
+		{"idle", func(h *config.HTTP) { h.IdleTimeout = 50 * time.Millisecond }, "http.outbound.downstream_cx_idle_timeout"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			host := rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+				for readHead(r) != "" {
+					answer(conn, strings.Repeat("x", lastBytes))
+				}
+			})
+			const patience = 50 * time.Millisecond
+			p := start2(t, config.ProtocolHTTP1, config.ProtocolHTTP1, host, func(l *config.Listener, _ *config.Cluster) {
+				l.HTTP.DelayedCloseTimeout = patience
+				c.change(l.HTTP)
+			})
+			p.SendBuffer(8 * lastBytes) // the kernel takes all of it
+			conn := dialNarrow(t, p.addr.String())
+			_, _ = io.WriteString(conn, get)
+			p.waitStat(c.ended, "1")
+			data := make([]byte, 0, 2*lastBytes)
+			const steps = 20
+			for i := range steps {
+				_, _ = io.WriteString(conn, get)
+				n, err := io.ReadFull(conn, data[len(data):len(data)+lastBytes/2/steps])
+				if data = data[:len(data)+n]; err != nil {
+					t.Fatalf("step %d, after %d bytes: %v", i, len(data), err)
+				}
+				time.Sleep(patience / 5)
+			}
+			rest, err := io.ReadAll(conn)
+			if n, whole := content(t, config.ProtocolHTTP1, append(data, rest...)); !whole || err != nil {
+				t.Errorf("%d bytes came, want %d and the end: %v", n, lastBytes, err)
+			}
+		})
+	}
+}

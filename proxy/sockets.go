@@ -29,6 +29,7 @@ type sockets struct {
 	units   map[config.Address][]int // copies, so that a listener that comes back finds them
 	steered int                      // the socket to which connections to loopback addresses are steered, or noSocket
 	started bool                     // connections are accepted
+	lent    bool                     // a successor has copies of all, and opens what is new
 	settled bool                     // what nobody wanted was closed
 	closed  []config.Address         // then; they may be kept still
 	remain  bool                     // the files of unix sockets stay: the next process goes on with what is kept

@@ -115,6 +115,9 @@ func (t *tunnel) fill(f *flow) error {
 	if f.splice.IsOpen() {
 		n, err := f.splice.Fill(&f.src.Socket)
 		f.bytes += uint64(n)
+		if n > 0 {
+			t.w.loop.Start(&t.timer, t.timeout, t)
+		}
 		return err
 	}
 	buf := t.w.loop.Shared()
@@ -155,9 +158,12 @@ func (t *tunnel) drain(f *flow) error {
 		t.w.loop.Release(f.pending)
 		f.pending, f.at = nil, 0
 	}
-	if f.splice.Held() > 0 {
-		t.w.loop.Start(&t.timer, t.timeout, t)
-		return f.splice.Drain(&f.dst.Socket)
+	if held := f.splice.Held(); held > 0 {
+		err := f.splice.Drain(&f.dst.Socket)
+		if f.splice.Held() < held {
+			t.w.loop.Start(&t.timer, t.timeout, t)
+		}
+		return err
 	}
 	return nil
 }

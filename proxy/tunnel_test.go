@@ -5,15 +5,19 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/hostmesh/hostmesh/proxy/config"
+	"github.com/hostmesh/hostmesh/proxy/loop"
 )
 
 func startTCP(t testing.TB, addrs ...string) *testProxy {
@@ -177,4 +181,81 @@ func TestRefusedUpgrades(t *testing.T) {
 			t.Errorf("the second request is %q", second)
 		}
 	})
+}
+
+// TestTunnelThatStandsIsIdle: bytes that come in and are not taken on the other side do not keep a tunnel alive when all that it can hold
+// is held, also when the kernel moves them.
+func TestTunnelThatStandsIsIdle(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	host := rawBackend(t, func(conn net.Conn, _ *bufio.Reader) {
+		_ = conn.(*net.TCPConn).SetReadBuffer(4 << 10)
+		<-release
+	})
+	defer close(release)
+	const timeout = 3 * time.Second
+	p := start(t, &config.Config{
+		Listeners: []*config.Listener{{
+			Name: "db", Addresses: []netip.AddrPort{freeAddr(t)},
+			TCP: &config.TCP{StatPrefix: "db", Attempts: 1, Clusters: []config.WeightedCluster{{Name: "db", Weight: 1}}, IdleTimeout: timeout},
+		}},
+		Clusters: clusters(cluster("db", host)),
+	}, nil)
+	conn := p.dial()
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
+	send := func(n int) {
+		t.Helper()
+		if _, err := conn.Write(make([]byte, n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send(1)
+	p.waitStat("cluster.db.upstream_cx_active", "1")
+	// A read that fills its whole buffer has the kernel move what follows.
+	freeLoops := p.Hold()
+	go func() { _, _ = conn.Write(make([]byte, 4*loop.SharedSize)) }()
+	for unread(t, conn) < loop.SharedSize {
+		time.Sleep(time.Millisecond)
+	}
+	freeLoops()
+	// Until it takes no more: the host's buffers are full, and the pipe.
+	for stands := 0; stands < 10; time.Sleep(time.Millisecond) {
+		if unread(t, conn) > 0 {
+			stands++
+			continue
+		}
+		stands = 0
+		send(32 << 10)
+	}
+	for range 200 {
+		before := unread(t, conn)
+		if _, err := conn.Write([]byte("x")); err != nil || before < 0 {
+			return
+		}
+		time.Sleep(timeout / 20)
+	}
+	t.Error("it is open after ten times its idle timeout")
+}
+
+// unread is how many bytes of a client's connection wait in the kernel for the proxy; -1: the proxy has closed it.
+func unread(t *testing.T, conn net.Conn) int {
+	t.Helper()
+	table, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := func(a net.Addr) string { return fmt.Sprintf(":%04X", a.(*net.TCPAddr).Port) }
+	for line := range strings.Lines(string(table)) {
+		f := strings.Fields(line)
+		if !strings.HasSuffix(f[1], port(conn.RemoteAddr())) || !strings.HasSuffix(f[2], port(conn.LocalAddr())) {
+			continue
+		}
+		_, queue, _ := strings.Cut(f[4], ":")
+		n, err := strconv.ParseInt(queue, 16, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return int(n)
+	}
+	return -1
 }

@@ -70,6 +70,7 @@ func (u *upgrader) upgrade(ctx context.Context) error {
 	s, err := u.startSuccessor(ctx)
 	if err != nil {
 		u.failures.Add(1)
+		_ = u.v.engine.Reclaim(ctx) // which fails if this process ends as well
 		log.Error("upgrade failed, this process serves on", "err", err)
 		u.v.tell("STATUS=serving; the last upgrade failed: %v", err)
 		return err
@@ -212,8 +213,8 @@ func (h *heir) run(ctx context.Context) error {
 		return nil
 	case <-h.v.engine.Accepting():
 	}
-	if err := h.old.Serving(); err != nil {
-		return err
+	if err := h.old.Serving(); err != nil { // it is gone, and nobody else serves
+		h.v.log.Warn("the process before does not hear", "err", err)
 	}
 	h.v.log.Info("taken over", "pid", h.old.PID, "version", h.old.Program)
 	if err := h.old.Follow(ctx, h); err != nil {

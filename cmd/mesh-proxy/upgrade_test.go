@@ -21,6 +21,7 @@ import (
 
 	"github.com/hostmesh/hostmesh/e2e/testbed"
 	"github.com/hostmesh/hostmesh/proxy/probe"
+	"github.com/hostmesh/hostmesh/proxy/takeover"
 )
 
 // echoBackend answers requests, and sends back what comes over a WebSocket.
@@ -282,6 +283,35 @@ func TestUpgradeThatFailsChangesNothing(t *testing.T) {
 	}
 	if got := i.get(t); got != fine {
 		t.Errorf("after the good upgrade: got %q", got)
+	}
+}
+
+// TestUpgradeWhoseOldProcessDies: when the process before dies in the middle of the hand-over, the new one serves alone, as its main
+// process.
+func TestUpgradeWhoseOldProcessDies(t *testing.T) {
+	i := install(t)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	s, err := takeover.Start(ctx, takeover.Offer{
+		Program: "old", Path: i.program, Args: i.command(), Env: append(os.Environ(), "NOTIFY_SOCKET="+i.path), State: takeover.State{Epoch: 7},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = syscall.Kill(s.PID, syscall.SIGKILL) }()
+	i.mu.Lock()
+	i.main = s.PID // as a manager finds out by itself
+	i.mu.Unlock()
+	s.Close()
+	i.await("kept by the new main process", func() bool { return len(i.stored) > 0 })
+	if got := i.get(t); got != fine {
+		t.Errorf("got %q", got)
+	}
+	if got := stat(t, i.admin, "server.hot_restart_epoch"); got != "8" {
+		t.Errorf("epoch %s, want 8", got)
+	}
+	if err := syscall.Kill(s.PID, syscall.SIGTERM); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -16,8 +16,12 @@ import (
 // variable tells the new process by which descriptor it hears of the old one.
 const variable = "MESH_PROXY_TAKEOVER"
 
-// moveTime is how long a successor may take to hear something before it is taken for stuck.
-const moveTime = 5 * time.Second
+const (
+	// moveTime is how long a successor may take to hear something before it is taken for stuck.
+	moveTime = 5 * time.Second
+	// beginTime is how long one that is ready may take to begin.
+	beginTime = 10 * time.Second
+)
 
 // Offer is what a process hands over, and to whom.
 type Offer struct {
@@ -41,8 +45,9 @@ type Successor struct {
 	process *os.Process
 }
 
-// Start starts the new process and returns when it serves. When it does not within ctx, or ends, it is killed and an
-// error returned; it has accepted no connection then, unless it died at the very moment of its first.
+// Start starts the new process and returns when it serves. When it is not ready within ctx, or ends, it is killed and an
+// error returned; it has accepted no connection then. ctx is of no account any more when it is ready: it is told to begin, and only one that
+// ends then, or says nothing for 10 s, takes with it what it has accepted.
 //
 // The new process is no child of this one but of this one's parent: a service manager hears of its end.
 func Start(ctx context.Context, o Offer) (*Successor, error) {
@@ -59,7 +64,6 @@ func Start(ctx context.Context, o Offer) (*Successor, error) {
 		return nil, err
 	}
 	s := &Successor{conn: c}
-	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })()
 	theirs := os.NewFile(uintptr(pair[1]), "takeover")
 	s.process, err = os.StartProcess(o.Path, o.Args, &os.ProcAttr{
 		Env:   append(withoutVariable(o.Env), variable+"=3"),
@@ -69,7 +73,7 @@ func Start(ctx context.Context, o Offer) (*Successor, error) {
 	theirs.Close()
 	if err == nil {
 		s.PID = s.process.Pid
-		err = s.offer(&o)
+		err = s.converse(ctx, &o)
 	}
 	if err != nil {
 		if s.process != nil {
@@ -77,24 +81,46 @@ func Start(ctx context.Context, o Offer) (*Successor, error) {
 			_ = s.process.Release()
 		}
 		c.Close()
-		return nil, s.explain(ctx, err)
+		return nil, fmt.Errorf("start successor: %w", err)
 	}
 	_ = s.process.Release()
-	_ = c.SetDeadline(time.Time{})
 	return s, nil
 }
 
-func (s *Successor) explain(ctx context.Context, err error) error {
-	switch {
-	case ctx.Err() != nil:
-		err = fmt.Errorf("process %d was not ready in time and was killed", s.PID)
-	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		err = fmt.Errorf("process %d ended before it was ready: its own log says why", s.PID)
+// converse is the conversation up to the point where the successor serves. It may take as long as ctx lasts to be ready; what it accepts
+// when it was told to go must not be lost because that time is over.
+func (s *Successor) converse(ctx context.Context, o *Offer) error {
+	stop := context.AfterFunc(ctx, func() { _ = s.conn.SetDeadline(time.Unix(1, 0)) })
+	err := s.offer(o)
+	if inTime := stop(); !inTime {
+		return fmt.Errorf("process %d was not ready in time and was killed", s.PID)
 	}
-	return fmt.Errorf("start successor: %w", err)
+	if err != nil {
+		return s.explain(err, "was ready")
+	}
+	_ = s.conn.SetDeadline(time.Now().Add(beginTime))
+	if err = s.conn.send(&message{Kind: kindGo}); err == nil {
+		_, err = s.conn.want(kindServing)
+	}
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("process %d was ready, was told to go, did not say within %v that it serves, and was killed", s.PID, beginTime)
+	case err != nil:
+		return s.explain(err, "served")
+	}
+	_ = s.conn.SetDeadline(time.Time{})
+	return nil
 }
 
-// offer is the conversation up to the point where the successor serves.
+// explain says of an error that is the end of the process how far it was.
+func (s *Successor) explain(err error, before string) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		return fmt.Errorf("process %d ended before it %s: its own log says why", s.PID, before)
+	}
+	return err
+}
+
+// offer is the conversation up to the point where the successor is ready.
 func (s *Successor) offer(o *Offer) error {
 	if err := s.conn.send(hello(o.Program)); err != nil {
 		return err
@@ -123,11 +149,7 @@ func (s *Successor) offer(o *Offer) error {
 		return err
 	}
 	s.Addresses = ready.Addresses
-	if err := s.conn.send(&message{Kind: kindGo}); err != nil {
-		return err
-	}
-	_, err = s.conn.want(kindServing)
-	return err
+	return nil
 }
 
 // IsMain tells the successor that it is the main process of its service.

@@ -84,7 +84,7 @@ func TestConversation(t *testing.T) {
 	done := make(chan error, 1)
 	go func() {
 		done <- func() error {
-			if err := s.offer(&offer); err != nil {
+			if err := s.converse(t.Context(), &offer); err != nil {
 				return err
 			}
 			all := append([]Connection(nil), want...)
