@@ -255,7 +255,8 @@ func testHostileHost(t *testing.T, pair pairing, h *hostile) {
 		t.Errorf("who is beside gets %q %v", rest, err)
 	}
 	neighbour.Body.Close()
-	if n := dialed.Load() - pooled; pair.down == config.ProtocolHTTP2 && n != 0 {
+	// After too many 1xx net/http may leave a connection by itself.
+	if n := dialed.Load() - pooled; pair.down == config.ProtocolHTTP2 && n != 0 && h.name != "endless 1xx" {
 		t.Errorf("the client needed %d connections more", n)
 	}
 	p.waitStat("http.outbound.downstream_rq_active", "0")
