@@ -157,6 +157,12 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, counts *shard) {
 		}
 		answer := r.respond(message, memory)
 		_, _ = in.Discard(2 + len(message)) // the answer repeats it, so not before
+		if r.wanted != nil {
+			if s.serveCopy(ctx, conn, out, r) != nil {
+				return
+			}
+			continue
+		}
 		if answer == nil || len(answer) > dns.MaxMsgSize {
 			break
 		}
