@@ -241,7 +241,7 @@ func (s state) copy(since *uint32) dnsserver.Copy {
 
 // Copied implements dnsserver.Copies.
 func (p *Primary) Copied(zone dnsserver.Name, serial uint32, client netip.Addr, key string) {
-	p.opts.Log.Info("zone copied", "zone", zone.String(), "serial", serial, "client", client, "key", key)
+	p.opts.Log.Debug("zone copied", "zone", zone.String(), "serial", serial, "client", client, "key", key)
 	for _, s := range p.secondaries {
 		if s.Addr.Addr().Unmap() == client && (s.Key == nil || s.Key.Name() == key) {
 			s.copied(zone, serial, time.Now())
