@@ -3,6 +3,7 @@ package dnsserver
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"fmt"
 	"iter"
@@ -17,8 +18,8 @@ import (
 // Bounds on what copies of zones take.
 const (
 	copyBytes       = 16 << 10 // of a message: compression reaches no further
-	maxCopies       = 32       // at once
-	maxSourceCopies = 4        // of one source
+	maxCopies       = 64       // at once
+	maxSourceCopies = 16       // of one source, which may want several zones
 	copyWait        = 5 * time.Second
 )
 
@@ -68,6 +69,9 @@ func (r *responder) transfer(zone *Zone) {
 	case q.by != tcp && q.by != overTLS: // RFC 5936 §4.2
 		r.rcode, r.aa = dns.RcodeRefused, false
 		r.explain(dns.ExtendedErrorCodeNotSupported, "zones are copied over TCP and TLS")
+	case q.by == overTLS && r.tlsVersion < tls.VersionTLS13: // RFC 9103 §7.1
+		r.rcode, r.aa = dns.RcodeRefused, false
+		r.explain(dns.ExtendedErrorCodeNotSupported, "zones are copied over TLS 1.3")
 	default:
 		r.wanted = &wanted{zone: zone}
 		if q.qtype == dns.TypeIXFR {
@@ -108,7 +112,7 @@ func (s *Server) serveCopy(ctx context.Context, conn net.Conn, out *bufio.Writer
 	p := &packer{r: r, conn: conn, out: out}
 	client, want := r.query.client, r.wanted
 	if !s.underWay.begin(client) {
-		return p.refuse(dns.RcodeRefused, "too many copies at once")
+		return p.refuse(dns.RcodeRefused, dns.ExtendedErrorCodeOther, "too many copies at once")
 	}
 	defer s.underWay.end(client)
 	waiting, cancel := context.WithTimeout(ctx, copyWait)
@@ -116,7 +120,7 @@ func (s *Server) serveCopy(ctx context.Context, conn net.Conn, out *bufio.Writer
 	cancel()
 	if err != nil {
 		s.opts.Log.Warn("zone not copied", "zone", want.zone.origin.String(), "client", client, "error", err)
-		return p.refuse(dns.RcodeServerFailure, "no copy yet")
+		return p.refuse(dns.RcodeServerFailure, dns.ExtendedErrorCodeNotReady, "no copy yet")
 	}
 	for record := range copied.Records {
 		if err = p.add(record); err != nil {
@@ -151,9 +155,9 @@ type packer struct {
 }
 
 // refuse answers with an error alone.
-func (p *packer) refuse(rcode int, why string) error {
+func (p *packer) refuse(rcode int, code uint16, why string) error {
 	p.r.rcode, p.r.aa = rcode, false
-	p.r.explain(dns.ExtendedErrorCodeNotReady, why)
+	p.r.explain(code, why)
 	p.r.counts.count(p.r.wanted.zone.origin, p.r.query.qtype, rcode)
 	return p.send()
 }

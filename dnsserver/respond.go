@@ -36,6 +36,8 @@ type responder struct {
 	given      []bool
 	order      []candidate
 
+	tlsVersion uint16 // of the connection
+
 	session *tsig.Session // of a query that was signed
 	wanted  *wanted       // a copy of a zone; the answer so far is what its first message begins with
 }

@@ -140,6 +140,9 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, counts *shard) {
 	in, out := bufio.NewReaderSize(conn, tcpBuffer), bufio.NewWriterSize(conn, tcpBuffer)
 	r := &responder{server: s, counts: counts}
 	r.query.by, r.query.client = counts.by, clientOf(conn)
+	if secure, ok := conn.(*tls.Conn); ok {
+		r.tlsVersion = secure.ConnectionState().Version
+	}
 	memory := make([]byte, 0, tcpAnswerMemory)
 	for {
 		if in.Buffered() == 0 {

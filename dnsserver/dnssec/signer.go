@@ -24,7 +24,7 @@ const (
 type Signer struct {
 	ring     func() *Ring
 	validity time.Duration
-	made     atomic.Uint64
+	made     *atomic.Uint64
 }
 
 // NewSigner returns a signer that asks for the ring at each signature. validity is how long a signature holds, 0 for
@@ -33,12 +33,15 @@ func NewSigner(ring func() *Ring, validity time.Duration) *Signer {
 	if validity == 0 {
 		validity = DefaultValidity
 	}
-	return &Signer{ring: ring, validity: max(validity, 4*spare)}
+	return &Signer{ring: ring, validity: max(validity, 4*spare), made: new(atomic.Uint64)}
 }
 
 // Lasting returns a signer with the same keys for signatures that are copied to others: they hold for 30 days, and when they are
 // renewed, after 22 at the latest, copies that nobody refreshes for a week are still valid.
-func (s *Signer) Lasting() *Signer { return NewSigner(s.ring, 30*24*time.Hour) }
+func (s *Signer) Lasting() *Signer {
+	const validity = 30 * 24 * time.Hour
+	return &Signer{ring: s.ring, validity: validity, made: s.made}
+}
 
 // Made returns how many signatures were made.
 func (s *Signer) Made() uint64 { return s.made.Load() }

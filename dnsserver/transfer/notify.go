@@ -56,7 +56,7 @@ type Status struct {
 	Zone      string         `json:"zone"` // with the last dot
 	Secondary netip.AddrPort `json:"secondary"`
 	Key       string         `json:"key,omitempty"`
-	Serial    uint32         `json:"serial,omitempty"`   // of the last copy that it got; 0: none since mesh control has started
+	Serial    uint32         `json:"serial,omitempty"`   // of the last copy that its address got; 0: none since mesh control has started
 	Copied    time.Time      `json:"copied,omitzero"`    // when
 	Notified  uint32         `json:"notified,omitempty"` // the serial that it has confirmed to have been told
 	Failures  uint64         `json:"failures"`           // how often it could not be told

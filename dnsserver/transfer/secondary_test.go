@@ -189,7 +189,7 @@ func (s *secondary) follows(t *testing.T, p *primary) (records []dns.RR, took ti
 	t.Helper()
 	want := lines(p.axfr(true))
 	began := time.Now()
-	for time.Since(began) < 30*time.Second {
+	for time.Since(began) < 2*time.Minute {
 		got, err := s.holds()
 		if err == nil && got[0].(*dns.SOA).Serial == p.zone().Serial() && slices.Equal(lines(got), want) {
 			return got, time.Since(began)
@@ -208,16 +208,17 @@ func TestSecondariesHoldTheZone(t *testing.T) {
 		t.Run(fmt.Sprintf("signed %v", signed), func(t *testing.T) {
 			var running []*secondary
 			var known []transfer.Secondary
-			at := freePort(t)
-			for _, s := range implementations() {
-				one := s.start(t, freePort(t), at, secret)
-				running = append(running, one)
-				known = append(known, transfer.Secondary{Addr: one.addr, Key: &tsig.Key{}})
+			at, outer := freePort(t), t
+			for range implementations() {
+				known = append(known, transfer.Secondary{Addr: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(freePort(t))), Key: &tsig.Key{}})
 			}
 			serial := uint32(1_800_000_000)
 			for range 2 {
 				t.Run("primary", func(t *testing.T) {
 					p := startPrimary(t, signed, fmt.Sprintf("127.0.0.1:%d", at), serial, known...)
+					for i, s := range implementations()[len(running):] { // BIND that finds no primary when it starts takes a minute to ask again
+						running = append(running, s.start(outer, int(known[i].Addr.Port()), at, secret))
+					}
 					for i := range 12 {
 						for range i % 3 { // more than one while they are being told
 							p.churn()

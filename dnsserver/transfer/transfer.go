@@ -25,7 +25,8 @@ import (
 
 // Options say what is copied to whom.
 type Options struct {
-	// Zones returns the zones that are served, and a channel that is closed when there are others. Their origins do not change.
+	// Zones returns the zones that are served, and a channel that is closed when there are others. Neither their origins nor what
+	// signs them change.
 	Zones func() ([]*dnsserver.Zone, <-chan struct{})
 	// Renumber asks for the same zones with a higher serial; it must not block. It is called when signatures are to be renewed.
 	Renumber    func()
@@ -65,8 +66,8 @@ type copies struct {
 	followed atomic.Bool
 
 	// What follows belongs to follow.
-	lasting map[*dnssec.Signer]*dnssec.Signer // of the zone's signer, the one for its copies
-	pending []string                          // keys of owners whose signatures are renewed with the next serial
+	lasting *dnssec.Signer // of the zone's signer, the one for its copies
+	pending []string       // keys of owners whose signatures are renewed with the next serial
 	renewed time.Time
 }
 
@@ -114,7 +115,7 @@ func (p *Primary) zone(origin dnsserver.Name) *copies {
 	defer p.mu.Unlock()
 	c := p.zones[origin]
 	if c == nil {
-		c = &copies{origin: origin, state: new(watch.Value[state]), wake: make(chan struct{}, 1), lasting: map[*dnssec.Signer]*dnssec.Signer{}}
+		c = &copies{origin: origin, state: new(watch.Value[state]), wake: make(chan struct{}, 1)}
 		p.zones[origin] = c
 	}
 	return c
@@ -149,14 +150,10 @@ func (c *copies) update(ctx context.Context, zone *dnsserver.Zone, now time.Time
 	if before.image != nil && before.image.zone == zone {
 		return nil
 	}
-	signer := zone.Signer()
-	if signer != nil {
-		if c.lasting[signer] == nil {
-			c.lasting[signer] = signer.Lasting()
-		}
-		signer = c.lasting[signer]
+	if signer := zone.Signer(); signer != nil && c.lasting == nil {
+		c.lasting = signer.Lasting()
 	}
-	next, d, err := newImage(ctx, before.image, zone, signer, c.pending, now)
+	next, d, err := newImage(ctx, before.image, zone, c.lasting, c.pending, now)
 	if err != nil {
 		return err
 	}
@@ -220,7 +217,7 @@ func (p *Primary) Copy(ctx context.Context, zone *dnsserver.Zone, since *uint32)
 	}
 }
 
-// copy is the zone, or what has changed since a serial: RFC 1995 §2 and §4.
+// copy is the zone, or what has changed since a serial if that is known and less: RFC 1995 §2 and §4.
 func (s state) copy(since *uint32) dnsserver.Copy {
 	now := serial(s.image.soa)
 	out := dnsserver.Copy{Serial: now, Records: s.image.whole()}
@@ -231,9 +228,11 @@ func (s state) copy(since *uint32) dnsserver.Copy {
 		out.Records = slices.Values([]dnsserver.Record{s.image.soa})
 		return out
 	}
-	for i, d := range s.deltas {
-		if serial(d.from) == *since {
+	size := 0
+	for i := len(s.deltas) - 1; i >= 0 && size <= s.image.bytes; i-- {
+		if size += s.deltas[i].bytes; serial(s.deltas[i].from) == *since && size <= s.image.bytes {
 			out.Records = changes(s.deltas[i:])
+			break
 		}
 	}
 	return out
