@@ -91,16 +91,14 @@ func showSecondaries(w io.Writer, all []transfer.Status) {
 	row(w, "SECONDARY", "ZONE", "KEY", "HAS SERIAL", "TOLD OF", "LAST ATTEMPT")
 	number := func(serial uint32) string {
 		if serial == 0 {
-			return "-"
+			return ""
 		}
 		return strconv.FormatUint(uint64(serial), 10)
 	}
 	for _, s := range all {
-		last := "ok"
-		if s.Error != "" {
-			last = printable(s.Error)
-		} else if s.Notified == 0 {
-			last = "-"
+		last := s.Error
+		if last == "" && s.Notified != 0 {
+			last = "ok"
 		}
 		row(w, s.Secondary.String(), s.Zone, s.Key, number(s.Serial), number(s.Notified), last)
 	}
