@@ -16,6 +16,10 @@ if [ "$(id -u)" != 0 ] && [ "$(cat /proc/sys/net/ipv4/ip_unprivileged_port_start
   left_out+=(Port80)
   reason+=("those on port 80: binding it needs root or net.ipv4.ip_unprivileged_port_start=80")
 fi
+if [ "$(id -u)" != 0 ] && [ "$(cat /proc/sys/net/ipv4/ip_unprivileged_port_start)" -gt 53 ]; then
+  left_out+=(Port53)
+  reason+=("those on port 53: binding it needs root or net.ipv4.ip_unprivileged_port_start=53")
+fi
 if [ ! -e /usr/share/java/curator-x-discovery.jar ] || ! command -v javac >/dev/null; then
   left_out+=(Curator)
   reason+=("those with Curator: it is not installed, and installing it needs root")
@@ -44,6 +48,13 @@ if ! PATH=$PATH:/usr/sbin command -v unbound >/dev/null || ! PATH=$PATH:/usr/sbi
   left_out+=(Resolvers)
   reason+=("those with Unbound and BIND as resolvers: they are not installed, and installing them needs root")
 fi
+for server in nsd knotd named; do
+  if ! PATH=$PATH:/usr/sbin command -v "$server" >/dev/null; then
+    left_out+=(Secondaries)
+    reason+=("those with NSD, Knot and BIND as secondaries: $server is not installed, and installing it needs root")
+    break
+  fi
+done
 # These are left out where they are started, whatever the test is called: package testbed reads the list.
 servers=()
 if [ ! -e /usr/share/java/zookeeper.jar ] || ! command -v java >/dev/null; then
