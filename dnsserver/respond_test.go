@@ -97,7 +97,7 @@ func referenceAnswer(reply *dns.Msg, zone *Zone) {
 		return
 	}
 	switch q.Qtype {
-	case dns.TypeOPT, dns.TypeNone:
+	case dns.TypeOPT, dns.TypeNone, dns.TypeNXNAME:
 		reply.Rcode = dns.RcodeFormatError
 		return
 	case dns.TypeANY:
@@ -271,7 +271,7 @@ func FuzzRespond(f *testing.F) {
 			if n := s.panics.Load(); n != 0 {
 				t.Fatalf("%d panics at %x", n, message)
 			}
-			if hasSubnet(message) || emptyZoneVersion(message) {
+			if hasSubnet(message) || emptyOption(message) {
 				continue
 			}
 			if err := compare(zone, message, answer, by); err != nil {
@@ -281,10 +281,11 @@ func FuzzRespond(f *testing.F) {
 	})
 }
 
-// emptyZoneVersion reports whether the other parser may refuse a message for an option that is right: ZONEVERSION is empty in a
-// query (RFC 9660 section 2).
-func emptyZoneVersion(message []byte) bool {
-	return new(dns.Msg).Unpack(message) != nil && bytes.Contains(message, []byte{0, dns.EDNS0ZONEVERSION, 0, 0})
+// emptyOption reports whether the other parser may refuse a message for an option that it wants more of: ZONEVERSION, which is empty
+// in a query (RFC 9660 section 2), and Report-Channel, which means nothing to a server (RFC 9567 section 6.1).
+func emptyOption(message []byte) bool {
+	return new(dns.Msg).Unpack(message) != nil &&
+		(bytes.Contains(message, []byte{0, dns.EDNS0ZONEVERSION, 0, 0}) || bytes.Contains(message, []byte{0, dns.EDNS0REPORTING, 0, 0}))
 }
 
 // isSigned reports whether there is a TSIG record, wherever.
