@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 
 	"github.com/hostmesh/hostmesh/controlplane/zone"
 	"github.com/hostmesh/hostmesh/dnsserver"
 	"github.com/hostmesh/hostmesh/dnsserver/dnssec"
+	"github.com/hostmesh/hostmesh/dnsserver/transfer"
+	"github.com/hostmesh/hostmesh/dnsserver/tsig"
 )
 
 // DNS says what is served as DNS, and how. The zero DNS is not served.
@@ -33,6 +36,9 @@ type DNS struct {
 	RateLimit  uint32         // answers over UDP to one source in a second; 0: no limit
 	SubnetFrom []netip.Prefix // resolvers whose word about their clients is taken
 	Places     []Place        // where clients are
+
+	TransferKeys []*tsig.Key          // zones are copied to who signs with one of them, and to the host itself
+	Secondaries  []transfer.Secondary // that are told of changes
 }
 
 func (d DNS) served() bool { return len(d.Listen)+len(d.TLS)+len(d.HTTPS) > 0 }
@@ -40,12 +46,28 @@ func (d DNS) served() bool { return len(d.Listen)+len(d.TLS)+len(d.HTTPS) > 0 }
 func (d DNS) options(zones func() []*dnsserver.Zone, log *slog.Logger) dnsserver.Options {
 	o := dnsserver.Options{
 		Addrs: d.Listen, TLS: d.TLS, HTTPS: d.HTTPS, Certificate: d.Certificate, Zones: zones, Log: log,
-		NSID: d.NSID, SubnetFrom: d.SubnetFrom, RateLimit: d.RateLimit,
+		NSID: d.NSID, SubnetFrom: d.SubnetFrom, RateLimit: d.RateLimit, Keys: d.TransferKeys,
 	}
 	if len(d.Places) > 0 {
 		o.Locality = newPlaces(d.Places).locate
 	}
 	return o
+}
+
+// secondaries are told from the address that they know us by: the one listened on that they can answer to, if it is told.
+func (d DNS) secondaries() []transfer.Secondary {
+	all := slices.Clone(d.Secondaries)
+	for i := range all {
+		to := all[i].Addr.Addr()
+		for _, listen := range d.Listen {
+			addr, err := netip.ParseAddrPort(listen)
+			if from := addr.Addr(); err == nil && !from.IsUnspecified() && from.Is4() == to.Is4() && from.IsLoopback() == to.IsLoopback() {
+				all[i].From = from
+				break
+			}
+		}
+	}
+	return all
 }
 
 // nameServers names this server in its zone, with the addresses that it has which are not wildcards, if nothing else is said.

@@ -2,10 +2,14 @@ package controlplane_test
 
 import (
 	"encoding/json"
+	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +18,8 @@ import (
 
 	"github.com/hostmesh/hostmesh/controlplane"
 	"github.com/hostmesh/hostmesh/dnsserver"
+	"github.com/hostmesh/hostmesh/dnsserver/transfer"
+	"github.com/hostmesh/hostmesh/dnsserver/tsig"
 	"github.com/hostmesh/hostmesh/registry"
 )
 
@@ -156,5 +162,76 @@ func TestKeysThatAreTorn(t *testing.T) {
 	}
 	if _, metrics := get(t, r.api, "/metrics", nil); !strings.Contains(metrics, `hostmesh_dns_zone_signed{zone="mesh.internal."} 0`) {
 		t.Error("the metrics do not tell it")
+	}
+}
+
+// TestSecondariesAreTold shows that a secondary is told of a change with the snapshot's number, gets the zone by its key, and that
+// the API and the metrics know what it has.
+func TestSecondariesAreTold(t *testing.T) {
+	key, err := tsig.NewKey("transfer.example.", "hmac-sha256", []byte("0123456789abcdef0123456789abcdef"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets := map[string]string{"transfer.example.": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}
+	told := make(chan *dns.Msg, 100)
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	secondary := &dns.Server{PacketConn: conn, TsigSecret: secrets, MsgAcceptFunc: func(dns.Header) dns.MsgAcceptAction { return dns.MsgAccept }, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, m *dns.Msg) {
+		reply := new(dns.Msg).SetReply(m)
+		if w.TsigStatus() == nil && m.IsTsig() != nil {
+			told <- m
+			reply.SetTsig("transfer.example.", dns.HmacSHA256, 300, time.Now().Unix())
+		}
+		_ = w.WriteMsg(reply)
+	})}
+	go func() { _ = secondary.ActivateAndServe() }()
+	t.Cleanup(func() { _ = secondary.Shutdown() })
+	names := freeAddr(t)
+	at := conn.LocalAddr().(*net.UDPAddr).AddrPort()
+	r := start(t, controlplane.Options{DNS: controlplane.DNS{
+		Listen: []string{names}, Keys: t.TempDir(), TransferKeys: []*tsig.Key{key}, Secondaries: []transfer.Secondary{{Addr: at, Key: key}},
+	}})
+	r.registry.views <- web(registry.Healthy)
+	eventually(t, "web is answered", func() bool { return len(lookUp(t, names, "web.mesh.internal.", dns.TypeA).Answer) == 1 })
+	soa := lookUp(t, names, "mesh.internal.", dns.TypeSOA).Answer[0].(*dns.SOA)
+	for m := range told {
+		if hint := m.Answer[0].(*dns.SOA); hint.Serial == soa.Serial {
+			break
+		}
+	}
+	q := new(dns.Msg).SetAxfr("mesh.internal.").SetTsig("transfer.example.", dns.HmacSHA256, 300, time.Now().Unix())
+	records, err := (&dns.Transfer{TsigSecret: secrets}).In(q, names)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for e := range records {
+		if e.Error != nil {
+			t.Fatal(e.Error)
+		}
+		n += len(e.RR)
+	}
+	if n < 10 {
+		t.Errorf("%d records are copied", n)
+	}
+	number := fmt.Sprint(soa.Serial)
+	eventually(t, "the API knows what it has", func() bool {
+		_, body := get(t, r.api, "/api/v1/dns", nil)
+		var status controlplane.DNSStatus
+		if err := json.Unmarshal([]byte(body), &status); err != nil || len(status.Secondaries) != 1 {
+			t.Fatal(err, body)
+		}
+		s := status.Secondaries[0]
+		return s.Serial == soa.Serial && s.Notified == soa.Serial && s.Error == "" && s.Key == "transfer.example." && status.Number == uint64(soa.Serial)
+	})
+	_, metrics := get(t, r.api, "/metrics", nil)
+	for _, name := range []string{"serial", "notified_serial"} {
+		line := regexp.MustCompile(`hostmesh_dns_secondary_` + name + `\{secondary="` + regexp.QuoteMeta(at.String()) + `",zone="mesh.internal."\} (\S+)`).FindStringSubmatch(metrics)
+		value, _ := strconv.ParseFloat(strings.Join(line[min(len(line), 1):], ""), 64)
+		if fmt.Sprint(uint32(value)) != number {
+			t.Errorf("%s: %v, want %s", name, line, number)
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/hostmesh/hostmesh/dnsserver/dnssec"
+	"github.com/hostmesh/hostmesh/dnsserver/transfer"
 )
 
 // The part of the HTTP API about DNS.
@@ -19,6 +20,8 @@ type (
 		TLS    []netip.AddrPort `json:"tls,omitempty"`   // DNS over TLS
 		HTTPS  []netip.AddrPort `json:"https,omitempty"` // DNS over HTTPS
 		Zones  []ZoneStatus     `json:"zones"`           // the mesh's own first
+
+		Secondaries []transfer.Status `json:"secondaries,omitempty"`
 	}
 	// ZoneStatus is a zone, and the answer of what changes its keys.
 	ZoneStatus struct {
@@ -33,6 +36,7 @@ func (s *Server) dnsStatus() DNSStatus {
 	status := DNSStatus{Number: s.number(), Listen: []netip.AddrPort{}, Zones: []ZoneStatus{}}
 	if s.dns != nil {
 		status.Listen, status.TLS, status.HTTPS = nonNil(s.dns.Addrs()), s.dns.TLSAddrs(), s.dns.HTTPSAddrs()
+		status.Secondaries = s.copies.Status()
 	}
 	for _, z := range s.zones.Load() {
 		name := z.Origin().String()

@@ -22,6 +22,7 @@ type descriptions struct {
 	regUp, regState, regView, regServices, regEndpoints, regProblems, regErrors                 *prometheus.Desc
 	regDoubted, regReleased                                                                     *prometheus.Desc
 	clients, nacks, dnsQueries, dnsTruncated, dnsLimited, dnsUnsigned, dnsSignatures, dnsSigned *prometheus.Desc
+	dnsCopied, dnsNotified, dnsNotifyFailures                                                   *prometheus.Desc
 }
 
 func newDescriptions() descriptions {
@@ -47,6 +48,10 @@ func newDescriptions() descriptions {
 		dnsUnsigned:   describe("dns_unsigned_total", "DNS queries with DO that were held back, as too many signatures were to be made."),
 		dnsSigned:     describe("dns_zone_signed", "Whether the zone is signed (1), or not although it should be (0).", "zone"),
 		dnsSignatures: describe("dns_signatures_total", "Signatures made for answers of DNS."),
+
+		dnsCopied:         describe("dns_secondary_serial", "The serial of the zone that the secondary has copied last, 0 before it has.", "zone", "secondary"),
+		dnsNotified:       describe("dns_secondary_notified_serial", "The serial that the secondary has confirmed to have been told of.", "zone", "secondary"),
+		dnsNotifyFailures: describe("dns_secondary_notify_failures_total", "How often the secondary could not be told of a change.", "zone", "secondary"),
 	}
 }
 
@@ -171,6 +176,12 @@ func (c collector) collectDNS(out chan<- prometheus.Metric) {
 	}
 	for zone := range c.server.unsigned {
 		out <- prometheus.MustNewConstMetric(c.dnsSigned, prometheus.GaugeValue, 0, zone)
+	}
+	for _, status := range c.server.copies.Status() {
+		labels := []string{status.Zone, status.Secondary.String()}
+		out <- prometheus.MustNewConstMetric(c.dnsCopied, prometheus.GaugeValue, float64(status.Serial), labels...)
+		out <- prometheus.MustNewConstMetric(c.dnsNotified, prometheus.GaugeValue, float64(status.Notified), labels...)
+		out <- prometheus.MustNewConstMetric(c.dnsNotifyFailures, prometheus.CounterValue, float64(status.Failures), labels...)
 	}
 	made := uint64(0)
 	for _, signer := range c.server.signers {

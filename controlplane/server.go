@@ -19,6 +19,7 @@ import (
 	"github.com/hostmesh/hostmesh/controlplane/xds"
 	"github.com/hostmesh/hostmesh/dnsserver"
 	"github.com/hostmesh/hostmesh/dnsserver/dnssec"
+	"github.com/hostmesh/hostmesh/dnsserver/transfer"
 	"github.com/hostmesh/hostmesh/internal/watch"
 	"github.com/hostmesh/hostmesh/registry"
 )
@@ -41,7 +42,8 @@ type Server struct {
 	xds       *xds.Server
 	hds       *hds.Server
 	dns       *dnsserver.Server
-	keys      []*dnssec.Keys // of the zones that are signed
+	copies    *transfer.Primary // of the zones; nil as dns is
+	keys      []*dnssec.Keys    // of the zones that are signed
 	signers   []*dnssec.Signer
 	unsigned  map[string]string // zones whose keys cannot be used, and why
 	resources *watch.Value[*compile.Common]
@@ -98,7 +100,12 @@ func New(o Options) (_ *Server, err error) {
 	}
 	// Last, for who calls Listen must call Run.
 	if o.DNS.served() {
-		s.dns = dnsserver.New(o.DNS.options(s.zones.Load, o.Log))
+		s.copies = transfer.New(transfer.Options{
+			Zones: s.zones.Get, Renumber: o.Catalog.Renumber, Secondaries: o.DNS.secondaries(), Log: o.Log,
+		})
+		options := o.DNS.options(s.zones.Load, o.Log)
+		options.Copies = s.copies
+		s.dns = dnsserver.New(options)
 		if err := s.dns.Listen(); err != nil {
 			return nil, err
 		}
@@ -124,6 +131,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.serveXDS(ctx) })
 	if s.dns != nil {
 		group.Go(func() error { return s.dns.Run(ctx) })
+		group.Go(func() error { return s.copies.Run(ctx) })
 	}
 	for _, keys := range s.keys {
 		group.Go(func() error { return keys.Run(ctx) })

@@ -22,6 +22,13 @@ func (r *responder) answer() Name {
 	case q.class != dns.ClassINET:
 		r.rcode = dns.RcodeRefused
 		return ""
+	case q.qtype == dns.TypeAXFR || q.qtype == dns.TypeIXFR:
+		r.aa = true
+		r.transfer(zone)
+		if zone == nil {
+			return ""
+		}
+		return zone.origin
 	case zone == nil:
 		r.rcode = dns.RcodeRefused
 		r.explain(dns.ExtendedErrorCodeNotAuthoritative, "")
@@ -95,8 +102,6 @@ func (r *responder) metaType() {
 	case dns.TypeNXNAME: // RFC 9824 §3.5
 		r.rcode = dns.RcodeFormatError
 		r.explain(dns.ExtendedErrorCodeInvalidQueryType, "")
-	case dns.TypeAXFR, dns.TypeIXFR:
-		r.rcode = dns.RcodeRefused
 	default:
 		r.rcode = dns.RcodeNotImplemented
 	}

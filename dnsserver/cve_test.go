@@ -49,7 +49,8 @@ func TestCVEClass29_HostileMessages(t *testing.T) {
 		{"SVCB with keys out of order", append(append(header(0, 1, 0, 0, 1), asked...), record(64, "\x00\x01\x00\x00\x03\x00\x02\x00\x50\x00\x01\x00\x00")...), dns.RcodeFormatError},
 		{"SVCB without data", append(append(header(0, 1, 0, 0, 1), asked...), record(65, "")...), silent - 1},
 		{"two OPT", append(append(header(0, 1, 0, 0, 2), asked...), "\x00\x00\x29\x04\xd0\x00\x00\x00\x00\x00\x00\x00\x00\x29\x04\xd0\x00\x00\x00\x00\x00\x00"...), dns.RcodeFormatError},
-		{"TSIG that nobody checks is no permission: AXFR", append(append(header(0, 1, 0, 0, 0), asked[:len(asked)-4]...), 0, 252, 0, 1), dns.RcodeRefused},
+		{"AXFR of what is no zone", append(append(header(0, 1, 0, 0, 0), asked[:len(asked)-4]...), 0, 252, 0, 1), dns.RcodeNotAuth},
+		{"AXFR over UDP", append(header(0, 1, 0, 0, 0), "\x04mesh\x08internal\x00\x00\xfc\x00\x01"...), dns.RcodeRefused},
 	} {
 		conn, err := net.Dial("udp", server.String())
 		if err != nil {

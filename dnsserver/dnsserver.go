@@ -1,6 +1,7 @@
 // Package dnsserver answers for zones, authoritatively: RFC 1034 and 1035, with EDNS (RFC 6891) over UDP and TCP
 // (RFC 7766), negative answers as RFC 2308, SRV as RFC 2782, ANY as RFC 8482, errors explained as RFC 8914. A zone that has a
-// signer is signed while it is served (RFC 4035), and what does not exist is denied as RFC 9824.
+// signer is signed while it is served (RFC 4035), and what does not exist is denied as RFC 9824. Queries may be signed (TSIG, RFC
+// 8945), and zones copied (AXFR, RFC 5936; IXFR, RFC 1995).
 //
 // A Zone is immutable; the server asks for the current one at every query. It knows nothing of where a zone comes from.
 package dnsserver
@@ -21,6 +22,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/hostmesh/hostmesh/dnsserver/tsig"
 )
 
 // Options say where to listen and what to answer.
@@ -50,6 +53,11 @@ type Options struct {
 	SubnetFrom []netip.Prefix
 	// RateLimit is how many answers over UDP a source (a /24 of IPv4, a /56 of IPv6) gets in a second; 0: no limit.
 	RateLimit uint32
+
+	// Keys are what others may sign with (RFC 8945).
+	Keys []*tsig.Key
+	// Copies has the zones for those who sign with a key and for the host itself; nil: for nobody.
+	Copies Copies
 }
 
 const maxUDPLoops = 4 // for each address
@@ -67,6 +75,8 @@ type Server struct {
 	limiter *limiter
 	signing *signingBounds
 
+	underWay copiesUnderWay
+
 	refusedConns, socketErrors, panics atomic.Uint64
 
 	life    context.Context // that of Run
@@ -77,6 +87,7 @@ type Server struct {
 // New returns a server that does nothing until Listen or Run.
 func New(opts Options) *Server {
 	s := &Server{opts: opts, conns: newConnections(), limiter: newLimiter(opts.RateLimit), signing: newSigningBounds()}
+	s.underWay.sources = map[netip.Addr]int{}
 	for by := range transports {
 		s.shards = append(s.shards, &shard{by: by})
 	}

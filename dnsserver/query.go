@@ -3,6 +3,7 @@ package dnsserver
 import (
 	"encoding/binary"
 	"net/netip"
+	"strings"
 
 	"github.com/miekg/dns"
 )
@@ -31,6 +32,10 @@ type query struct {
 	qtype   uint16
 	class   uint16
 	edns    edns
+	hasTSIG bool
+
+	serial    uint32 // the client's, of IXFR
+	hasSerial bool
 
 	// Who asks, and how.
 	by     transport
@@ -46,7 +51,7 @@ func (q *query) questionEnd() int { return questionName + q.length + 4 }
 // parse reads a message of which nothing is known. What it takes is what the message library takes, but for questions that
 // are compressed: they could only point into the header.
 func (q *query) parse(message []byte) verdict {
-	q.message, q.length, q.edns = message, 0, edns{}
+	q.message, q.length, q.edns, q.hasTSIG, q.hasSerial = message, 0, edns{}, false, false
 	if len(message) < headerBytes || message[2]&0x80 != 0 {
 		return silence
 	}
@@ -105,8 +110,14 @@ func (q *query) parseRecords() verdict {
 		q.length = 0
 		return formatError
 	}
+	if len(m.Ns) == 1 {
+		if soa, ok := m.Ns[0].(*dns.SOA); ok && strings.EqualFold(soa.Hdr.Name, m.Question[0].Name) {
+			q.serial, q.hasSerial = soa.Serial, true
+		}
+	}
 	found := false
 	for _, rr := range m.Extra {
+		q.hasTSIG = q.hasTSIG || rr.Header().Rrtype == dns.TypeTSIG
 		if rr.Header().Rrtype != dns.TypeOPT {
 			continue
 		}

@@ -4,8 +4,11 @@ import (
 	"encoding/binary"
 	"log/slog"
 	"runtime/debug"
+	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/hostmesh/hostmesh/dnsserver/tsig"
 )
 
 // responder answers one query after the other, without memory of its own for each. It belongs to one goroutine.
@@ -35,6 +38,11 @@ type responder struct {
 	spans      []span // of the answer's set, kept for their memory, as is given
 	given      []bool
 	order      []candidate
+
+	tlsVersion uint16 // of the connection
+
+	session *tsig.Session // of a query that was signed
+	wanted  *wanted       // a copy of a zone; the answer so far is what its first message begins with
 }
 
 // extendedError explains an rcode (RFC 8914).
@@ -75,6 +83,7 @@ func (r *responder) respond(message, to []byte) (answer []byte) {
 			return r.finish()
 		}
 		return nil
+	case q.hasTSIG && !r.authenticate():
 	case q.edns.present && q.edns.version != 0:
 		r.rcode = dns.RcodeBadVers
 	default:
@@ -86,8 +95,27 @@ func (r *responder) respond(message, to []byte) (answer []byte) {
 			r.withdraw()
 		}
 	}
+	if r.wanted != nil {
+		return r.b
+	}
 	r.counts.count(origin, q.qtype, r.rcode)
 	return r.finish()
+}
+
+// authenticate verifies a query that is signed (RFC 8945 §5.2). What is not authentic is not answered.
+func (r *responder) authenticate() bool {
+	session, err := tsig.Verify(r.server.opts.Keys, r.query.message, time.Unix(int64(r.now), 0))
+	if err != nil || session == nil {
+		r.rcode = dns.RcodeFormatError
+		return false
+	}
+	r.session = session
+	r.limit -= session.Size()
+	if session.Failed() != 0 {
+		r.rcode = dns.RcodeNotAuth
+		return false
+	}
+	return true
 }
 
 // start writes the header and repeats the question as it came, case and all (RFC 4343).
@@ -100,6 +128,7 @@ func (r *responder) start(to []byte) {
 	r.b = append(to[:0], q.message[:end]...)
 	r.rcode, r.aa, r.tc, r.ede.given, r.located = dns.RcodeSuccess, false, false, false, false
 	r.signed, r.failed, r.held = false, false, false
+	r.session, r.wanted = nil, nil
 	r.answers, r.authority, r.additional = 0, 0, 0
 	r.limit = dns.MaxMsgSize
 	if q.by == udp {
@@ -131,6 +160,9 @@ func (r *responder) finish() []byte {
 	binary.BigEndian.PutUint16(h[6:], uint16(r.answers))
 	binary.BigEndian.PutUint16(h[8:], uint16(r.authority))
 	binary.BigEndian.PutUint16(h[10:], uint16(r.additional))
+	if r.session != nil {
+		r.b = r.session.Append(r.b, time.Now())
+	}
 	return r.b
 }
 

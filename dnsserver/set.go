@@ -236,6 +236,9 @@ func (s *Set) canonicalOf(w *window) [][]byte {
 	return s.Data[w.from:w.to]
 }
 
+// Canonical returns all records in canonical order (RFC 4034 §6.3). The caller changes nothing.
+func (s *Set) Canonical() [][]byte { return s.canonicalOf(s.all()) }
+
 // divide makes the windows, as equal as can be; those of a set with localities each of one place.
 func (s *Set) divide() {
 	var starts []int

@@ -50,7 +50,7 @@ var kinds = [...]uint16{
 }
 
 // rcodes are those that the server gives. Their places are what is counted by.
-var rcodes = [...]int{dns.RcodeSuccess, dns.RcodeFormatError, dns.RcodeServerFailure, dns.RcodeNameError, dns.RcodeNotImplemented, dns.RcodeRefused, dns.RcodeBadVers}
+var rcodes = [...]int{dns.RcodeSuccess, dns.RcodeFormatError, dns.RcodeServerFailure, dns.RcodeNameError, dns.RcodeNotImplemented, dns.RcodeRefused, dns.RcodeNotAuth, dns.RcodeBadVers}
 
 // shard counts for those that seldom meet: a loop, or the connections of one transport.
 type shard struct {
@@ -101,11 +101,11 @@ func (z *zoneCounts) add(qtype uint16, rcode int) {
 	if kind < 0 {
 		kind = len(kinds) - 1
 	}
-	if rcode < 6 { // the first six are their own places
-		z.counts[kind][rcode].Add(1)
-		return
+	place := rcode
+	if rcode >= 6 { // the first six are their own places
+		place = slices.Index(rcodes[:], rcode)
 	}
-	z.counts[kind][len(rcodes)-1].Add(1)
+	z.counts[kind][place].Add(1)
 }
 
 // Stats returns what was counted so far.

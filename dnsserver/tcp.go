@@ -140,6 +140,9 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, counts *shard) {
 	in, out := bufio.NewReaderSize(conn, tcpBuffer), bufio.NewWriterSize(conn, tcpBuffer)
 	r := &responder{server: s, counts: counts, patient: true}
 	r.query.by, r.query.client = counts.by, clientOf(conn)
+	if secure, ok := conn.(*tls.Conn); ok {
+		r.tlsVersion = secure.ConnectionState().Version
+	}
 	memory := make([]byte, 0, tcpAnswerMemory)
 	for {
 		if in.Buffered() == 0 {
@@ -157,6 +160,12 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, counts *shard) {
 		}
 		answer := r.respond(message, memory)
 		_, _ = in.Discard(2 + len(message)) // the answer repeats it, so not before
+		if r.wanted != nil {
+			if s.serveCopy(ctx, conn, out, r) != nil {
+				return
+			}
+			continue
+		}
 		if answer == nil || len(answer) > dns.MaxMsgSize {
 			break
 		}

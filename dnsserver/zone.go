@@ -174,6 +174,12 @@ func (z *Zone) Origin() Name { return z.origin }
 // Serial returns the SOA's serial.
 func (z *Zone) Serial() uint32 { return z.serial }
 
+// Signer returns what signs the zone, nil when it is not signed.
+func (z *Zone) Signer() *dnssec.Signer { return z.signer }
+
+// NegativeTTL returns for how many seconds may be remembered that there is none (RFC 9077).
+func (z *Zone) NegativeTTL() uint32 { return z.negative.ttl }
+
 // Branch returns the branch of a key, or nil.
 func (z *Zone) Branch(key string) *Branch {
 	if at, found := slices.BinarySearchFunc(z.branches, key, compareKey); found {

@@ -28,7 +28,7 @@ var mayImport = map[string][]string{
 	"internal/gossip":   {"internal/hostfile"},
 
 	"systemd":      nil,
-	"dnsserver":    {"dnsserver/dnssec"},
+	"dnsserver":    {"dnsserver/dnssec", "dnsserver/tsig"},
 	"proxy/config": nil,
 	"proxy/loop":   nil,
 
@@ -36,7 +36,9 @@ var mayImport = map[string][]string{
 	"proxy/http1":   {"proxy/message"},
 	"proxy/http2":   {"proxy/message"},
 
-	"dnsserver/dnssec": {"internal/seal"},
+	"dnsserver/dnssec":   {"internal/seal"},
+	"dnsserver/tsig":     nil,
+	"dnsserver/transfer": {"dnsserver", "dnsserver/dnssec", "dnsserver/tsig", "internal/watch"},
 
 	"proxy/preamble": nil,
 	"proxy/takeover": nil,

@@ -56,6 +56,14 @@ func TestDNSOverTLSAndHTTPSKdig(t *testing.T) {
 			}
 		}
 	}
+	for how, port := range map[string]int{"+tls": tlsPort, "+https": httpsPort} { // RFC 9103
+		out, err := runQuiet("kdig", "@127.0.0.1", "-p", fmt.Sprint(port), "+retry=0", "+timeout=5", how, "+tls-hostname=ns.mesh.internal",
+			"+tls-ca="+filepath.Join(p.dir, "two.pem"), "mesh.internal", "AXFR")
+		copied := strings.Count(out, "\tSOA\t") == 2 && strings.Contains(out, "orders.mesh.internal.")
+		if copied != (how == "+tls") {
+			t.Errorf("the zone is copied with %s: %v, %v\n%s", how, copied, err, tail(out, 1000))
+		}
+	}
 	status, code := run(t, bin(t, "mesh"), "dns", "status", "--server", p.api)
 	for _, want := range []string{fmt.Sprintf("served over TLS at 127.0.0.1:%d", tlsPort), fmt.Sprintf("served over HTTPS at 127.0.0.1:%d", httpsPort)} {
 		if code != 0 || !strings.Contains(status, want) {

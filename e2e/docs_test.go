@@ -69,7 +69,7 @@ func TestDocsCommandsOfAMeshWorkDigPort80(t *testing.T) {
 	tried := 0
 	for _, b := range blocks(t) {
 		switch b.info {
-		case "", "yaml control.yaml", "yaml proxy.yaml", "unbound", "named", "zone", "unbound host", "dnsmasq", "sh host":
+		case "", "yaml control.yaml", "yaml proxy.yaml", "unbound", "named", "zone", "nsd", "knot", "named secondary", "unbound host", "dnsmasq", "sh host":
 		case "sh dev":
 			for line := range strings.Lines(b.text) {
 				command := port.ReplaceAllStringFunc(strings.TrimSpace(line), func(p string) string {

@@ -14,7 +14,7 @@ install_packages() {
     return 0
   fi
   echo "setup: installing ${missing[*]}"
-  # haproxy, nginx and bind9 are wanted as programs: as services they would take ports 80 and 53.
+  # haproxy, nginx, nsd, knot and bind9 are wanted as programs: as services they would take ports 80 and 53.
   local policy=/usr/sbin/policy-rc.d
   if [ ! -e "$policy" ]; then
     trap 'rm -f /usr/sbin/policy-rc.d' EXIT

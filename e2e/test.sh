@@ -16,6 +16,10 @@ if [ "$(id -u)" != 0 ] && [ "$(cat /proc/sys/net/ipv4/ip_unprivileged_port_start
   left_out+=(Port80)
   reason+=("those on port 80: binding it needs root or net.ipv4.ip_unprivileged_port_start=80")
 fi
+if [ "$(id -u)" != 0 ] && [ "$(cat /proc/sys/net/ipv4/ip_unprivileged_port_start)" -gt 53 ]; then
+  left_out+=(Port53)
+  reason+=("those on port 53: binding it needs root or net.ipv4.ip_unprivileged_port_start=53")
+fi
 if [ ! -e /usr/share/java/curator-x-discovery.jar ] || ! command -v javac >/dev/null; then
   left_out+=(Curator)
   reason+=("those with Curator: it is not installed, and installing it needs root")
@@ -48,6 +52,13 @@ if [ "$(id -u)" != 0 ] || ! command -v lxc-start >/dev/null; then
   left_out+=(SystemdHost)
   reason+=("those on a host with systemd of its own: making one needs root and lxc")
 fi
+for server in nsd knotd named; do
+  if ! PATH=$PATH:/usr/sbin command -v "$server" >/dev/null; then
+    left_out+=(Secondaries)
+    reason+=("those with NSD, Knot and BIND as secondaries: $server is not installed, and installing it needs root")
+    break
+  fi
+done
 # These are left out where they are started, whatever the test is called: package testbed reads the list.
 servers=()
 if [ ! -e /usr/share/java/zookeeper.jar ] || ! command -v java >/dev/null; then

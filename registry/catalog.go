@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hostmesh/hostmesh/internal/watch"
@@ -61,6 +62,8 @@ type Catalog struct {
 	checker *checker
 	merger  *merger  // belongs to Run (and NewCatalog before it)
 	numbers *numbers // belongs to Run
+
+	renumber atomic.Bool // somebody wants a new number
 
 	mu        sync.Mutex
 	started   time.Time // guarded by mu; when Run began, zero before
@@ -230,6 +233,12 @@ func (c *Catalog) mergeViews(ctx context.Context) {
 	}
 }
 
+// Renumber has a Snapshot published soon that has a new number, if nothing else in it is new. It does not block.
+func (c *Catalog) Renumber() {
+	c.renumber.Store(true)
+	notify(c.wake)
+}
+
 // mergeOnce publishes a Snapshot if the sources' views make one that differs.
 func (c *Catalog) mergeOnce() bool {
 	if rules := c.takeRules(); rules != nil {
@@ -250,7 +259,7 @@ func (c *Catalog) mergeOnce() bool {
 		c.merger.setVitals(verdicts)
 	}
 	services, changed := c.merger.merge()
-	if !changed && !moved {
+	if again := c.renumber.Swap(false); !changed && !moved && !again {
 		return false
 	}
 	c.snapshot.Set(&Snapshot{Number: c.numbers.next(), Services: services, Hosts: c.merger.known})

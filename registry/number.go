@@ -59,9 +59,17 @@ func loadNumbers(dir string, log *slog.Logger) *numbers {
 	return n
 }
 
+// longestLeap is how far a number may lie beyond the one before it: the SOA serial is the number modulo 2³², and what is further away
+// comes before it (RFC 1982). It is 68 years, so a clock that says so is wrong.
+const longestLeap = 1<<31 - 1
+
 // next returns the number of a new Snapshot, max(last + 1, Unix time), when it is on disk or the disk refuses it.
 func (n *numbers) next() uint64 {
-	n.last = max(n.last+1, uint64(max(time.Now().Unix(), 0)))
+	now := uint64(max(time.Now().Unix(), 0))
+	if n.last != 0 && now > n.last+longestLeap {
+		now = 0
+	}
+	n.last = max(n.last+1, now)
 	if n.last > n.reserved {
 		n.write(n.last + reserveAhead)
 	}

@@ -348,6 +348,44 @@ func TestNumbersNeverRepeat(t *testing.T) {
 	}
 }
 
+// TestNumbersStayComparable shows that a clock which says a time so far ahead that an SOA serial would go back (RFC 1982) is not
+// believed, and that one which is set back does not count.
+func TestNumbersStayComparable(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		last := current(newCatalog(t, registry.Options{StateDir: dir})).Number
+		for _, wait := range []time.Duration{time.Second, 67 * 365 * 24 * time.Hour, 69 * 365 * 24 * time.Hour, time.Hour} {
+			time.Sleep(wait)
+			n := current(newCatalog(t, registry.Options{StateDir: dir})).Number
+			if int32(uint32(n)-uint32(last)) <= 0 {
+				t.Errorf("after %s the serial is %d, %d before", wait, uint32(n), uint32(last))
+			}
+			last = n
+		}
+	})
+}
+
+// TestRenumber shows that a snapshot can be had that differs by its number alone.
+func TestRenumber(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCatalog(t, registry.Options{})
+		defer start(t, c)()
+		synctest.Wait()
+		time.Sleep(time.Minute)
+		before, changed := c.Current()
+		c.Renumber()
+		<-changed
+		after := current(c)
+		if after.Number <= before.Number || len(after.Services) != len(before.Services) {
+			t.Errorf("%+v after %+v", after, before)
+		}
+		time.Sleep(time.Minute)
+		if n := current(c).Number; n != after.Number {
+			t.Errorf("number %d later, want %d to stay", n, after.Number)
+		}
+	})
+}
+
 const churnVariable = "REGISTRY_TEST_CHURN"
 
 // TestSIGKILLLosesNoNumber runs itself as a process that prints the number of each snapshot it serves, kills that

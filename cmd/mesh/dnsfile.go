@@ -37,6 +37,9 @@ type dnsSection struct {
 	RateLimit       uint32            `yaml:"rateLimit"`
 	TrustSubnetFrom []netip.Prefix    `yaml:"trustSubnetFrom"`
 	Localities      []localitySection `yaml:"localities"`
+
+	Keys        []keySection       `yaml:"keys"`
+	Secondaries []secondarySection `yaml:"secondaries"`
 }
 
 type nameServerSection struct {
@@ -96,6 +99,7 @@ func (d *dnsSection) check(domain string, report func(path, got, want string)) {
 		}
 	}
 	d.checkReverse(report)
+	d.checkTransfers(report)
 	if _, ok := mailboxName(d.Mailbox); d.Mailbox != "" && !ok {
 		report("mailbox", fmt.Sprintf("%q", d.Mailbox), "a mail address, such as hostmaster@example.org")
 	}
@@ -211,6 +215,9 @@ func (d *dnsSection) options(state string, log *slog.Logger) (controlplane.DNS, 
 	}
 	if d.Signed {
 		o.Keys = state
+	}
+	if err := d.transfers(&o); err != nil {
+		return o, err
 	}
 	if len(d.TLS)+len(d.HTTPS) > 0 {
 		pair, err := tlsfile.LoadPair(d.CertFile, d.KeyFile, log)

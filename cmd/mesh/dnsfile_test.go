@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -128,6 +129,73 @@ func TestDNSSectionsMistakesAreTold(t *testing.T) {
 	}
 	if f, err := decodeControlFile("control.yaml", []byte("dns: {certFile: /x}\n")); err == nil || !strings.Contains(err.Error(), "without tls or https") {
 		t.Errorf("%+v, %v", f.DNS, err)
+	}
+}
+
+func TestTransfersMistakesAreTold(t *testing.T) {
+	_, err := decodeControlFile("control.yaml", []byte(`dns:
+  keys:
+    - {name: transfer.example.org, algorithm: hmac-md5, secretFile: secret}
+    - {name: Transfer.example.org., secretFile: /etc/hostmesh/secret}
+  secondaries:
+    - {address: ns2.example.org, key: transfer.example.org}
+    - {address: 192.0.2.60}
+    - {address: "192.0.2.60:53", key: other}
+    - {address: 127.0.0.1}
+`))
+	for _, want := range []string{
+		`:3: dns.keys[0].algorithm: got "hmac-md5", want hmac-sha256 or hmac-sha512`,
+		`:3: dns.keys[0].secretFile: got "secret", want an absolute path`,
+		`:4: dns.keys[1].name: got "Transfer.example.org.", want each name once`,
+		`:6: dns.secondaries[0].address: got "ns2.example.org", want IP or IP:port`,
+		`:7: dns.secondaries[1].key: got none, want the name of a key under dns.keys: without one, zones are copied to this host alone`,
+		`:8: dns.secondaries[2].address: got 192.0.2.60:53, want each server once; secondaries[1] is that one`,
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("no %q in:\n%v", want, err)
+		}
+	}
+	if strings.Contains(fmt.Sprint(err), "secondaries[3]") {
+		t.Errorf("a secondary on this host is refused: %v", err)
+	}
+}
+
+// TestTransferSecrets shows that a secret is read only from a file that nobody else may read, and is never told.
+func TestTransferSecrets(t *testing.T) {
+	const secret = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+	for _, c := range []struct {
+		name, text string
+		mode       os.FileMode
+		want       string
+	}{
+		{"good", secret + "\n", 0o600, ""},
+		{"others may read it", secret, 0o640, "chmod 600"},
+		{"no base64", "hunter2-hunter2-hunter2", 0o600, "no base64"},
+		{"short", "aHVudGVyMg==", 0o600, "got a secret of 7 bytes, want 16"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "secret")
+			if err := os.WriteFile(path, []byte(c.text), c.mode); err != nil {
+				t.Fatal(err)
+			}
+			f, err := decodeControlFile("control.yaml", fmt.Appendf(nil, "dns: {keys: [{name: a.example, secretFile: %s}], secondaries: [{address: 192.0.2.60, key: a.example}, {address: \"[::1]:5353\"}]}\n", path))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := f.DNS.options("/state", slog.New(slog.DiscardHandler))
+			if c.want != "" {
+				if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), path) || strings.Contains(err.Error(), c.text) {
+					t.Errorf("%v, want %q, the file and not what it holds", err, c.want)
+				}
+				return
+			}
+			if err != nil || len(got.TransferKeys) != 1 || len(got.Secondaries) != 2 || got.Secondaries[0].Key != got.TransferKeys[0] || got.Secondaries[0].Addr.String() != "192.0.2.60:53" || got.Secondaries[1].Key != nil {
+				t.Errorf("%+v, %v", got, err)
+			}
+			if text := fmt.Sprintf("%+v %#v", got, got); strings.Contains(text, "0123456789abcdef") || strings.Contains(text, secret) {
+				t.Error("the secret is printed")
+			}
+		})
 	}
 }
 

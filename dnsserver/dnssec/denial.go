@@ -66,10 +66,15 @@ func (d *Denier) Deny(name []byte, ttl uint32, now time.Time, may Leave) (*Denia
 // NewDenial returns the NSEC record at a name in wire form and lower case. types are those that exist there, in any order and
 // without NSEC and RRSIG, or NXNAME alone. ttl is the one of negative answers.
 func NewDenial(name []byte, types []uint16, ttl uint32) *Denial {
+	return NewLink(name, successor(name), types, ttl)
+}
+
+// NewLink returns the NSEC record from a name to the next one there is, as zones have it that are signed as a whole (RFC 4034 §4).
+func NewLink(name, next []byte, types []uint16, ttl uint32) *Denial {
 	name = bytes.Clone(name)
 	listed := append(slices.Clone(types), dns.TypeRRSIG, dns.TypeNSEC)
 	slices.Sort(listed)
-	data := AppendBitmap(successor(name), listed)
+	data := AppendBitmap(bytes.Clone(next), listed)
 	return &Denial{Set: Set{Owner: name, Type: dns.TypeNSEC, TTL: ttl, Data: [][]byte{data}}}
 }
 

@@ -2,6 +2,7 @@ package dnssec
 
 import (
 	"bytes"
+	"encoding/binary"
 	"slices"
 
 	"github.com/miekg/dns"
@@ -91,4 +92,11 @@ func (r *Ring) has(tags []uint16) bool {
 		}
 	}
 	return true
+}
+
+// Made reports whether signatures of a type, RDATA of RRSIG records, are by the keys that would sign it now.
+func (r *Ring) Made(rtype uint16, rrsigs [][]byte) bool {
+	return slices.EqualFunc(r.signers(rtype), rrsigs, func(k *key, rrsig []byte) bool {
+		return binary.BigEndian.Uint16(rrsig[rrsigHead-2:]) == k.tag
+	})
 }

@@ -24,7 +24,7 @@ const (
 type Signer struct {
 	ring     func() *Ring
 	validity time.Duration
-	made     atomic.Uint64
+	made     *atomic.Uint64
 }
 
 // NewSigner returns a signer that asks for the ring at each signature. validity is how long a signature holds, 0 for
@@ -33,7 +33,14 @@ func NewSigner(ring func() *Ring, validity time.Duration) *Signer {
 	if validity == 0 {
 		validity = DefaultValidity
 	}
-	return &Signer{ring: ring, validity: max(validity, 4*spare)}
+	return &Signer{ring: ring, validity: max(validity, 4*spare), made: new(atomic.Uint64)}
+}
+
+// Lasting returns a signer with the same keys for signatures that are copied to others: they hold for 30 days, and when they are
+// renewed, after 22 at the latest, copies that nobody refreshes for a week are still valid.
+func (s *Signer) Lasting() *Signer {
+	const validity = 30 * 24 * time.Hour
+	return &Signer{ring: s.ring, validity: validity, made: s.made}
 }
 
 // Made returns how many signatures were made.
@@ -162,6 +169,23 @@ func (slot *Slot) put(sig *signature) {
 
 // sign makes the signatures of a set and puts them into its slot.
 func (s *Signer) sign(slot *Slot, set Set, ring *Ring, now int64) (*signature, error) {
+	sig, err := s.make(set, ring, now)
+	if err == nil {
+		slot.put(sig)
+	}
+	return sig, err
+}
+
+// Make makes signatures that nobody else keeps, RDATA as Sign returns it, and says when it is time to make others.
+func (s *Signer) Make(set Set, ring *Ring, now time.Time) (rrsigs [][]byte, refresh time.Time, err error) {
+	sig, err := s.make(set, ring, now.Unix())
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	return sig.rrsigs, time.Unix(sig.refresh, 0), nil
+}
+
+func (s *Signer) make(set Set, ring *Ring, now int64) (*signature, error) {
 	valid := int64(s.validity / time.Second)
 	sig := &signature{
 		owner:      bytes.Clone(set.Owner), // the caller's may be a buffer
@@ -179,7 +203,6 @@ func (s *Signer) sign(slot *Slot, set Set, ring *Ring, now int64) (*signature, e
 		sig.rrsigs, sig.tags = append(sig.rrsigs, rrsig), append(sig.tags, key.tag)
 		s.made.Add(1)
 	}
-	slot.put(sig)
 	return sig, nil
 }
 

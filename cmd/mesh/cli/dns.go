@@ -14,6 +14,7 @@ import (
 
 	"github.com/hostmesh/hostmesh/controlplane"
 	"github.com/hostmesh/hostmesh/dnsserver/dnssec"
+	"github.com/hostmesh/hostmesh/dnsserver/transfer"
 )
 
 // DNSCommand is mesh dns: the zones that the control plane serves, and their keys.
@@ -68,6 +69,7 @@ func showDNS(w io.Writer, status controlplane.DNSStatus) {
 			fmt.Fprintf(w, "\n%s should be signed and is not: %s\n  who validates believes nothing of it; mesh control reads the keys when it starts\n", printable(z.Zone), printable(z.Error))
 		}
 	}
+	showSecondaries(w, status.Secondaries)
 	if len(status.Listen)+len(status.TLS)+len(status.HTTPS) > 0 {
 		fmt.Fprintln(w)
 	}
@@ -78,6 +80,28 @@ func showDNS(w io.Writer, status controlplane.DNSStatus) {
 		for _, addr := range l.addrs {
 			fmt.Fprintf(w, "served over %s at %s\n", l.how, addr)
 		}
+	}
+}
+
+// showSecondaries shows what the servers have that copy the zones.
+func showSecondaries(w io.Writer, all []transfer.Status) {
+	if len(all) == 0 {
+		return
+	}
+	fmt.Fprintln(w)
+	row(w, "SECONDARY", "ZONE", "KEY", "HAS SERIAL", "TOLD OF", "LAST ATTEMPT")
+	number := func(serial uint32) string {
+		if serial == 0 {
+			return ""
+		}
+		return strconv.FormatUint(uint64(serial), 10)
+	}
+	for _, s := range all {
+		last := s.Error
+		if last == "" && s.Notified != 0 {
+			last = "ok"
+		}
+		row(w, s.Secondary.String(), s.Zone, s.Key, number(s.Serial), number(s.Notified), last)
 	}
 }
 

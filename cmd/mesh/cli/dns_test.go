@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/hostmesh/hostmesh/controlplane"
+	"github.com/hostmesh/hostmesh/dnsserver/transfer"
 	"github.com/hostmesh/hostmesh/registry"
 )
 
@@ -123,5 +126,24 @@ func TestDNSZoneThatIsNotSigned(t *testing.T) {
 	}
 	if _, err := meshDNS(t, "ds", "--server", api); err == nil || !strings.Contains(err.Error(), "no zone is signed (dns.signed in control.yaml)") {
 		t.Errorf("mesh dns ds: %v", err)
+	}
+}
+
+// TestSecondariesAreShown shows what an operator sees of secondaries: what they have, and why one cannot be told.
+func TestSecondariesAreShown(t *testing.T) {
+	var out strings.Builder
+	showDNS(&out, controlplane.DNSStatus{Secondaries: []transfer.Status{
+		{Zone: "mesh.internal.", Secondary: netip.MustParseAddrPort("192.0.2.60:53"), Key: "transfer.example.", Serial: 41, Notified: 42},
+		{Zone: "mesh.internal.", Secondary: netip.MustParseAddrPort("[2001:db8::60]:53"), Failures: 3, Error: "notify [2001:db8::60]:53: it answered REFUSED\x1b"},
+	}})
+	lines := strings.Split(out.String(), "\n")
+	for _, want := range []string{
+		`SECONDARY\tZONE\tKEY\tHAS SERIAL\tTOLD OF\tLAST ATTEMPT`,
+		`192\.0\.2\.60:53\tmesh\.internal\.\ttransfer\.example\.\t41\t42\tok`,
+		`\[2001:db8::60\]:53\tmesh\.internal\.\t-\t-\t-\tnotify .* it answered REFUSED[^\x1b]*`,
+	} {
+		if !slices.ContainsFunc(lines, regexp.MustCompile("^"+want+"$").MatchString) {
+			t.Errorf("no line %q in\n%s", want, out.String())
+		}
 	}
 }
