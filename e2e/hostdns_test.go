@@ -157,6 +157,9 @@ endpoints: [{address: 127.0.0.1}]
 				err = errors.New(name + " is not in it yet")
 			}
 		}
+		if err == nil && strings.Contains(string(data), "missing.default.mesh.internal") {
+			err = errors.New("missing is in it still")
+		}
 		return err
 	})
 	control.kill()
