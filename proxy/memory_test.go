@@ -92,11 +92,11 @@ func TestIdleConnectionsAreSmall(t *testing.T) {
 		proxy func(t *testing.T) *testProxy
 		use   func(t *testing.T, conn net.Conn)
 	}{
-		{"HTTP/1", 1 << 10, 1000, plain, func(t *testing.T, conn net.Conn) {
+		{"HTTP/1", 1 << 10, 300, plain, func(t *testing.T, conn net.Conn) {
 			_, _ = io.WriteString(conn, get)
 			readTo(t, conn, "http")
 		}},
-		{"HTTP/2", 3 << 10, 1000, plain, func(t *testing.T, conn net.Conn) {
+		{"HTTP/2", 3 << 10, 300, plain, func(t *testing.T, conn net.Conn) {
 			_, _ = io.WriteString(conn, http2.ClientPreface)
 			f := &peer2{http2.NewFramer(conn, conn), t, conn}
 			_ = f.WriteSettings()
@@ -105,7 +105,7 @@ func TestIdleConnectionsAreSmall(t *testing.T) {
 				return frame.Header().Flags.Has(http2.FlagDataEndStream) && frame.Header().StreamID == 1
 			})
 		}},
-		{"HTTP/1 over TLS", 8 << 10, 100, func(t *testing.T) *testProxy {
+		{"HTTP/1 over TLS", 8 << 10, 40, func(t *testing.T) *testProxy {
 			l, c := tlsWeb(t, settings(t, a.Leaf("web.mesh.internal"), "http/1.1"))
 			return start(t, &config.Config{Listeners: []*config.Listener{l}, Clusters: c}, quiet)
 		}, func(t *testing.T, conn net.Conn) {
