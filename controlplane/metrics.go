@@ -23,6 +23,7 @@ type descriptions struct {
 	regDoubted, regReleased                                                                     *prometheus.Desc
 	clients, nacks, dnsQueries, dnsTruncated, dnsLimited, dnsUnsigned, dnsSignatures, dnsSigned *prometheus.Desc
 	dnsCopied, dnsNotified, dnsNotifyFailures                                                   *prometheus.Desc
+	dnsIgnored, dnsRefusedConns, dnsSocketErrors, dnsPanics                                     *prometheus.Desc
 }
 
 func newDescriptions() descriptions {
@@ -48,6 +49,11 @@ func newDescriptions() descriptions {
 		dnsUnsigned:   describe("dns_unsigned_total", "DNS queries with DO that were held back, as too many signatures were to be made."),
 		dnsSigned:     describe("dns_zone_signed", "Whether the zone is signed (1), or not although it should be (0).", "zone"),
 		dnsSignatures: describe("dns_signatures_total", "Signatures made for answers of DNS."),
+
+		dnsIgnored:      describe("dns_ignored_total", "Messages that got no answer: they are no queries, or too many were being waited for."),
+		dnsRefusedConns: describe("dns_refused_connections_total", "Connections for DNS that were closed, as too many were open."),
+		dnsSocketErrors: describe("dns_socket_errors_total", "Errors of the sockets of DNS."),
+		dnsPanics:       describe("dns_panics_total", "DNS queries that made the server panic; the log has them."),
 
 		dnsCopied:         describe("dns_secondary_serial", "The serial of the zone that the secondary has copied last, 0 before it has.", "zone", "secondary"),
 		dnsNotified:       describe("dns_secondary_notified_serial", "The serial that the secondary has confirmed to have been told of.", "zone", "secondary"),
@@ -168,9 +174,12 @@ func (c collector) collectDNS(out chan<- prometheus.Metric) {
 	for _, q := range stats.Queries {
 		out <- prometheus.MustNewConstMetric(c.dnsQueries, prometheus.CounterValue, float64(q.Count), q.Zone, q.Transport, q.Type, q.Rcode)
 	}
-	out <- prometheus.MustNewConstMetric(c.dnsTruncated, prometheus.CounterValue, float64(stats.Truncated))
-	out <- prometheus.MustNewConstMetric(c.dnsLimited, prometheus.CounterValue, float64(stats.Limited))
-	out <- prometheus.MustNewConstMetric(c.dnsUnsigned, prometheus.CounterValue, float64(stats.Unsigned))
+	for desc, n := range map[*prometheus.Desc]uint64{
+		c.dnsTruncated: stats.Truncated, c.dnsLimited: stats.Limited, c.dnsUnsigned: stats.Unsigned, c.dnsIgnored: stats.Ignored,
+		c.dnsRefusedConns: stats.RefusedConns, c.dnsSocketErrors: stats.SocketErrors, c.dnsPanics: stats.Panics,
+	} {
+		out <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n))
+	}
 	for _, keys := range c.server.keys {
 		out <- prometheus.MustNewConstMetric(c.dnsSigned, prometheus.GaugeValue, 1, keys.Zone())
 	}
