@@ -3,6 +3,7 @@ package controlplane_test
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/hostmesh/hostmesh/controlplane"
 	"github.com/hostmesh/hostmesh/dnsserver"
+	"github.com/hostmesh/hostmesh/dnsserver/dnstap"
 	"github.com/hostmesh/hostmesh/dnsserver/transfer"
 	"github.com/hostmesh/hostmesh/dnsserver/tsig"
 	"github.com/hostmesh/hostmesh/registry"
@@ -232,6 +234,35 @@ func TestSecondariesAreTold(t *testing.T) {
 		value, _ := strconv.ParseFloat(strings.Join(line[min(len(line), 1):], ""), 64)
 		if fmt.Sprint(uint32(value)) != number {
 			t.Errorf("%s: %v, want %s", name, line, number)
+		}
+	}
+}
+
+// TestQueriesAreLoggedAndCounted shows that what is asked is in the log, and in the API and metrics that it is.
+func TestQueriesAreLoggedAndCounted(t *testing.T) {
+	names, file := freeAddr(t), filepath.Join(t.TempDir(), "log")
+	log := dnstap.New(dnstap.Options{File: file, Log: slog.New(slog.DiscardHandler)})
+	r := start(t, controlplane.Options{DNS: controlplane.DNS{Listen: []string{names}, QueryLog: log}})
+	r.registry.views <- web(registry.Healthy)
+	eventually(t, "web is answered", func() bool { return len(lookUp(t, names, "web.mesh.internal.", dns.TypeCAA).Ns) == 1 })
+	eventually(t, "that is logged", func() bool {
+		_, body := get(t, r.api, "/api/v1/dns", nil)
+		var status controlplane.DNSStatus
+		if err := json.Unmarshal([]byte(body), &status); err != nil || status.QueryLog == nil {
+			t.Fatal(err, body)
+		}
+		return *status.QueryLog == controlplane.QueryLogStatus{Written: status.QueryLog.Written} && status.QueryLog.Written > 0
+	})
+	if data, err := os.ReadFile(file); err != nil || !strings.Contains(string(data), "\x03web\x04mesh\x08internal\x00") {
+		t.Errorf("%q, %v", data, err)
+	}
+	_, metrics := get(t, r.api, "/metrics", nil)
+	for _, want := range []string{
+		`hostmesh_dns_queries_total{rcode="NOERROR",transport="udp",type="CAA",zone="mesh.internal."} 1`, "hostmesh_dns_query_log_up 1", "hostmesh_dns_query_log_dropped_total 0",
+		"hostmesh_dns_ignored_total 0", "hostmesh_dns_refused_connections_total 0", "hostmesh_dns_socket_errors_total 0", "hostmesh_dns_panics_total 0",
+	} {
+		if !strings.Contains(metrics, want) {
+			t.Errorf("no %q in the metrics", want)
 		}
 	}
 }

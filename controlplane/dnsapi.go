@@ -22,6 +22,13 @@ type (
 		Zones  []ZoneStatus     `json:"zones"`           // the mesh's own first
 
 		Secondaries []transfer.Status `json:"secondaries,omitempty"`
+		QueryLog    *QueryLogStatus   `json:"queryLog,omitempty"` // none: what is asked is not logged
+	}
+	// QueryLogStatus is what became of queries and their answers that were to be logged.
+	QueryLogStatus struct {
+		Written uint64 `json:"written"`
+		Dropped uint64 `json:"dropped"`
+		Error   string `json:"error,omitempty"` // why nothing is written now
 	}
 	// ZoneStatus is a zone, and the answer of what changes its keys.
 	ZoneStatus struct {
@@ -37,6 +44,10 @@ func (s *Server) dnsStatus() DNSStatus {
 	if s.dns != nil {
 		status.Listen, status.TLS, status.HTTPS = nonNil(s.dns.Addrs()), s.dns.TLSAddrs(), s.dns.HTTPSAddrs()
 		status.Secondaries = s.copies.Status()
+	}
+	if s.queryLog != nil {
+		stats := QueryLogStatus(s.queryLog.Stats())
+		status.QueryLog = &stats
 	}
 	for _, z := range s.zones.Load() {
 		name := z.Origin().String()

@@ -24,6 +24,7 @@ type descriptions struct {
 	clients, nacks, dnsQueries, dnsTruncated, dnsLimited, dnsUnsigned, dnsSignatures, dnsSigned *prometheus.Desc
 	dnsCopied, dnsNotified, dnsNotifyFailures                                                   *prometheus.Desc
 	dnsIgnored, dnsRefusedConns, dnsSocketErrors, dnsPanics                                     *prometheus.Desc
+	dnsLogged, dnsUnlogged, dnsLogUp                                                            *prometheus.Desc
 }
 
 func newDescriptions() descriptions {
@@ -54,6 +55,10 @@ func newDescriptions() descriptions {
 		dnsRefusedConns: describe("dns_refused_connections_total", "Connections for DNS that were closed, as too many were open."),
 		dnsSocketErrors: describe("dns_socket_errors_total", "Errors of the sockets of DNS."),
 		dnsPanics:       describe("dns_panics_total", "DNS queries that made the server panic; the log has them."),
+
+		dnsLogged:   describe("dns_query_log_written_total", "DNS queries, with their answers, that were written to the query log."),
+		dnsUnlogged: describe("dns_query_log_dropped_total", "DNS queries that were to be logged, and were not taken in time."),
+		dnsLogUp:    describe("dns_query_log_up", "Whether the query log is written now (1) or not (0)."),
 
 		dnsCopied:         describe("dns_secondary_serial", "The serial of the zone that the secondary has copied last, 0 before it has.", "zone", "secondary"),
 		dnsNotified:       describe("dns_secondary_notified_serial", "The serial that the secondary has confirmed to have been told of.", "zone", "secondary"),
@@ -179,6 +184,15 @@ func (c collector) collectDNS(out chan<- prometheus.Metric) {
 		c.dnsRefusedConns: stats.RefusedConns, c.dnsSocketErrors: stats.SocketErrors, c.dnsPanics: stats.Panics,
 	} {
 		out <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n))
+	}
+	if c.server.queryLog != nil {
+		log, up := c.server.queryLog.Stats(), 0.0
+		if log.Error == "" {
+			up = 1
+		}
+		out <- prometheus.MustNewConstMetric(c.dnsLogged, prometheus.CounterValue, float64(log.Written))
+		out <- prometheus.MustNewConstMetric(c.dnsUnlogged, prometheus.CounterValue, float64(log.Dropped))
+		out <- prometheus.MustNewConstMetric(c.dnsLogUp, prometheus.GaugeValue, up)
 	}
 	for _, keys := range c.server.keys {
 		out <- prometheus.MustNewConstMetric(c.dnsSigned, prometheus.GaugeValue, 1, keys.Zone())

@@ -19,6 +19,7 @@ import (
 	"github.com/hostmesh/hostmesh/controlplane/xds"
 	"github.com/hostmesh/hostmesh/dnsserver"
 	"github.com/hostmesh/hostmesh/dnsserver/dnssec"
+	"github.com/hostmesh/hostmesh/dnsserver/dnstap"
 	"github.com/hostmesh/hostmesh/dnsserver/transfer"
 	"github.com/hostmesh/hostmesh/internal/watch"
 	"github.com/hostmesh/hostmesh/registry"
@@ -42,6 +43,7 @@ type Server struct {
 	xds       *xds.Server
 	hds       *hds.Server
 	dns       *dnsserver.Server
+	queryLog  *dnstap.Log       // nil without one
 	copies    *transfer.Primary // of the zones; nil as dns is
 	keys      []*dnssec.Keys    // of the zones that are signed
 	signers   []*dnssec.Signer
@@ -105,7 +107,7 @@ func New(o Options) (_ *Server, err error) {
 		})
 		options := o.DNS.options(s.zones.Load, o.Log)
 		options.Copies = s.copies
-		s.dns = dnsserver.New(options)
+		s.dns, s.queryLog = dnsserver.New(options), o.DNS.QueryLog
 		if err := s.dns.Listen(); err != nil {
 			return nil, err
 		}
@@ -132,6 +134,9 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.dns != nil {
 		group.Go(func() error { return s.dns.Run(ctx) })
 		group.Go(func() error { return s.copies.Run(ctx) })
+	}
+	if s.queryLog != nil {
+		group.Go(func() error { return s.queryLog.Run(ctx) })
 	}
 	for _, keys := range s.keys {
 		group.Go(func() error { return keys.Run(ctx) })

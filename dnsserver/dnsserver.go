@@ -58,6 +58,9 @@ type Options struct {
 	Keys []*tsig.Key
 	// Copies has the zones for those who sign with a key and for the host itself; nil: for nobody.
 	Copies Copies
+
+	// Tap is shown all queries and answers; nil: nobody is.
+	Tap Tap
 }
 
 const maxUDPLoops = 4 // for each address

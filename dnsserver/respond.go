@@ -3,6 +3,7 @@ package dnsserver
 import (
 	"encoding/binary"
 	"log/slog"
+	"net/netip"
 	"runtime/debug"
 	"time"
 
@@ -41,6 +42,11 @@ type responder struct {
 
 	tlsVersion uint16 // of the connection
 
+	// For who taps.
+	peer, local netip.AddrPort
+	origin      Name // of the zone that was asked
+	silent      bool // the message was no query
+
 	session *tsig.Session // of a query that was signed
 	wanted  *wanted       // a copy of a zone; the answer so far is what its first message begins with
 }
@@ -52,9 +58,9 @@ type extendedError struct {
 	text  string
 }
 
-// respond writes the answer to a message into the memory of to, or larger memory, and returns it; nil when none is due. Who
+// reply writes the answer to a message into the memory of to, or larger memory, and returns it; nil when none is due. Who
 // asks and how was set in the query before.
-func (r *responder) respond(message, to []byte) (answer []byte) {
+func (r *responder) reply(message, to []byte) (answer []byte) {
 	// The message library, which reads what is uncommon, has had bugs that crash on some hostile packet. One packet must not
 	// end the server.
 	defer func() {
@@ -65,14 +71,13 @@ func (r *responder) respond(message, to []byte) (answer []byte) {
 		}
 	}()
 	q := &r.query
-	r.deferred = false
+	r.deferred, r.origin = false, ""
 	verdict := q.parse(message)
-	if verdict == silence {
+	if r.silent = verdict == silence; r.silent {
 		r.counts.ignored.Add(1)
 		return nil
 	}
 	r.start(to)
-	var origin Name
 	switch {
 	case verdict == notImplemented:
 		r.rcode = dns.RcodeNotImplemented
@@ -87,7 +92,7 @@ func (r *responder) respond(message, to []byte) (answer []byte) {
 	case q.edns.present && q.edns.version != 0:
 		r.rcode = dns.RcodeBadVers
 	default:
-		origin = r.answer()
+		r.origin = r.answer()
 		if r.deferred {
 			return nil
 		}
@@ -98,7 +103,7 @@ func (r *responder) respond(message, to []byte) (answer []byte) {
 	if r.wanted != nil {
 		return r.b
 	}
-	r.counts.count(origin, q.qtype, r.rcode)
+	r.counts.count(r.origin, q.qtype, r.rcode)
 	return r.finish()
 }
 

@@ -37,6 +37,7 @@ var mayImport = map[string][]string{
 	"proxy/http2":   {"proxy/message"},
 
 	"dnsserver/dnssec":   {"internal/seal"},
+	"dnsserver/dnstap":   {"dnsserver"},
 	"dnsserver/tsig":     nil,
 	"dnsserver/transfer": {"dnsserver", "dnsserver/dnssec", "dnsserver/tsig", "internal/watch"},
 

@@ -40,6 +40,8 @@ type dnsSection struct {
 
 	Keys        []keySection       `yaml:"keys"`
 	Secondaries []secondarySection `yaml:"secondaries"`
+
+	QueryLog *queryLogSection `yaml:"queryLog"`
 }
 
 type nameServerSection struct {
@@ -215,6 +217,9 @@ func (d *dnsSection) options(state string, log *slog.Logger) (controlplane.DNS, 
 	}
 	if d.Signed {
 		o.Keys = state
+	}
+	if d.QueryLog != nil {
+		o.QueryLog = d.QueryLog.log(d.NSID, log)
 	}
 	if err := d.transfers(&o); err != nil {
 		return o, err

@@ -208,3 +208,18 @@ func TestDNSCertificateThatIsNotThere(t *testing.T) {
 		t.Errorf("got %v, want the file and the fields that name it", err)
 	}
 }
+
+func TestQueryLogsMistakesAreTold(t *testing.T) {
+	for text, want := range map[string]string{
+		"{}":                             `dns.queryLog: got socket "" and file "", want one of them`,
+		"{socket: /run/tap, file: /log}": `dns.queryLog: got socket "/run/tap" and file "/log", want one of them`,
+		"{socket: tap}":                  `dns.queryLog.socket: got "tap", want an absolute path`,
+		"{file: /log, fileBytes: 1}":     `dns.queryLog.fileBytes: got 1, want 1000000 or more`,
+		"{file: /log, sample: 0}":        `dns.queryLog.sample: got 0, want of how many`,
+		"{socket: /" + strings.Repeat("x", 107) + "}": `dns.queryLog.socket: got 108 bytes, want at most 107`,
+	} {
+		if _, err := decodeControlFile("control.yaml", []byte("dns:\n  queryLog: "+text+"\n")); err == nil || !strings.Contains(err.Error(), "control.yaml:2: "+want) {
+			t.Errorf("%s: got %v, want %s", text, err, want)
+		}
+	}
+}

@@ -70,6 +70,12 @@ func showDNS(w io.Writer, status controlplane.DNSStatus) {
 		}
 	}
 	showSecondaries(w, status.Secondaries)
+	if l := status.QueryLog; l != nil {
+		fmt.Fprintf(w, "\nquery log: %d written, %d dropped\n", l.Written, l.Dropped)
+		if l.Error != "" {
+			fmt.Fprintf(w, "  nothing is written now: %s\n", printable(l.Error))
+		}
+	}
 	if len(status.Listen)+len(status.TLS)+len(status.HTTPS) > 0 {
 		fmt.Fprintln(w)
 	}
