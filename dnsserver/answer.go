@@ -15,6 +15,8 @@ func (r *responder) answer() Name {
 	q := &r.query
 	zone := r.zoneOf(q.asked())
 	switch {
+	case zone == nil && r.forwards():
+		return r.forward()
 	case len(r.zones) == 0:
 		r.rcode = dns.RcodeServerFailure
 		r.explain(dns.ExtendedErrorCodeNotReady, "no zone yet")

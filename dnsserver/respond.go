@@ -42,6 +42,9 @@ type responder struct {
 
 	tlsVersion uint16 // of the connection
 
+	passedOn  bool // the answer is the Forwarder's
+	authentic bool // and was validated
+
 	// For who taps.
 	peer, local netip.AddrPort
 	origin      Name // of the zone that was asked
@@ -134,6 +137,7 @@ func (r *responder) start(to []byte) {
 	r.rcode, r.aa, r.tc, r.ede.given, r.located = dns.RcodeSuccess, false, false, false, false
 	r.signed, r.failed, r.held = false, false, false
 	r.session, r.wanted = nil, nil
+	r.passedOn, r.authentic = false, false
 	r.answers, r.authority, r.additional = 0, 0, 0
 	r.limit = dns.MaxMsgSize
 	if q.by == udp {
@@ -160,7 +164,10 @@ func (r *responder) finish() []byte {
 		h[2] |= 0x02
 		r.counts.truncated.Add(1)
 	}
-	h[3] = h[3]&0x10 | byte(r.rcode&0xf) // CD is the query's (RFC 4035 §3.1.6); RA and AD stay 0
+	h[3] = h[3]&0x10 | byte(r.rcode&0xf) // CD is the query's (RFC 4035 §3.1.6)
+	if r.server.opts.Forward != nil {
+		r.recursion()
+	}
 	binary.BigEndian.PutUint16(h[4:], uint16(min(q.length, 1)))
 	binary.BigEndian.PutUint16(h[6:], uint16(r.answers))
 	binary.BigEndian.PutUint16(h[8:], uint16(r.authority))

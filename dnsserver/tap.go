@@ -29,9 +29,9 @@ type Kind uint8
 
 // The kinds of exchange.
 const (
-	Authoritative Kind = iota // we, of a zone or a mistake
-	Client                    // we, what others know
-	Forwarder                 // others, us
+	FromZone      Kind = iota // we, from a zone, or of a mistake
+	FromForwarder             // we, from what others say
+	FromUpstream              // others, us
 )
 
 // respond answers a message, see reply, and shows both to who taps.
@@ -48,6 +48,9 @@ func (r *responder) respond(message, to []byte) []byte {
 	e := Exchange{
 		Asker: r.peer, Answerer: r.local, Transport: r.query.by.String(), Zone: r.origin, Query: message, Answer: answer,
 		Asked: asked, Answered: time.Now(),
+	}
+	if r.passedOn {
+		e.Kind = FromForwarder
 	}
 	if r.wanted != nil {
 		e.Answer = nil // a copy is made of many messages, of which none is ready

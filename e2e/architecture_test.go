@@ -38,6 +38,7 @@ var mayImport = map[string][]string{
 
 	"dnsserver/dnssec":   {"internal/seal"},
 	"dnsserver/dnstap":   {"dnsserver"},
+	"dnsserver/forward":  {"dnsserver", "internal/dnsask"},
 	"dnsserver/tsig":     nil,
 	"dnsserver/transfer": {"dnsserver", "dnsserver/dnssec", "dnsserver/tsig", "internal/watch"},
 

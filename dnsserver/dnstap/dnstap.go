@@ -213,7 +213,7 @@ type encoder struct {
 
 // kinds are the types of messages of queries; that of their answers is the next.
 var kinds = map[dnsserver.Kind]pb.Message_Type{
-	dnsserver.Authoritative: pb.Message_AUTH_QUERY, dnsserver.Client: pb.Message_CLIENT_QUERY, dnsserver.Forwarder: pb.Message_FORWARDER_QUERY,
+	dnsserver.FromZone: pb.Message_AUTH_QUERY, dnsserver.FromForwarder: pb.Message_CLIENT_QUERY, dnsserver.FromUpstream: pb.Message_FORWARDER_QUERY,
 }
 
 var protocols = map[string]pb.SocketProtocol{
