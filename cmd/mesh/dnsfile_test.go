@@ -53,7 +53,7 @@ dns:
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := f.DNS.options("/state", slog.New(slog.DiscardHandler))
+			got, err := f.DNS.options("mesh.internal", "/state", slog.New(slog.DiscardHandler))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -182,7 +182,7 @@ func TestTransferSecrets(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := f.DNS.options("/state", slog.New(slog.DiscardHandler))
+			got, err := f.DNS.options("mesh.internal", "/state", slog.New(slog.DiscardHandler))
 			if c.want != "" {
 				if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), path) || strings.Contains(err.Error(), c.text) {
 					t.Errorf("%v, want %q, the file and not what it holds", err, c.want)
@@ -204,7 +204,7 @@ func TestDNSCertificateThatIsNotThere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.DNS.options("/state", slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "/no/cert.pem") || !strings.Contains(err.Error(), "dns.certFile") {
+	if _, err := f.DNS.options("mesh.internal", "/state", slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "/no/cert.pem") || !strings.Contains(err.Error(), "dns.certFile") {
 		t.Errorf("got %v, want the file and the fields that name it", err)
 	}
 }
