@@ -72,16 +72,9 @@ func (r *responder) forward() Name {
 		return ""
 	}
 	q := &r.query
-	question := Question{
-		Name: Name(q.asked()), Type: q.qtype, DNSSEC: q.edns.present && q.edns.flags&dnssecOK != 0, Unchecked: q.message[3]&0x10 != 0,
-		ID: binary.BigEndian.Uint16(q.message), Written: string(q.message[headerBytes : headerBytes+q.length]), Asker: q.client,
-	}
-	said, known := r.server.opts.Forward.Known(question)
-	if !known {
-		if r.deferred = !r.patient; r.deferred {
-			return root
-		}
-		said = r.server.opts.Forward.Ask(r.server.life, question)
+	said, ok := r.ask(Name(q.asked()))
+	if !ok {
+		return root
 	}
 	r.passedOn = true
 	r.rcode = said.Rcode
@@ -93,7 +86,7 @@ func (r *responder) forward() Name {
 		r.b = append(r.b, said.Records...)
 		r.answers, r.authority = said.Answers, said.Authority
 		// RFC 6840 §5.8: to who understands it.
-		r.authentic = said.Authentic && (question.DNSSEC || q.message[3]&0x20 != 0)
+		r.authentic = said.Authentic && (r.wantsDNSSEC() || q.message[3]&0x20 != 0)
 	case q.by == udp:
 		r.tc = true // never a part
 	default:
@@ -101,6 +94,67 @@ func (r *responder) forward() Name {
 		r.explain(dns.ExtendedErrorCodeOther, "the answer is too large")
 	}
 	return root
+}
+
+// ask asks the Forwarder for a name of the query's type. It is false where the query is deferred.
+func (r *responder) ask(name Name) (said Forwarded, ok bool) {
+	q := &r.query
+	question := Question{
+		Name: name, Type: q.qtype, DNSSEC: r.wantsDNSSEC(), Unchecked: q.message[3]&0x10 != 0,
+		ID: binary.BigEndian.Uint16(q.message), Written: string(q.message[headerBytes : headerBytes+q.length]), Asker: q.client,
+	}
+	if said, ok = r.server.opts.Forward.Known(question); ok {
+		return said, true
+	}
+	if r.deferred = !r.patient; r.deferred {
+		return said, false
+	}
+	return r.server.opts.Forward.Ask(r.server.life, question), true
+}
+
+func (r *responder) wantsDNSSEC() bool {
+	return r.query.edns.present && r.query.edns.flags&dnssecOK != 0
+}
+
+// forwardFrom goes on where an alias of ours leads elsewhere, for clients that do not themselves (RFC 1034 §5.3.1). All of the chain is
+// answered, or nothing of it.
+func (r *responder) forwardFrom(name Name) {
+	said, ok := r.ask(name)
+	if !ok {
+		return
+	}
+	if f := said.Failure; f != nil {
+		r.explain(f.Code, f.Text)
+	}
+	r.rcode = said.Rcode
+	// Names in the records may point into a message that begins with that question.
+	whole := append(make([]byte, headerBytes), name...)
+	whole = append(binary.BigEndian.AppendUint16(whole, r.query.qtype), 0, dns.ClassINET)
+	for at, count := range map[int]int{4: 1, 6: said.Answers, 8: said.Authority} {
+		binary.BigEndian.PutUint16(whole[at:], uint16(count))
+	}
+	var m dns.Msg
+	if err := m.Unpack(append(whole, said.Records...)); err != nil {
+		r.rcode = dns.RcodeServerFailure
+	}
+	if r.rcode == dns.RcodeServerFailure {
+		r.empty()
+		return
+	}
+	for _, rr := range append(m.Answer, m.Ns...) {
+		record := make([]byte, dns.Len(rr)+1)
+		n, err := dns.PackRR(rr, record, 0, nil, false)
+		if err != nil || len(r.b)+n > r.limit {
+			r.empty()
+			if r.tc = r.query.by == udp; !r.tc {
+				r.rcode = dns.RcodeServerFailure
+			}
+			return
+		}
+		r.b = append(r.b, record[:n]...)
+	}
+	r.answers += len(m.Answer)
+	r.authority += len(m.Ns)
 }
 
 // recursion tells the client whether it may ask for other names (RA), and whether the answer was validated (AD).

@@ -49,6 +49,7 @@ var site = `
     local-data: "alias.example.org. 300 CNAME www.example.org."
     local-data: "short.example.org. 1 A 198.51.100.3"
     local-data: '$odd\@x.example.org. 300 A 198.51.100.4'
+    local-zone: "broken." refuse
     local-data: "leak.mesh.internal. 300 A 203.0.113.66"
 ` + strings.Repeat(`    local-data: 'large.example.org. 300 TXT "NUMBER `+strings.Repeat("x", 200)+"\"'\n", 20)
 
@@ -111,6 +112,10 @@ type bed struct {
 	addr netip.AddrPort
 }
 
+func alias(to string) dnsserver.Set {
+	return dnsserver.Set{Type: dns.TypeCNAME, TTL: 5, Data: [][]byte{[]byte(name(to))}}
+}
+
 // newBed runs one with these upstreams; change may change what else is configured.
 func newBed(t *testing.T, change func(*forward.Options, *dnsserver.Options), upstreams ...forward.Upstream) *bed {
 	t.Helper()
@@ -121,7 +126,11 @@ func newBed(t *testing.T, change func(*forward.Options, *dnsserver.Options), ups
 	zone := dnsserver.NewZone(dnsserver.Apex{
 		Origin: "mesh.internal", Serial: 1, TTL: 60, NegativeTTL: 1, NameServers: []dnsserver.NameServer{{Name: "ns.example."}},
 	}, map[string]*dnsserver.Branch{"web": dnsserver.NewBranch(name("mesh.internal"), 0, map[string][]dnsserver.Set{
-		"web": dnsserver.Addresses(5, []netip.Addr{netip.MustParseAddr("192.0.2.1")}, nil),
+		"web":  dnsserver.Addresses(5, []netip.Addr{netip.MustParseAddr("192.0.2.1")}, nil),
+		"out":  {alias("www.example.org")},
+		"lost": {alias("none.example.org")},
+		"long": {alias("large.example.org")},
+		"down": {alias("x.broken")},
 	})})
 	so := dnsserver.Options{
 		Addrs: []string{"127.0.0.1:0"}, Zones: func() []*dnsserver.Zone { return []*dnsserver.Zone{zone} }, Log: o.Log,

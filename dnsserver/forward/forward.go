@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -219,7 +220,7 @@ func (f *Forwarder) leave(asker netip.Addr) {
 func (f *Forwarder) fly(k key, w *flight) {
 	ctx, cancel := context.WithTimeout(f.life, askTime)
 	defer cancel()
-	e := f.resolve(ctx, k, w)
+	e := f.resolveSafely(ctx, k, w)
 	now := time.Now()
 	switch before := f.cache.get(k); {
 	case e.failed && before != nil && f.usable(before, now):
@@ -232,6 +233,23 @@ func (f *Forwarder) fly(k key, w *flight) {
 	delete(f.flights, k)
 	f.mu.Unlock()
 	close(w.done)
+}
+
+// resolveSafely is resolve. The message library, which reads what upstreams say, has had bugs that crash on some hostile packet. One
+// packet must not end the server.
+func (f *Forwarder) resolveSafely(ctx context.Context, k key, w *flight) (e *entry) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			f.opts.Log.Error("an upstream's answer made the forwarder panic", slog.Any("panic", cause), slog.String("stack", string(debug.Stack())))
+			e = unanswered(&dnsserver.Failure{Code: dns.ExtendedErrorCodeOther, Text: "an upstream's answer cannot be read"})
+		}
+	}()
+	return f.resolve(ctx, k, w)
+}
+
+// unanswered is what is remembered of a question that nobody answers.
+func unanswered(why *dnsserver.Failure) *entry {
+	return &entry{rcode: dns.RcodeServerFailure, failure: why, failed: true, stored: time.Now(), ttl: failTTL}
 }
 
 // resolve asks upstreams in turn.
@@ -266,7 +284,7 @@ func (f *Forwarder) resolve(ctx context.Context, k key, w *flight) *entry {
 			break // another one that does not validate must not be believed in its place
 		}
 	}
-	return &entry{rcode: dns.RcodeServerFailure, failure: last, failed: true, stored: time.Now(), ttl: failTTL}
+	return unanswered(last)
 }
 
 // final says whether an answer is one, also for who would ask another upstream.

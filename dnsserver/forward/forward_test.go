@@ -100,6 +100,92 @@ func TestOtherNamesAreForwardedResolvers(t *testing.T) {
 	}
 }
 
+// TestAliasesThatLeadElsewhereResolvers: what our zone's aliases lead to is answered with them, all of it or nothing.
+func TestAliasesThatLeadElsewhereResolvers(t *testing.T) {
+	b := newBed(t, nil, plain(startUnbound(t, "", "").addr))
+	for _, network := range []string{"udp", "tcp"} {
+		for _, c := range []struct {
+			name  string
+			qtype uint16
+			want  string
+		}{
+			{"out.mesh.internal.", dns.TypeA, "aa ra NOERROR; out.mesh.internal. 5 IN CNAME www.example.org.; www.example.org. 300 IN A 198.51.100.1; www.example.org. 300 IN A 198.51.100.2"},
+			{"out.mesh.internal.", dns.TypeCNAME, "aa ra NOERROR; out.mesh.internal. 5 IN CNAME www.example.org."},
+			{"out.mesh.internal.", dns.TypeAAAA, "aa ra NOERROR; out.mesh.internal. 5 IN CNAME www.example.org.; ns example.org. SOA"},
+			{"lost.mesh.internal.", dns.TypeA, "aa ra NXDOMAIN; lost.mesh.internal. 5 IN CNAME none.example.org.; ns example.org. SOA"},
+			{"down.mesh.internal.", dns.TypeA, "aa ra SERVFAIL; EDE 0"},
+			{"long.mesh.internal.", dns.TypeTXT, "aa tc ra NOERROR"},
+		} {
+			m := b.ask(t, network, question(c.name, c.qtype))
+			got := strings.ReplaceAll(short(m), " 299 IN ", " 300 IN ")
+			if c.qtype == dns.TypeTXT && network == "tcp" {
+				got, c.want = fmt.Sprint(len(m.Answer)), "21"
+			}
+			if got != c.want {
+				t.Errorf("%s %s over %s:\n got %s\nwant %s", c.name, dns.TypeToString[c.qtype], network, got, c.want)
+			}
+		}
+	}
+	m := question("out.mesh.internal.", dns.TypeA)
+	m.RecursionDesired = false
+	if got := short(b.ask(t, "udp", m)); got != "aa ra NOERROR; out.mesh.internal. 5 IN CNAME www.example.org." {
+		t.Errorf("without RD: %s", got)
+	}
+}
+
+// TestASlowUpstreamLetsOldAnswersOut: who has an old answer is not kept waiting, and the new one is there when it has come.
+func TestASlowUpstreamLetsOldAnswersOut(t *testing.T) {
+	var slow atomic.Bool
+	release := make(chan struct{})
+	upstream := hostile(t, func(conn *net.UDPConn, from netip.AddrPort, q *dns.Msg) {
+		if !slow.Load() {
+			send(conn, from, reply(q, q.Question[0].Name+" 1 IN A 198.51.100.1"))
+			return
+		}
+		go func() {
+			<-release
+			send(conn, from, reply(q, q.Question[0].Name+" 60 IN A 198.51.100.2"))
+		}()
+	})
+	up := plain(upstream)
+	up.Timeout = 10 * time.Second
+	b := newBed(t, nil, up)
+	b.ask(t, "udp", question("www.example.org.", dns.TypeA))
+	slow.Store(true)
+	within(t, "what is old is answered", func() bool {
+		return strings.HasPrefix(short(b.ask(t, "udp", question("www.example.org.", dns.TypeA))), "ra NOERROR; www.example.org. 30 IN A 198.51.100.1; EDE 3")
+	})
+	close(release)
+	within(t, "the new answer is there", func() bool {
+		return strings.Contains(short(b.ask(t, "udp", question("www.example.org.", dns.TypeA))), "198.51.100.2")
+	})
+}
+
+// TestWhatIsBogusIsNobodysElse: an upstream that says that signatures are wrong is believed; of one that fails otherwise the next is asked.
+func TestWhatIsBogusIsNobodysElse(t *testing.T) {
+	var code atomic.Uint32
+	first := hostile(t, func(conn *net.UDPConn, from netip.AddrPort, q *dns.Msg) {
+		m := new(dns.Msg).SetRcode(q, dns.RcodeServerFailure).SetEdns0(1232, false)
+		m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_EDE{InfoCode: uint16(code.Load()), ExtraText: "because"}}
+		send(conn, from, m)
+	})
+	second := hostile(t, func(conn *net.UDPConn, from netip.AddrPort, q *dns.Msg) {
+		send(conn, from, reply(q, q.Question[0].Name+" 60 IN A 198.51.100.1"))
+	})
+	b := newBed(t, nil, plain(first), plain(second))
+	for c, want := range map[uint16]string{
+		dns.ExtendedErrorCodeDNSBogus: "ra SERVFAIL; EDE 6", dns.ExtendedErrorCodeSignatureExpired: "ra SERVFAIL; EDE 7", dns.ExtendedErrorCodeNetworkError: "198.51.100.1", dns.ExtendedErrorCodeOther: "198.51.100.1",
+	} {
+		code.Store(uint32(c))
+		if got := short(b.ask(t, "udp", question(fmt.Sprintf("code%d.example.org.", c), dns.TypeA))); !strings.Contains(got, want) {
+			t.Errorf("code %d: %s, want %s", c, got, want)
+		}
+	}
+	if s := b.Stats(); s.Upstreams[0].Error != "" || s.Upstreams[0].Answers != 4 {
+		t.Errorf("%+v", s.Upstreams)
+	}
+}
+
 // TestWhatIsBetweenUsAndClientsStays: the upstream sees flags, and nothing else of what a client has said.
 func TestWhatIsBetweenUsAndClientsStays(t *testing.T) {
 	seen := make(chan *dns.Msg, 10)
