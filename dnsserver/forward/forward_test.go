@@ -136,12 +136,14 @@ func TestAliasesThatLeadElsewhereResolvers(t *testing.T) {
 // TestASlowUpstreamLetsOldAnswersOut: who has an old answer is not kept waiting, and the new one is there when it has come.
 func TestASlowUpstreamLetsOldAnswersOut(t *testing.T) {
 	var slow atomic.Bool
+	var late atomic.Int32
 	release := make(chan struct{})
 	upstream := hostile(t, func(conn *net.UDPConn, from netip.AddrPort, q *dns.Msg) {
 		if !slow.Load() {
 			send(conn, from, reply(q, q.Question[0].Name+" 1 IN A 198.51.100.1"))
 			return
 		}
+		late.Add(1)
 		go func() {
 			<-release
 			send(conn, from, reply(q, q.Question[0].Name+" 60 IN A 198.51.100.2"))
@@ -155,10 +157,17 @@ func TestASlowUpstreamLetsOldAnswersOut(t *testing.T) {
 	within(t, "what is old is answered", func() bool {
 		return strings.HasPrefix(short(b.ask(t, "udp", question("www.example.org.", dns.TypeA))), "ra NOERROR; www.example.org. 30 IN A 198.51.100.1; EDE 3")
 	})
+	time.Sleep(500 * time.Millisecond) // whoever would have waited for the question's end sees that end by now
+	if n := b.Stats().InFlight; n != 1 {
+		t.Errorf("%d questions are under way when what is old is answered, want 1", n)
+	}
 	close(release)
 	within(t, "the new answer is there", func() bool {
 		return strings.Contains(short(b.ask(t, "udp", question("www.example.org.", dns.TypeA))), "198.51.100.2")
 	})
+	if late.Load() != 1 {
+		t.Errorf("it was asked %d times", late.Load())
+	}
 }
 
 // TestWhatIsBogusIsNobodysElse: an upstream that says that signatures are wrong is believed; of one that fails otherwise the next is asked.
@@ -238,6 +247,11 @@ func TestUpstreamsDieAndComeBackResolvers(t *testing.T) {
 		m := b.ask(t, "udp", question("short.example.org.", dns.TypeA))
 		return short(m) == "ra NOERROR; short.example.org. 30 IN A 198.51.100.3; EDE 3"
 	})
+	for range 3 {
+		if got := short(b.ask(t, "udp", question("short.example.org.", dns.TypeA))); got != "ra NOERROR; short.example.org. 30 IN A 198.51.100.3; EDE 3" {
+			t.Errorf("what is old, again: %s", got)
+		}
+	}
 	if got := short(b.ask(t, "udp", question("www.example.org.", dns.TypeA))); !strings.Contains(got, "198.51.100.1") || strings.Contains(got, "EDE") {
 		t.Errorf("what is not old: %s", got)
 	}
