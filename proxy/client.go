@@ -333,7 +333,7 @@ func (c *client) dispose() {
 		c.x = nil
 	}
 	c.timer.Stop()
-	c.life.Stop()
+	c.life.stop()
 	if c.broken || c.outAt < len(c.out) || c.Pending() { // the client must not take what it has got for all
 		c.ResetOnClose()
 	}
