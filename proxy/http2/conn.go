@@ -193,9 +193,11 @@ func (c *Conn) Fail(code ErrCode) {
 	c.control = appendGoAway(c.control, min(c.lastPeer, c.lastTake), code)
 }
 
-// Unfinished reports whether a field section has begun and is not complete, and how many were before it. rest is what Feed left over.
+// Unfinished reports whether a field section has begun and is not complete, or a client has begun to say that it speaks HTTP/2 and not
+// said all of that (RFC 9113 section 3.4), and how many sections were before it. rest is what Feed left over.
 func (c *Conn) Unfinished(rest []byte) (before uint32, is bool) {
-	return c.heads, c.work != nil && c.block.open || len(rest) > 3 && frameType(rest[3]) == frameHeaders
+	opening := !c.client && !c.settled && (c.preface > 0 || len(rest) > 0)
+	return c.heads, opening || c.work != nil && c.block.open || len(rest) > 3 && frameType(rest[3]) == frameHeaders
 }
 
 // step reads the preface, one frame or some content. n is 0 when more is needed.

@@ -224,7 +224,8 @@ func (c *Conn) feed(data []byte) {
 	}
 }
 
-// Partial reports whether a field section of the peer's has begun and is not complete, which keeps all else back, and how many were before it.
+// Partial reports whether a field section of the peer's, or the client's preface, has begun and is not complete, which keeps all else
+// back, and how many sections were before it.
 func (c *Conn) Partial() (before uint32, is bool) { return c.before, c.partial }
 
 // mark has what is to be sent sent at the end of the turn.
