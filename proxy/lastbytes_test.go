@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,10 +14,63 @@ import (
 
 	"golang.org/x/net/http2"
 
+	"github.com/hostmesh/hostmesh/proxy"
 	"github.com/hostmesh/hostmesh/proxy/config"
 )
 
 const lastBytes = 40 << 10 // of a response, of which the kernel takes a small part
+
+// TestTheLastBytesOverUnixSockets: of what a client reads there the kernel tells only when a whole piece was read. One that is slower than
+// that gets all of it, too.
+func TestTheLastBytesOverUnixSockets(t *testing.T) {
+	const patience = 500 * time.Millisecond
+	for _, version := range []config.Protocol{config.ProtocolHTTP1, config.ProtocolHTTP2} {
+		t.Run(map[config.Protocol]string{config.ProtocolHTTP1: "HTTP/1", config.ProtocolHTTP2: "HTTP/2"}[version], func(t *testing.T) {
+			t.Parallel()
+			host := rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+				for readHead(r) != "" {
+					answer(conn, strings.Repeat("x", lastBytes))
+				}
+			})
+			path := filepath.Join(shortDir(t), "listener")
+			l, c := httpConfig(freeAddr(t), vhost("web.mesh.internal", "web")), cluster("web", host)
+			l.Pipes, l.HTTP.Protocol, l.HTTP.IdleTimeout = []config.Pipe{{Path: path}}, version, 100*time.Millisecond
+			p := start(t, &config.Config{Listeners: []*config.Listener{l}, Clusters: clusters(c)}, func(o *proxy.Options) { o.Loops = 1 })
+			p.FlushFor(patience)
+			conn, err := net.Dial("unix", path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			_ = conn.SetDeadline(time.Now().Add(time.Minute))
+			p.waitStat("http.outbound.downstream_cx_active", "1")
+			p.SendBufferNow(4 << 10)
+			if version == config.ProtocolHTTP1 {
+				_, _ = io.WriteString(conn, strings.Replace(get, "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1))
+			} else {
+				_, _ = io.WriteString(conn, http2.ClientPreface)
+				f := &peer2{http2.NewFramer(conn, conn), t, conn}
+				_ = f.WriteSettings()
+				f.get(1)
+			}
+			p.waitStat("http.outbound.downstream_rq_2xx", "1")
+			data := make([]byte, 0, 2*lastBytes)
+			for began := time.Now(); time.Since(began) < 3*patience; time.Sleep(patience / 20) {
+				n, err := conn.Read(data[len(data) : len(data)+100])
+				if data = data[:len(data)+n]; err != nil {
+					t.Fatalf("after %d bytes: %v", len(data), err)
+				}
+			}
+			rest, err := io.ReadAll(conn)
+			if n, _ := content(t, version, append(data, rest...)); n != lastBytes || err != nil {
+				t.Errorf("%d bytes came, want %d; %v", n, lastBytes, err)
+			}
+			if got := p.stat("http.outbound.downstream_cx_delayed_close_timeout"); got != "0" {
+				t.Errorf("downstream_cx_delayed_close_timeout is %s", got)
+			}
+		})
+	}
+}
 
 // narrow is a client's connection whose kernel keeps little, to a proxy whose kernel does too; what it asks for is the connection's last.
 func narrow(t *testing.T, version config.Protocol, patience time.Duration) (*testProxy, net.Conn) {

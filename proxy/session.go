@@ -222,7 +222,7 @@ func (s *session) refuse() {
 
 // finish ends a connection without requests when the client has got the last response.
 func (s *session) finish() {
-	s.leave.ends, s.leave.flush = true, newFlush()
+	s.leave.ends, s.leave.flush = true, s.newFlush()
 	s.mux.Finish()
 	s.w.loop.Start(&s.timer, s.w.flushLook, s)
 }
