@@ -42,6 +42,7 @@ type stream struct {
 	connected bool
 	local     netip.AddrPort // of the upstream connection, if an access log wants it
 	facts     *accesslog.TLS // what access logs tell of the handshake
+	upFacts   *accesslog.TLS // and of the upstream's
 }
 
 func (a *branch) acceptTCP(in *arrival) {
@@ -113,7 +114,7 @@ func (s *stream) Connected(err error) {
 		return
 	}
 	s.connected, s.failure = true, nil
-	s.keepLocal()
+	s.keepUpstream()
 	s.host.Stats.RequestTotal++
 	s.host.Reached(upstream.LocalDone)
 	s.up.Requests++
