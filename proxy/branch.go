@@ -209,7 +209,7 @@ func (b *branch) acceptHTTP(in *arrival) {
 		*d = downstream{owner: c}
 	}
 	d.w, d.a, d.served, d.peer, d.via, d.id = b.w, b, b.served, in.peer, in.via, b.w.connectionID()
-	d.facts = b.facts(in)
+	d.facts, d.began = b.facts(in), b.w.loop.Clock()
 	head := &b.clients
 	d.prev, d.next = head.prev, head
 	head.prev.next = d
@@ -225,7 +225,7 @@ func (b *branch) acceptHTTP(in *arrival) {
 // forget takes a closed connection out.
 func (b *branch) forget(d *downstream) {
 	d.prev.next, d.next.prev = d.next, d.prev
-	d.stats.conns--
+	d.countEnd()
 	b.released()
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/hostmesh/hostmesh/proxy/certificate"
 	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/upstream"
 )
 
 // handshakeTime is how long a TLS handshake may take where the configuration has no shorter time.
@@ -106,18 +107,24 @@ func (h *shake) unlink() {
 
 // countFailure counts a handshake that failed by its cause.
 func (b *branch) countFailure(err error) {
-	count := &b.stats.count
+	b.stats.count[map[upstream.Counter]listenerCounter{
+		upstream.TLSVerifySAN: listenerVerifySAN, upstream.TLSVerifyHash: listenerVerifyHash, upstream.TLSVerifyError: listenerVerifyError,
+		upstream.TLSVerifyNone: listenerVerifyNone, upstream.TLSError: listenerHandshakeError,
+	}[handshakeCounter(err)]]++
+}
+
+// handshakeCounter is what a handshake counts as that failed: in a cluster, and by the same names in a listener.
+func handshakeCounter(err error) upstream.Counter {
 	var chain *tls.CertificateVerificationError
 	switch {
 	case errors.Is(err, certificate.ErrNames):
-		count[listenerVerifySAN]++
+		return upstream.TLSVerifySAN
 	case errors.Is(err, certificate.ErrPins):
-		count[listenerVerifyHash]++
+		return upstream.TLSVerifyHash
 	case errors.As(err, &chain), errors.Is(err, certificate.ErrChain), errors.Is(err, certificate.ErrDepth):
-		count[listenerVerifyError]++
+		return upstream.TLSVerifyError
 	case strings.Contains(err.Error(), "didn't provide a certificate"): // crypto/tls has no value for it
-		count[listenerVerifyNone]++
-	default:
-		count[listenerHandshakeError]++
+		return upstream.TLSVerifyNone
 	}
+	return upstream.TLSError
 }

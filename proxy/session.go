@@ -53,6 +53,7 @@ func (c *client) becomeSession(early []byte) {
 	s := &session{early: early}
 	d := &s.downstream
 	d.w, d.a, d.served, d.peer, d.via, d.id, d.owner, d.facts, d.stats, d.over = c.w, c.a, c.served, c.peer, c.via, c.id, s, c.facts, c.stats, c.over
+	d.began = c.began
 	d.prev, d.next = c.prev, c.next
 	d.prev.next, d.next.prev = d, d
 	d.Take(&c.Conn, s)
@@ -62,10 +63,11 @@ func (c *client) becomeSession(early []byte) {
 // begin implements connection.
 func (s *session) begin() {
 	http := s.served.http()
+	s.speaks(2)
 	s.mux.Serve(s.w.loop, &s.Conn, http2.Limits{
 		HeaderBytes: headLimit(http.MaxRequestHeadBytes), Fields: http.MaxRequestHeaders, Streams: int(http.HTTP2.MaxStreams),
 		Window: int(http.HTTP2.StreamWindow), ConnWindow: int(http.HTTP2.ConnWindow), ExtendedConnect: http.HTTP2.ExtendedConnect || len(http.Upgrades) > 0,
-	}, &s.w.arena.Arena, s, mux.Counts{Received: &s.a.stats.count[listenerRxBytes], Sent: &s.a.stats.count[listenerTxBytes]}, http.DelayedCloseTimeout, s.early)
+	}, &s.w.arena.Arena, s, mux.Counts{Received: &s.a.stats.count[listenerRxBytes], Sent: &s.a.stats.count[listenerTxBytes], Frames: &s.w.http2}, http.DelayedCloseTimeout, s.early)
 	s.early = nil
 	s.w.loop.Start(&s.timer, http.IdleTimeout, s)
 }
@@ -115,6 +117,8 @@ func (s *session) Event(e http2.Event) {
 	switch e {
 	case http2.EventRejected:
 		s.http().count[httpRqTxReset]++
+	case http2.EventResets:
+		s.http().count[httpRqResets]++
 	case http2.EventPingAck:
 		s.heard = s.leaves
 	}
@@ -137,6 +141,7 @@ func (s *session) Ended(err error) {
 	if code, ok := err.(http2.ErrCode); ok && code != http2.NoError { //nolint:errorlint // it is the protocol's own
 		s.http().count[httpCxProtocolError]++
 	}
+	s.byPeer = s.mux.ByPeer(err)
 	s.timer.Stop()
 	s.slow.Stop()
 	s.life.Stop()
@@ -309,6 +314,7 @@ func (l *lane) Reset(_ http2.ErrCode, remote bool) {
 	f := flagClientReset
 	switch {
 	case l.m.Conn().Lost():
+		l.s.underWay = true
 		f = flagClientGone
 	case !remote:
 		l.s.http().count[httpRqTxReset]++

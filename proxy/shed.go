@@ -164,7 +164,7 @@ func (c *client) overloaded() {
 	if c.x != nil {
 		c.x.flags |= flagOverload
 	}
-	c.gone()
+	c.quit()
 }
 
 // overloaded resets the stream, if it is m still, and what it serves.

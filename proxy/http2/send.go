@@ -103,6 +103,7 @@ func (c *Conn) Cancel(s *Stream, code ErrCode) {
 	c.expectLate(s.left())
 	c.cutOff(s)
 	c.ours.add(s.id)
+	c.count(ResetSent)
 	c.control = appendReset(c.control, s.id, code)
 }
 
@@ -154,6 +155,7 @@ func (c *Conn) Shutdown(last bool) {
 		c.lastTake = min(c.lastTake, c.lastPeer)
 		id = c.lastTake
 	}
+	c.count(GoAwaySent)
 	c.control = appendGoAway(c.control, id, NoError)
 }
 

@@ -67,6 +67,11 @@ func (c *Conn) lose() {
 	c.out, c.in, c.waiting = nil, nil, nil
 }
 
+// ByPeer reports whether it was the peer that closed a connection which ended by err, and not this side.
+func (c *Conn) ByPeer(err error) bool {
+	return !errors.As(err, new(http2.ErrCode)) && !errors.Is(err, syscall.ECONNABORTED) && c.failed == nil
+}
+
 func (c *Conn) part(err error) {
 	c.socket.Close()
 	c.owner.Ended(err)

@@ -60,8 +60,11 @@ type Arena struct {
 	tails []*message.Fields
 }
 
-// Counts is what a connection counts its bytes in.
-type Counts struct{ Received, Sent *uint64 }
+// Counts is what a connection counts in: bytes, and what else happens; nil: that is not asked for.
+type Counts struct {
+	Received, Sent *uint64
+	Frames         *http2.Counts
+}
 
 // Conn is one end of an HTTP/2 connection.
 type Conn struct {
@@ -101,6 +104,7 @@ func (c *Conn) Serve(l *loop.Loop, socket *loop.Conn, limits http2.Limits, a *Ar
 	c.begin(l, socket, a, owner, counts)
 	c.server, c.patience = true, patience
 	c.InitServer(limits, &a.Arena)
+	c.Count(counts.Frames)
 	if len(early) > 0 {
 		c.in = append(l.Buffer(len(early)), early...)
 	}
@@ -113,6 +117,7 @@ func (c *Conn) Serve(l *loop.Loop, socket *loop.Conn, limits http2.Limits, a *Ar
 func (c *Conn) Dial(l *loop.Loop, socket *loop.Conn, limits http2.Limits, a *Arena, owner Owner, counts Counts) {
 	c.begin(l, socket, a, owner, counts)
 	c.InitClient(limits, &a.Arena)
+	c.Count(counts.Frames)
 	c.mark()
 }
 
