@@ -263,4 +263,9 @@ func (s *stream) log() {
 		l.write(s.w, s.record(k, now))
 		s.w.giveKept(k)
 	}
+	if s.visit != nil {
+		k := s.w.takeKept()
+		s.record(k, now)
+		s.visit.write(k, s.via)
+	}
 }

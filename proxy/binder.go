@@ -224,6 +224,7 @@ func (b *binder) prepare(l *config.Listener, known map[*config.FilterChain]*serv
 		return nil, err
 	}
 	r := &reception{cfg: l, chains: table, single: whole != l, limit: b.limits.get(l.Name, b.p.opts.Overload.MaxListenerConnections[l.Name])}
+	_, r.lines = b.logs(l, l.AccessLogs, false)
 	for c := range whole.Each() {
 		s := known[c]
 		if s == nil {

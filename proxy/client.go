@@ -58,7 +58,12 @@ type client struct {
 	shut     bool // a tunnel: tell the end when out is sent
 	broken   bool // the last response is cut off, and the client must see that
 	flush    flush
+
+	received, sent uint64 // bytes
 }
+
+// moved implements connection.
+func (c *client) moved() (received, sent uint64) { return c.received, c.sent }
 
 // begin waits for a request.
 func (c *client) begin() { c.w.loop.Start(&c.timer, c.idleTimeout(), c) }
@@ -198,6 +203,7 @@ func (c *client) read(p []byte) (int, error) {
 	case err == nil:
 		c.readable = n == len(p) || c.hup
 		c.a.stats.count[listenerRxBytes] += uint64(n)
+		c.received += uint64(n)
 	case errors.Is(err, syscall.EAGAIN):
 		c.readable = false
 	case errors.Is(err, io.EOF):

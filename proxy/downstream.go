@@ -25,6 +25,7 @@ type downstream struct {
 	next, prev *downstream // all of the branch
 	life       loop.Timer  // how long the connection may take requests
 	began      int64       // when it came
+	visit      *visit      // what the listener's access logs know of it; nil without any
 	requests   uint32
 	version    uint8 // of HTTP, once it is known
 	over       bool  // its life is: it ends with its present requests
@@ -71,6 +72,8 @@ type connection interface {
 	drain()
 	// shutdown ends it at once.
 	shutdown()
+	// moved is how many bytes came and went on it.
+	moved() (received, sent uint64)
 }
 
 // responder is the client's side of an exchange.

@@ -281,13 +281,18 @@ func clientAddr(http *config.HTTP, peer netip.AddrPort, forwarded []byte) netip.
 
 // keepUpstream finds out what an access log wants to know of the upstream connection while it is there.
 func (s *stream) keepUpstream() {
-	l := s.cfg.lines
-	if l != nil && l.needs&accesslog.NeedsUpstreamLocal != 0 {
+	if s.wants(accesslog.NeedsUpstreamLocal) {
 		s.local = s.up.LocalAddr()
 	}
-	if l != nil && l.needs&accesslog.NeedsUpstreamTLS != 0 {
+	if s.wants(accesslog.NeedsUpstreamTLS) {
 		s.upFacts = upstreamFacts(s.up)
 	}
+}
+
+// wants reports whether an access log of the chain or of the listener reads what is costly to find out.
+func (s *stream) wants(n accesslog.Needs) bool {
+	l := s.cfg.lines
+	return l != nil && l.needs&n != 0 || s.visit.wants(n)
 }
 
 // record makes the record of a TCP connection that is over.
@@ -308,7 +313,7 @@ func (s *stream) record(k *kept, now int64) *accesslog.Record {
 	if via := s.via; via != nil {
 		r.Direct, r.Local = via.direct, config.Address{IP: via.local}
 	}
-	if r.Local.IP.Addr().IsUnspecified() && s.cfg.lines.needs&accesslog.NeedsLocal != 0 {
+	if r.Local.IP.Addr().IsUnspecified() && s.wants(accesslog.NeedsLocal) {
 		r.Local.IP = s.LocalAddr()
 	}
 	if s.cluster != nil {

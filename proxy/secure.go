@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hostmesh/hostmesh/proxy/accesslog"
 	"github.com/hostmesh/hostmesh/proxy/certificate"
 	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/loop"
@@ -56,6 +57,7 @@ func (h *shake) Secured(err error) {
 	stats := h.b.stats
 	if err != nil {
 		h.b.countFailure(err)
+		h.tell("TLS error: "+err.Error(), "")
 		h.drop()
 		return
 	}
@@ -90,7 +92,17 @@ func (h *shake) asInspected() bool {
 // Expired ends a handshake that takes too long.
 func (h *shake) Expired(*loop.Timer) {
 	h.b.stats.count[listenerHandshakeTimeout]++
+	h.tell("", "transport socket timeout was reached")
 	h.drop()
+}
+
+// tell writes the listener's lines about a connection that never was one, with why its handshake failed or why it was ended.
+func (h *shake) tell(failure, termination string) {
+	in := &h.arrival
+	in.visit.over(in.peer, in.via, func(r *accesslog.Record) {
+		r.Connection, r.Chain, r.TLS = h.b.w.connectionID(), h.b.served.cfg.Name, in.told()
+		r.DownstreamFailure, r.Termination = failure, termination
+	})
 }
 
 // drop closes a connection that is not served.

@@ -31,6 +31,7 @@ type session struct {
 	ends   bool       // the connection is closed as soon as the client has got everything
 	times  int        // that the timer may expire before that is enough
 	flush  flush
+	read   uint64 // bytes that were read before it was known what the client speaks
 
 	pause time.Duration // what is left of the time in which a client that was told may begin requests
 }
@@ -53,7 +54,7 @@ func (c *client) becomeSession(early []byte) {
 	s := &session{early: early}
 	d := &s.downstream
 	d.w, d.a, d.served, d.peer, d.via, d.id, d.owner, d.facts, d.stats, d.over = c.w, c.a, c.served, c.peer, c.via, c.id, s, c.facts, c.stats, c.over
-	d.began = c.began
+	d.began, d.visit, s.read = c.began, c.visit, c.received
 	d.prev, d.next = c.prev, c.next
 	d.prev.next, d.next.prev = d, d
 	d.Take(&c.Conn, s)
@@ -70,6 +71,12 @@ func (s *session) begin() {
 	}, &s.w.arena.Arena, s, mux.Counts{Received: &s.a.stats.count[listenerRxBytes], Sent: &s.a.stats.count[listenerTxBytes], Frames: &s.w.http2}, http.DelayedCloseTimeout, s.early)
 	s.early = nil
 	s.w.loop.Start(&s.timer, http.IdleTimeout, s)
+}
+
+// moved implements connection.
+func (s *session) moved() (received, sent uint64) {
+	received, sent = s.mux.Moved()
+	return s.read + received, sent
 }
 
 // Ready takes the socket's events.

@@ -14,7 +14,7 @@ import (
 
 // facts is what an access log of the chain tells of a connection's handshake, nil if none does.
 func (b *branch) facts(in *arrival) *accesslog.TLS {
-	if l := b.served.lines; l == nil || l.needs&accesslog.NeedsTLS == 0 {
+	if l := b.served.lines; (l == nil || l.needs&accesslog.NeedsTLS == 0) && !in.visit.wants(accesslog.NeedsTLS) {
 		return nil
 	}
 	if in.conn != nil {

@@ -77,7 +77,10 @@ var operators = map[string]writer{
 }
 
 func logType(r *Record) string {
-	if r.TCP {
+	switch {
+	case r.Listener:
+		return "NotSet" // as in Envoy
+	case r.TCP:
 		return "TcpConnectionEnd"
 	}
 	return "DownstreamEnd"

@@ -42,6 +42,7 @@ type Record struct {
 	Connection     uint64
 	Attempts       int
 	TCP            bool
+	Listener       bool // the line is the listener's: it is about the connection, whatever that was used for
 
 	Chain string // of filters
 	TLS   *TLS   // nil: plaintext, or nothing is known

@@ -31,6 +31,7 @@ func (c *Conn) discard() {
 	for range turnBytes / len(buf) {
 		n, err := c.socket.Read(buf)
 		*c.counts.Received += uint64(n)
+		c.received += uint64(n)
 		if err != nil {
 			if !errors.Is(err, syscall.EAGAIN) {
 				c.end(c.failed)

@@ -75,6 +75,8 @@ type Conn struct {
 	owner  Owner
 	counts Counts
 
+	received, sent uint64 // bytes
+
 	out []byte // to be sent from at
 	at  int
 	in  []byte // received and not used yet: a part of a frame
@@ -177,6 +179,7 @@ func (c *Conn) read() {
 		case err == nil:
 			c.readable = n+m == len(shared) || c.hup
 			*c.counts.Received += uint64(m)
+			c.received += uint64(m)
 		case errors.Is(err, syscall.EAGAIN):
 			c.readable = false
 		default:
@@ -262,6 +265,7 @@ func (c *Conn) push() error {
 		n, err := c.socket.Write(c.out[c.at:])
 		c.at += n
 		*c.counts.Sent += uint64(n)
+		c.sent += uint64(n)
 		if err != nil {
 			if !errors.Is(err, syscall.EAGAIN) {
 				return err
@@ -325,6 +329,9 @@ func (c *Conn) Open(r Receiver) *Stream {
 	}
 	return c.stream(h, r)
 }
+
+// Moved is how many bytes came and went on the connection.
+func (c *Conn) Moved() (received, sent uint64) { return c.received, c.sent }
 
 // Closed reports whether the connection is over.
 func (c *Conn) Closed() bool { return c.closed || c.failed != nil }
