@@ -20,6 +20,7 @@ import (
 // options are what the command line says.
 type options struct {
 	peers    []string
+	dnsPeers []string
 	rounds   int
 	duration time.Duration
 	conns    int           // of p99
@@ -42,6 +43,7 @@ func run(args []string, stdout io.Writer) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	names := flags.String("work", "all", "works to do, by comma; all; "+dataplane+" for all that have peers beside mesh-proxy; "+twoCores+" for more of these on two processors")
 	peers := flags.String("peers", "mesh-proxy,haproxy,nginx,envoy", "who does the works of the data plane, by comma")
+	dnsPeers := flags.String("dns-peers", "mesh-control,nsd,knot,coredns", "who does those of DNS, by comma")
 	list := flags.Bool("list", false, "list the works and end")
 	o := options{}
 	flags.IntVar(&o.rounds, "rounds", 5, "rounds; the medians are shown")
@@ -56,9 +58,14 @@ func run(args []string, stdout io.Writer) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	o.peers = strings.Split(*peers, ",")
+	o.peers, o.dnsPeers = strings.Split(*peers, ","), strings.Split(*dnsPeers, ",")
 	for _, name := range o.peers {
 		if _, err := findProduct(o.bin, name); err != nil {
+			return err
+		}
+	}
+	for _, name := range o.dnsPeers {
+		if _, err := findDNS(o.bin, name); err != nil {
 			return err
 		}
 	}
