@@ -94,11 +94,15 @@ func (s *stage) startDNS(ctx context.Context, w *dnsWork) error {
 			continue
 		}
 		p, err := s.startDNSPeer(ctx, name, dnsSettings{Services: services, Zone: zone, Signed: w.signed})
-		if name == ourDNS && err == nil {
-			err = copyZone(p.addr, zone)
-		}
-		if name == ourDNS && err != nil {
-			return fmt.Errorf("start %s: %w", name, err)
+		if name == ourDNS {
+			if err == nil {
+				s.peers = append(s.peers, p)
+				err = awaitCopy(ctx, p.addr, zone)
+			}
+			if err != nil {
+				return fmt.Errorf("start %s: %w", name, err)
+			}
+			continue
 		}
 		var missing notInstalled
 		switch {
@@ -196,7 +200,25 @@ func (p *peer) pin(cpus []int) error {
 	return nil
 }
 
-// copyZone writes the zone as a server gives it to secondaries to a file.
+// awaitCopy copies the zone as soon as there is a copy: a signed one has hundreds of thousands of signatures.
+func awaitCopy(ctx context.Context, from netip.AddrPort, file string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	defer cancel()
+	for {
+		err := copyZone(from, file)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, ctx.Err())
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// copyZone writes the zone as a server gives it to secondaries to a file, without the NS records of its origin: NSD and CoreDNS
+// would add them, with addresses, to every answer, which we do not.
 func copyZone(from netip.AddrPort, file string) error {
 	transfer := dns.Transfer{ReadTimeout: 2 * time.Minute}
 	messages, err := transfer.In(new(dns.Msg).SetAxfr(meshDomain), from.String())
@@ -212,7 +234,9 @@ func copyZone(from netip.AddrPort, file string) error {
 			if _, end := rr.(*dns.SOA); end && b.Len() > 0 {
 				break
 			}
-			fmt.Fprintln(&b, rr)
+			if h := rr.Header(); h.Name != meshDomain || h.Rrtype != dns.TypeNS {
+				fmt.Fprintln(&b, rr)
+			}
 		}
 	}
 	return os.WriteFile(file, b.Bytes(), 0o600)

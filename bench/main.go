@@ -92,7 +92,7 @@ func runAll(ctx context.Context, o options, chosen []work, stdout io.Writer) err
 	installed := false
 	for _, w := range chosen {
 		if w.group != "" && !installed {
-			install(ctx, o, stdout)
+			install(ctx, o, chosen, stdout)
 			installed = true
 		}
 		fmt.Fprintf(stdout, "%s: %s\n", w.name, w.about)
@@ -116,22 +116,40 @@ func runAll(ctx context.Context, o options, chosen []work, stdout io.Writer) err
 }
 
 // install installs the peers when one is missing. What cannot be installed is left out of the works by name.
-func install(ctx context.Context, o options, stdout io.Writer) {
-	for _, name := range o.peers {
-		pr, err := findProduct(o.bin, name)
-		if err != nil || name == ours {
-			continue
-		}
-		if _, err := pr.program(true); err == nil {
-			continue
-		}
-		cmd := exec.CommandContext(ctx, "bench/setup.sh")
-		cmd.Stdout, cmd.Stderr = stdout, os.Stderr
-		if err := cmd.Run(); err != nil {
-			fmt.Fprintln(stdout, "run bench/setup.sh, from the top of the repository:", err)
-		}
+func install(ctx context.Context, o options, chosen []work, stdout io.Writer) {
+	if !missing(ctx, o, chosen) {
 		return
 	}
+	cmd := exec.CommandContext(ctx, "bench/setup.sh")
+	cmd.Stdout, cmd.Stderr = stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		fmt.Fprintln(stdout, "run bench/setup.sh, from the top of the repository:", err)
+	}
+}
+
+// missing says whether a program is not there that the chosen works want.
+func missing(ctx context.Context, o options, chosen []work) bool {
+	for _, w := range chosen {
+		switch w.group {
+		case dataplane, twoCores:
+			for _, name := range o.peers {
+				pr, err := findProduct(o.bin, name)
+				if err != nil || name == ours {
+					continue
+				}
+				if _, err := pr.program(true); err != nil {
+					return true
+				}
+			}
+		case dnsGroup:
+			for _, name := range []string{"nsd", "knotd", "dnsperf"} {
+				if _, err := installed(name)(ctx); err != nil {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // xdsWork runs the control plane's own benchmark, which prints its table and appends its results itself.
