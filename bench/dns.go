@@ -47,7 +47,11 @@ func dnsWorks() []work {
 	} {
 		all = append(all, work{w.name, w.about, dnsGroup, w.run})
 	}
-	return all
+	return append(
+		all,
+		work{"dns-build", "the zone of a snapshot in which one of 10,000 services has changed", dnsGroup, budgetWork("dns-build", "./controlplane/zone", "BenchmarkOneChange", budgets{"p50-ms": 2, "p99-ms": 2})},
+		work{"dns-change", "a change of one of 10,000 services, from the registry's event until DNS answers with it", dnsGroup, budgetWork("dns-change", "./controlplane", "BenchmarkChangeAnswered", budgets{"p50-ms": 5, "p99-ms": 5})},
+	)
 }
 
 // run measures each server in turn, round after round, with dnsperf on another processor.
@@ -60,8 +64,9 @@ func (w *dnsWork) run(ctx context.Context, o options, stdout io.Writer) ([]recor
 		if err := s.startDNS(ctx, w); err != nil {
 			return nil, err
 		}
+		s.askOnce(g)
 		s.checkAnswers(w)
-		if err := w.settle(ctx, s, g); err != nil {
+		if err := s.printIdle(ctx); err != nil {
 			return nil, err
 		}
 		samples, err := traffic{}.measureAll(ctx, s, g)
@@ -74,16 +79,19 @@ func (w *dnsWork) run(ctx context.Context, o options, stdout io.Writer) ([]recor
 	})
 }
 
-// settle asks everything once over TCP, where signatures are made for whoever asks, and prints what the servers cost that are asked
-// nothing: it is in their figures, whoever measures.
-func (w *dnsWork) settle(ctx context.Context, s *stage, g *dnsLoad) error {
-	const quiet = time.Second
+// askOnce asks everything once over TCP, where signatures are made for whoever asks.
+func (s *stage) askOnce(g *dnsLoad) {
 	for _, p := range slices.Clone(s.peers) {
 		g.to = p.addr
 		if err := g.once(); err != nil {
 			s.remove(p, err)
 		}
 	}
+}
+
+// printIdle prints what the servers cost that are asked nothing. It is in their figures.
+func (s *stage) printIdle(ctx context.Context) error {
+	const quiet = time.Second
 	fmt.Fprint(s.out, "processor time of a second without queries:")
 	for _, p := range s.peers {
 		before, err := p.cpuTime()

@@ -234,7 +234,11 @@ func copyZone(from netip.AddrPort, file string) error {
 			if _, end := rr.(*dns.SOA); end && b.Len() > 0 {
 				break
 			}
-			if h := rr.Header(); h.Name != meshDomain || h.Rrtype != dns.TypeNS {
+			covers := rr.Header().Rrtype
+			if sig, ok := rr.(*dns.RRSIG); ok {
+				covers = sig.TypeCovered
+			}
+			if covers != dns.TypeNS {
 				fmt.Fprintln(&b, rr)
 			}
 		}
