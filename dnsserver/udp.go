@@ -122,10 +122,9 @@ type udpLoop struct {
 func (s *Server) serveUDP(ctx context.Context, u *udpSocket, counts *shard) error {
 	l := &udpLoop{socket: u, responder: responder{server: s, counts: counts}}
 	l.query.by = udp
-	receive, send := l.receive, l.transmit // one allocation each
+	serve, send := l.serve, l.sendAll // one allocation each
 	for {
-		l.prepare()
-		if err := u.raw.Read(receive); err != nil {
+		if err := u.raw.Read(serve); err != nil {
 			if errors.Is(err, net.ErrClosed) {
 				return context.Cause(ctx)
 			}
@@ -137,24 +136,37 @@ func (s *Server) serveUDP(ctx context.Context, u *udpSocket, counts *shard) erro
 			time.Sleep(time.Millisecond)
 			continue
 		}
-		l.zones, l.now = s.opts.Zones(), uint32(time.Now().Unix())
-		l.answerAll()
-		for l.sent < l.send {
-			if err := u.raw.Write(send); err != nil {
-				return context.Cause(ctx)
-			}
-			if l.errno != 0 { // of the first that was not sent
-				s.socketErrors.Add(1)
-				l.sent++
-			}
+		if err := u.raw.Write(send); err != nil {
+			return context.Cause(ctx)
 		}
 	}
+}
+
+// serve answers what there is, and returns false to wait for more: a batch that is not full was all, and what came since wakes the
+// loop up. It returns true when receiving failed, when the socket takes no more answers now, and when there may be more, so that who
+// closes the socket is noticed.
+func (l *udpLoop) serve(fd uintptr) bool {
+	l.prepare()
+	n, _, errno := syscall.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&l.in[0])), batch, unix.MSG_DONTWAIT, 0, 0)
+	l.received, l.errno = 0, 0
+	switch errno {
+	case 0:
+		l.received = int(n)
+	case unix.EAGAIN:
+		return false
+	default:
+		l.errno = errno
+		return true
+	}
+	l.zones, l.now = l.server.opts.Zones(), uint32(time.Now().Unix())
+	l.answerAll()
+	return !l.sendAll(fd) || l.received == batch
 }
 
 // prepare makes the messages ready for a batch: the kernel has written to what was used before.
 func (l *udpLoop) prepare() {
 	used := l.received
-	if used == 0 {
+	if l.in[0].hdr.Iov == nil {
 		used = batch // the first time
 	}
 	for i := range used {
@@ -168,20 +180,6 @@ func (l *udpLoop) prepare() {
 			h.SetControllen(controlSize)
 		}
 	}
-}
-
-// receive takes what is there; false means that there is nothing yet.
-func (l *udpLoop) receive(fd uintptr) bool {
-	n, _, errno := syscall.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&l.in[0])), batch, unix.MSG_DONTWAIT, 0, 0)
-	switch errno {
-	case 0:
-		l.received, l.errno = int(n), 0
-		return true
-	case unix.EAGAIN:
-		return false
-	}
-	l.received, l.errno = 0, errno
-	return true
 }
 
 // answerAll answers a batch.
@@ -214,17 +212,20 @@ func (l *udpLoop) answerAll() {
 	}
 }
 
-// transmit sends what is left of the batch; false means that the socket takes nothing now.
-func (l *udpLoop) transmit(fd uintptr) bool {
-	n, _, errno := syscall.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&l.out[l.sent])), uintptr(l.send-l.sent), unix.MSG_DONTWAIT, 0, 0)
-	switch errno {
-	case 0:
-		l.sent, l.errno = l.sent+int(n), 0
-		return true
-	case unix.EAGAIN:
-		return false
+// sendAll sends what is left of the batch; false means that the socket takes nothing now.
+func (l *udpLoop) sendAll(fd uintptr) bool {
+	for l.sent < l.send {
+		n, _, errno := syscall.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&l.out[l.sent])), uintptr(l.send-l.sent), unix.MSG_DONTWAIT, 0, 0)
+		switch errno {
+		case 0:
+			l.sent += int(n)
+		case unix.EAGAIN:
+			return false
+		default: // of the first that was not sent
+			l.server.socketErrors.Add(1)
+			l.sent++
+		}
 	}
-	l.errno = errno
 	return true
 }
 
