@@ -66,7 +66,7 @@ func listenUDP(network string, addr netip.AddrPort, count int) (sockets []*udpSo
 		if err := sharePort(u.raw); err != nil {
 			return sockets, err
 		}
-		if err := u.learnDestinations(); err != nil {
+		if err := errors.Join(u.forbidFragments(), u.learnDestinations()); err != nil {
 			return sockets, err
 		}
 	}
@@ -84,20 +84,32 @@ func sharePort(c syscall.RawConn) error {
 	return nil
 }
 
-func (u *udpSocket) learnDestinations() error {
-	if !u.wildcard {
-		return nil
-	}
-	level, option := unix.IPPROTO_IP, unix.IP_PKTINFO
+// forbidFragments has answers, which are small enough for all links of today, go in one piece or not at all, whatever an ICMP message
+// says of the way, which may be forged: of fragments the second can be forged too (RFC 9715).
+func (u *udpSocket) forbidFragments() error {
 	if u.v6 {
-		level, option = unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO
+		return u.option("forbid fragments", unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE)
 	}
+	return u.option("forbid fragments", unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
+}
+
+func (u *udpSocket) learnDestinations() error {
+	switch {
+	case !u.wildcard:
+		return nil
+	case u.v6:
+		return u.option("learn destinations", unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
+	}
+	return u.option("learn destinations", unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+}
+
+func (u *udpSocket) option(what string, level, option, value int) error {
 	var set error
-	if err := u.raw.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), level, option, 1) }); err != nil {
+	if err := u.raw.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), level, option, value) }); err != nil {
 		return err
 	}
 	if set != nil {
-		return fmt.Errorf("learn destinations: %w", set)
+		return fmt.Errorf("%s: %w", what, set)
 	}
 	return nil
 }
