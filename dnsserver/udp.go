@@ -66,7 +66,7 @@ func listenUDP(network string, addr netip.AddrPort, count int) (sockets []*udpSo
 		if err := sharePort(u.raw); err != nil {
 			return sockets, err
 		}
-		if err := errors.Join(u.forbidFragments(), u.learnDestinations()); err != nil {
+		if err := errors.Join(u.enlargeQueue(), u.forbidFragments(), u.learnDestinations()); err != nil {
 			return sockets, err
 		}
 	}
@@ -82,6 +82,18 @@ func sharePort(c syscall.RawConn) error {
 		return fmt.Errorf("share the port: %w", set)
 	}
 	return nil
+}
+
+// queueBytes is what may wait in a socket while its loop does not run: the queries of a flood, and among them others'.
+const queueBytes = 8 << 20
+
+// enlargeQueue gives the socket as large a queue as the system lets this process have: beyond net.core.rmem_max only with
+// CAP_NET_ADMIN.
+func (u *udpSocket) enlargeQueue() error {
+	if u.option("enlarge the queue", unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, queueBytes) == nil {
+		return nil
+	}
+	return u.option("enlarge the queue", unix.SOL_SOCKET, unix.SO_RCVBUF, queueBytes)
 }
 
 // forbidFragments has answers, which are small enough for all links of today, go in one piece or not at all, whatever an ICMP message
