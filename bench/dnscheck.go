@@ -19,7 +19,7 @@ func (s *stage) checkAnswers(w *dnsWork) {
 	want := map[string]dnsAnswer{}
 	for _, p := range slices.Clone(s.peers) { // ours is the first
 		var wrong error
-		for _, question := range questions(w.ask)[:dnsSample] {
+		for _, question := range questions(w.ask, s.o.services)[:min(dnsSample, s.o.services)] {
 			got, err := w.exchange(p, question)
 			if p.name == ourDNS {
 				want[question] = got

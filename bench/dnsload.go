@@ -36,7 +36,7 @@ func newDNSLoad(ctx context.Context, s *stage, w *dnsWork) (*dnsLoad, error) {
 		return nil, err
 	}
 	file := filepath.Join(s.dir, "questions")
-	if err := os.WriteFile(file, []byte(strings.Join(questions(w.ask), "\n")+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(strings.Join(questions(w.ask, s.o.services), "\n")+"\n"), 0o600); err != nil {
 		return nil, err
 	}
 	l := &dnsLoad{ctx: ctx, program: program, over: w.over}

@@ -78,7 +78,7 @@ func findDNS(bin, name string) (*dnsProduct, error) {
 // startDNS starts all that take part, ours first: the others serve the copy that it gives of its zone.
 func (s *stage) startDNS(ctx context.Context, w *dnsWork) error {
 	services := filepath.Join(s.dir, "static.d")
-	if err := writeServices(services); err != nil {
+	if err := writeServices(services, s.o.services); err != nil {
 		return fmt.Errorf("write services: %w", err)
 	}
 	zone := filepath.Join(s.dir, "zone")
@@ -145,7 +145,7 @@ func (s *stage) startDNSPeer(ctx context.Context, name string, set dnsSettings) 
 		return nil, err
 	}
 	one := &peer{name, set.Listen, []*process{p}}
-	if err := errors.Join(p.serves(ctx, set.Listen), one.pin(s.cpus.proxy)); err != nil {
+	if err := errors.Join(p.serves(ctx, set.Listen, s.o.services), one.pin(s.cpus.proxy)); err != nil {
 		p.stop()
 		return nil, err
 	}
@@ -166,12 +166,12 @@ func writeDNSConfig(name string, set dnsSettings) (string, error) {
 }
 
 // serves waits until the process answers for the last service.
-func (p *process) serves(ctx context.Context, at netip.AddrPort) error {
+func (p *process) serves(ctx context.Context, at netip.AddrPort, services int) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	client := dns.Client{Timeout: time.Second}
 	for {
-		m, _, err := client.Exchange(new(dns.Msg).SetQuestion(serviceName(dnsServices-1)+"."+meshDomain, dns.TypeA), at.String())
+		m, _, err := client.Exchange(new(dns.Msg).SetQuestion(serviceName(services-1)+"."+meshDomain, dns.TypeA), at.String())
 		if err == nil && len(m.Answer) == dnsEndpoints {
 			return nil
 		}

@@ -21,6 +21,7 @@ import (
 type options struct {
 	peers    []string
 	dnsPeers []string
+	services int // of the works of DNS
 	rounds   int
 	duration time.Duration
 	conns    int           // of p99
@@ -41,7 +42,7 @@ func main() {
 
 func run(args []string, stdout io.Writer) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	names := flags.String("work", "all", "works to do, by comma; all; "+dataplane+" for all that have peers beside mesh-proxy; "+twoCores+" for more of these on two processors")
+	names := flags.String("work", "all", "works to do, by comma; all; "+dataplane+" for all that have peers beside mesh-proxy; "+dnsGroup+" for those of DNS; "+twoCores+" for more of these on two processors")
 	peers := flags.String("peers", "mesh-proxy,haproxy,nginx,envoy", "who does the works of the data plane, by comma")
 	dnsPeers := flags.String("dns-peers", "mesh-control,nsd,knot,coredns", "who does those of DNS, by comma")
 	list := flags.Bool("list", false, "list the works and end")
@@ -52,6 +53,7 @@ func run(args []string, stdout io.Writer) error {
 	flags.IntVar(&o.idle, "idle", 10000, "connections that memory-idle adds")
 	flags.IntVar(&o.clusters, "clusters", 2000, "that memory-cluster adds")
 	flags.DurationVar(&o.settle, "settle", 30*time.Second, "until memory-cluster reads memory; memory-idle takes a tenth")
+	flags.IntVar(&o.services, "services", 10000, "of 10 endpoints that the works of DNS have")
 	flags.StringVar(&o.bin, "bin", "bin", "folder of mesh-proxy")
 	flags.StringVar(&o.out, "out", "bench/results.jsonl", "file to append results to; empty: none")
 	flags.BoolVar(&o.keep, "keep", false, "keep the peers' configuration and logs, and say where they are")
