@@ -21,7 +21,7 @@ func quickDNS(t *testing.T, peers ...string) options {
 	return o
 }
 
-func TestEveryWorkOfDNS(t *testing.T) {
+func TestEveryWorkOfDNSPerf(t *testing.T) {
 	for _, w := range dnsWorks() {
 		if w.name == "dns-build" || w.name == "dns-change" { // Go benchmarks
 			continue
@@ -50,7 +50,7 @@ func TestEveryWorkOfDNS(t *testing.T) {
 }
 
 // Who answers otherwise than we do is not measured, and the work fails.
-func TestDNSPeerThatAnswersOtherwise(t *testing.T) {
+func TestPeerThatAnswersOtherwiseDNSPerf(t *testing.T) {
 	var out bytes.Buffer
 	_, err := onStage(quickDNS(t, ourDNS), &out, 1, func(s *stage) ([]record, error) {
 		w := &dnsWork{over: "udp", ask: askAddresses}
