@@ -41,7 +41,7 @@ func dnsFloods() map[string]func(flooder *dnsFlooder) error {
 		"large-edns": func(f *dnsFlooder) error {
 			return f.datagrams(func(m *dns.Msg) {
 				m.SetQuestion(existing, dns.TypeA).SetEdns0(65535, true)
-				m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_PADDING{Padding: make([]byte, 3500)}}
+				m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_PADDING{Padding: make([]byte, 1200)}}
 			})
 		},
 		"connections": (*dnsFlooder).connections,
