@@ -89,8 +89,8 @@ func TestProtocols(t *testing.T) {
 		return edsYAML + `typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {"@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, ` + inner + "}}\n"
 	}
 	tls := upstreamSocket("validation_context: {trusted_ca: {filename: /ca}}", "")
-	const limits = "{max_concurrent_streams: 7, initial_stream_window_size: 65535, initial_connection_window_size: 1048576, allow_connect: true}"
-	full := config.HTTP2{MaxStreams: 7, StreamWindow: 65535, ConnWindow: 1 << 20, ExtendedConnect: true}
+	const limits = "{max_concurrent_streams: 7, initial_stream_window_size: 65535, initial_connection_window_size: 1048576, allow_connect: true, connection_keepalive: {interval: 30s, timeout: 10s}}"
+	full := config.HTTP2{MaxStreams: 7, StreamWindow: 65535, ConnWindow: 1 << 20, ExtendedConnect: true, Keepalive: config.Keepalive{Interval: 30 * time.Second, Timeout: 10 * time.Second, Jitter: 0.15}}
 	for _, c := range []struct {
 		name, text string
 		protocol   config.Protocol

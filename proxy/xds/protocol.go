@@ -3,12 +3,14 @@ package xds
 import (
 	"strconv"
 	"strings"
+	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -24,7 +26,8 @@ const socketMark = "envoy.transport_socket_match"
 func (schema) addProtocols(add func(protoreflect.FullName, string)) {
 	const http = "envoy.extensions.upstreams.http.v3."
 	add("envoy.config.core.v3.Http1ProtocolOptions", "")
-	add("envoy.config.core.v3.Http2ProtocolOptions", "max_concurrent_streams initial_stream_window_size initial_connection_window_size allow_connect")
+	add("envoy.config.core.v3.Http2ProtocolOptions", "max_concurrent_streams initial_stream_window_size initial_connection_window_size allow_connect connection_keepalive")
+	add("envoy.config.core.v3.KeepaliveSettings", "interval timeout interval_jitter connection_idle_interval")
 	add("envoy.config.core.v3.UpstreamHttpProtocolOptions", "")
 	add(http+"HttpProtocolOptions", `common_http_protocol_options upstream_http_protocol_options explicit_http_config use_downstream_protocol_config
 		auto_config`)
@@ -46,7 +49,11 @@ func (r *reader) codec(at *path, m *hcmv3.HttpConnectionManager, h *config.HTTP)
 	default:
 		r.wrong(at.field("codec_type"), c, "AUTO, HTTP1 or HTTP2")
 	}
-	h.HTTP2 = r.http2(at.field("http2_protocol_options"), m.GetHttp2ProtocolOptions())
+	at = at.field("http2_protocol_options")
+	h.HTTP2 = r.http2(at, m.GetHttp2ProtocolOptions())
+	if v := h.HTTP2.Keepalive.Idle; v > 0 {
+		r.wrong(at.field("connection_keepalive").field("connection_idle_interval"), v, "none: it is for connections to hosts")
+	}
 }
 
 // http2 reads the limits of HTTP/2. What is not set is left to package http2.
@@ -63,7 +70,34 @@ func (r *reader) http2(at *path, m *corev3.Http2ProtocolOptions) config.HTTP2 {
 		StreamWindow:    number("initial_stream_window_size", m.GetInitialStreamWindowSize(), 65535),
 		ConnWindow:      number("initial_connection_window_size", m.GetInitialConnectionWindowSize(), 65535),
 		ExtendedConnect: m.GetAllowConnect(),
+		Keepalive:       r.keepalive(at.field("connection_keepalive"), m.GetConnectionKeepalive()),
 	}
+}
+
+// keepalive reads by which pings the end of a peer is found out.
+func (r *reader) keepalive(at *path, m *corev3.KeepaliveSettings) (k config.Keepalive) {
+	if m == nil {
+		return k
+	}
+	const defaultJitter = 15 // percent
+	some := func(field string, d *durationpb.Duration) time.Duration {
+		v := r.duration(at.field(field), d, 0)
+		if d != nil && v < time.Millisecond {
+			r.wrong(at.field(field), v, "at least 1ms")
+		}
+		return v
+	}
+	k = config.Keepalive{
+		Interval: some("interval", m.GetInterval()), Timeout: some("timeout", m.GetTimeout()), Idle: some("connection_idle_interval", m.GetConnectionIdleInterval()),
+		Jitter: defaultJitter / 100.0,
+	}
+	if m.GetTimeout() == nil {
+		r.wrong(at.field("timeout"), "none", "a duration of at least 1ms")
+	}
+	if j := m.GetIntervalJitter(); j != nil {
+		k.Jitter = j.GetValue() / 100
+	}
+	return k
 }
 
 // upstreamProtocol reads which HTTP the endpoints speak.
