@@ -3,9 +3,14 @@ package proxy_test
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
+	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -142,4 +147,58 @@ func TestKeepaliveOfClients(t *testing.T) {
 	if got := p.stat("http.outbound.downstream_cx_total"); got != "2" {
 		t.Errorf("%s connections, want 2", got)
 	}
+}
+
+// TestTCPKeepalive: the kernel probes the connections of clients and of hosts for which that is said, and no others.
+func TestTCPKeepalive(t *testing.T) {
+	for _, on := range []bool{true, false} {
+		host := fixed(t)
+		p := start2(t, config.ProtocolHTTP1, config.ProtocolHTTP1, host, func(l *config.Listener, c *config.Cluster) {
+			if on {
+				l.Keepalive = &config.TCPKeepalive{Time: 100 * time.Second, Interval: 7 * time.Second, Probes: 3}
+				c.Keepalive = &config.TCPKeepalive{Time: 50 * time.Second}
+			}
+		})
+		client := p.dial()
+		_, _ = io.WriteString(client, get)
+		if resp, _ := readResponse(t, bufio.NewReader(client), "GET"); resp.StatusCode != 200 {
+			t.Fatal(resp.Status)
+		}
+		down := probesIn(t, p.addr, netip.MustParseAddrPort(client.LocalAddr().String()))
+		up := probesIn(t, netip.AddrPort{}, netip.MustParseAddrPort(host))
+		within := func(got, most time.Duration) bool { return on && got > most/2 && got <= most || !on && got == 0 }
+		if !within(down, 100*time.Second) || !within(up, 50*time.Second) {
+			t.Errorf("%v: probes come in %s to the client and in %s to the host", on, down, up)
+		}
+	}
+}
+
+// probesIn tells in what time an idle connection is probed, 0 if it is not.
+func probesIn(t *testing.T, local, remote netip.AddrPort) time.Duration {
+	t.Helper()
+	place := func(a netip.AddrPort) string {
+		b := a.Addr().As4()
+		return fmt.Sprintf("%08X:%04X", binary.LittleEndian.Uint32(b[:]), a.Port())
+	}
+	table, err := os.ReadFile("/proc/self/net/tcp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(table)) {
+		f := strings.Fields(line)
+		if len(f) < 6 || f[2] != place(remote) || f[3] != "01" || local.IsValid() && f[1] != place(local) {
+			continue
+		}
+		timer, left, _ := strings.Cut(f[5], ":")
+		if timer != "02" {
+			return 0
+		}
+		ticks, err := strconv.ParseInt(left, 16, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return time.Duration(ticks) * time.Second / 100
+	}
+	t.Fatalf("no connection from %s to %s", local, remote)
+	return 0
 }

@@ -39,6 +39,7 @@ type Listener struct {
 	// OriginalDst: where a connection was going before it was redirected here is asked of the kernel.
 	OriginalDst bool
 	Balance     Balance
+	Keepalive   *TCPKeepalive // of clients' connections; nil: none
 }
 
 // HTTP says how requests on a listener are read, changed and routed (Envoy's HttpConnectionManager). Durations of 0
@@ -144,6 +145,7 @@ type Cluster struct {
 	Name           string
 	Policy         Policy
 	ConnectTimeout time.Duration // more than 0
+	Keepalive      *TCPKeepalive // nil: none
 	// PanicThreshold in percent: when fewer endpoints are healthy, health is ignored. 0: never.
 	PanicThreshold float64
 	Balancing

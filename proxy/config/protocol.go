@@ -1,7 +1,5 @@
 package config
 
-import "time"
-
 // Protocol is a version of HTTP.
 type Protocol uint8
 
@@ -20,12 +18,4 @@ type HTTP2 struct {
 	ConnWindow      uint32 // bytes
 	ExtendedConnect bool   // tunnels by :protocol (RFC 8441)
 	Keepalive       Keepalive
-}
-
-// Keepalive is how a connection finds out by pings that its peer is gone without a word.
-type Keepalive struct {
-	Interval time.Duration // between them; 0: none
-	Jitter   float64       // the share of the interval that is added at most
-	Timeout  time.Duration // for an answer
-	Idle     time.Duration // a connection to a host that was idle for this long is asked when it gets a request; 0: never
 }

@@ -110,6 +110,23 @@ func TestProtocols(t *testing.T) {
 			t.Errorf("%s: got %v, %+v", c.name, c2.Protocol, c2.HTTP2)
 		}
 	}
+	got, err := decoded(t, clusters, edsYAML+"upstream_connection_options: {tcp_keepalive: {keepalive_time: 60, keepalive_interval: 10, keepalive_probes: 3}}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k := got.(*cluster).Keepalive; k == nil || *k != (config.TCPKeepalive{Time: time.Minute, Interval: 10 * time.Second, Probes: 3}) {
+		t.Errorf("probes of the kernel's: got %+v", k)
+	}
+	for line, want := range map[string]string{
+		"upstream_connection_options: {tcp_keepalive: {keepalive_probes: 128}}":                        "tcp_keepalive.keepalive_probes: got 128, want a number from 1 to 127",
+		"http2_protocol_options: {connection_keepalive: {interval: 1s}}":                               "KeepaliveSettings.Timeout: value is required",
+		"http2_protocol_options: {connection_keepalive: {interval: 0.0001s, timeout: 1s}}":             "KeepaliveSettings.Interval: value must be greater than or equal to 1ms",
+		"http2_protocol_options: {connection_keepalive: {timeout: 1s, interval_jitter: {value: 101}}}": "KeepaliveSettings.IntervalJitter",
+	} {
+		if _, err := decoded(t, clusters, edsYAML+line); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %s", line, err, want)
+		}
+	}
 	if _, err := decoded(t, clusters, options("auto_config: {}")); err == nil || !strings.Contains(err.Error(), "auto_config: got no TLS") {
 		t.Errorf("negotiated without TLS: %v", err)
 	}

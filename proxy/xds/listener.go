@@ -49,6 +49,7 @@ func (r *reader) listener(at *path, m *listenerv3.Listener) *listener {
 		r.wrong(at.field("bind_to_port"), false, "true or nothing")
 	}
 	l.AccessLogs = r.accessLogs(at, m.GetAccessLog())
+	l.Keepalive = r.tcpKeepalive(at.field("tcp_keepalive"), m.GetTcpKeepalive())
 	l.Balance = r.balance(m.GetConnectionBalanceConfig())
 	r.listenerFilters(at, m, l)
 	r.chains(at, m, l)

@@ -3,14 +3,12 @@ package xds
 import (
 	"strconv"
 	"strings"
-	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -27,7 +25,6 @@ func (schema) addProtocols(add func(protoreflect.FullName, string)) {
 	const http = "envoy.extensions.upstreams.http.v3."
 	add("envoy.config.core.v3.Http1ProtocolOptions", "")
 	add("envoy.config.core.v3.Http2ProtocolOptions", "max_concurrent_streams initial_stream_window_size initial_connection_window_size allow_connect connection_keepalive")
-	add("envoy.config.core.v3.KeepaliveSettings", "interval timeout interval_jitter connection_idle_interval")
 	add("envoy.config.core.v3.UpstreamHttpProtocolOptions", "")
 	add(http+"HttpProtocolOptions", `common_http_protocol_options upstream_http_protocol_options explicit_http_config use_downstream_protocol_config
 		auto_config`)
@@ -70,34 +67,8 @@ func (r *reader) http2(at *path, m *corev3.Http2ProtocolOptions) config.HTTP2 {
 		StreamWindow:    number("initial_stream_window_size", m.GetInitialStreamWindowSize(), 65535),
 		ConnWindow:      number("initial_connection_window_size", m.GetInitialConnectionWindowSize(), 65535),
 		ExtendedConnect: m.GetAllowConnect(),
-		Keepalive:       r.keepalive(at.field("connection_keepalive"), m.GetConnectionKeepalive()),
+		Keepalive:       keepalive(m.GetConnectionKeepalive()),
 	}
-}
-
-// keepalive reads by which pings the end of a peer is found out.
-func (r *reader) keepalive(at *path, m *corev3.KeepaliveSettings) (k config.Keepalive) {
-	if m == nil {
-		return k
-	}
-	const defaultJitter = 15 // percent
-	some := func(field string, d *durationpb.Duration) time.Duration {
-		v := r.duration(at.field(field), d, 0)
-		if d != nil && v < time.Millisecond {
-			r.wrong(at.field(field), v, "at least 1ms")
-		}
-		return v
-	}
-	k = config.Keepalive{
-		Interval: some("interval", m.GetInterval()), Timeout: some("timeout", m.GetTimeout()), Idle: some("connection_idle_interval", m.GetConnectionIdleInterval()),
-		Jitter: defaultJitter / 100.0,
-	}
-	if m.GetTimeout() == nil {
-		r.wrong(at.field("timeout"), "none", "a duration of at least 1ms")
-	}
-	if j := m.GetIntervalJitter(); j != nil {
-		k.Jitter = j.GetValue() / 100
-	}
-	return k
 }
 
 // upstreamProtocol reads which HTTP the endpoints speak.
