@@ -17,8 +17,8 @@ func (schema) addKeepalives(add func(protoreflect.FullName, string)) {
 	add("envoy.config.cluster.v3.UpstreamConnectionOptions", "tcp_keepalive")
 }
 
-// keepalive reads by which pings the end of a peer is found out. The rules of the proto bound the figures.
-func keepalive(m *corev3.KeepaliveSettings) (k config.Keepalive) {
+// pings reads by which pings the end of a peer is found out. The rules of the proto bound the figures.
+func pings(m *corev3.KeepaliveSettings) (k config.Keepalive) {
 	if m == nil {
 		return k
 	}

@@ -67,7 +67,7 @@ func (r *reader) http2(at *path, m *corev3.Http2ProtocolOptions) config.HTTP2 {
 		StreamWindow:    number("initial_stream_window_size", m.GetInitialStreamWindowSize(), 65535),
 		ConnWindow:      number("initial_connection_window_size", m.GetInitialConnectionWindowSize(), 65535),
 		ExtendedConnect: m.GetAllowConnect(),
-		Keepalive:       keepalive(m.GetConnectionKeepalive()),
+		Keepalive:       pings(m.GetConnectionKeepalive()),
 	}
 }
 
