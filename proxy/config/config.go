@@ -39,6 +39,8 @@ type Listener struct {
 	// OriginalDst: where a connection was going before it was redirected here is asked of the kernel.
 	OriginalDst bool
 	Balance     Balance
+	// PortLabels are how ports are called in DNS, such as "_http._tcp", by their number; nil: nobody said so.
+	PortLabels map[uint16]string
 }
 
 // HTTP says how requests on a listener are read, changed and routed (Envoy's HttpConnectionManager). Durations of 0
