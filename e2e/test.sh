@@ -63,7 +63,7 @@ if ! command -v drill >/dev/null; then
   left_out+=(Drill)
   reason+=("those with drill: it is not installed, and installing it needs root")
 fi
-for checker in zonemaster-cli validns kzonecheck ldns-verify-zone named-checkzone; do
+for checker in zonemaster-cli kzonecheck ldns-verify-zone named-checkzone; do
   if ! PATH=$PATH:/usr/sbin command -v "$checker" >/dev/null; then
     left_out+=(ZoneCheckers)
     reason+=("those with checkers of zones: $checker is not installed, and installing it needs root")
