@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -353,6 +354,14 @@ func (b *binder) bind(ctx context.Context, at *binding) error {
 
 // give has the loops accept on the sockets, one each.
 func (b *binder) give(ctx context.Context, at *binding, fds []int) error {
+	for _, fd := range fds {
+		if err := loop.Begin(fd); err != nil {
+			for _, fd := range fds {
+				_ = syscall.Close(fd)
+			}
+			return fmt.Errorf("listen on %s: %w", at.addr, err)
+		}
+	}
 	b.keep(at.addr, at.unit, fds)
 	for i, w := range b.p.workers {
 		var failed error

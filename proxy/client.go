@@ -46,6 +46,7 @@ type client struct {
 	phase    phase
 	chunked  bool // the response's content goes in chunks
 	auto     bool // the first bytes tell whether it is HTTP/1 at all
+	guessing bool // and have not told yet
 	http10   bool
 	keep     bool // the client keeps the connection
 	dirty    bool // Flush will be called
@@ -134,7 +135,10 @@ func (c *client) receive() {
 				c.becomeSession(at[:n])
 				return
 			case maybe:
-				c.w.loop.Start(&c.timer, c.served.http().RequestHeadersTimeout, c)
+				if !c.guessing { // once: a client that drips its preface gains no time
+					c.guessing = true
+					c.w.loop.Start(&c.timer, c.served.http().RequestHeadersTimeout, c)
+				}
 				continue
 			}
 			c.auto = false

@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"bytes"
+	"io"
 	"testing"
 	"time"
 
@@ -89,6 +90,28 @@ func TestCVEClass16_SlowHeadsOfHTTP2End(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestCVEClass16_SlowPrefacesEnd: what may become HTTP/2 and does not say so in time ends, however often another byte of it comes.
+func TestCVEClass16_SlowPrefacesEnd(t *testing.T) {
+	const patience = 400 * time.Millisecond
+	p := start2(t, config.ProtocolAuto, config.ProtocolHTTP1, fixed(t), func(l *config.Listener, _ *config.Cluster) { l.HTTP.RequestHeadersTimeout = patience })
+	conn := p.dial()
+	ended := make(chan time.Duration)
+	begun := time.Now()
+	go func() {
+		_, _ = io.Copy(io.Discard, conn)
+		ended <- time.Since(begun)
+	}()
+	for i := range len(http2.ClientPreface) - 1 {
+		_, _ = io.WriteString(conn, http2.ClientPreface[i:i+1])
+		select {
+		case <-ended:
+			return
+		case <-time.After(patience / 2):
+		}
+	}
+	t.Errorf("%d bytes of a preface took %s", len(http2.ClientPreface)-1, time.Since(begun))
 }
 
 // TestHeadsInPartsHaveTheirTimeEach: one head after the other, each of which comes in parts, none of which takes long, and a pause when all are
