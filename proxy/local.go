@@ -199,7 +199,6 @@ func (x *exchange) malformed(err error) {
 
 // unparsed answers a request whose head was never complete.
 func (x *exchange) unparsed(status int, text string, f flags) {
-	x.stats.count[httpRqTotal]++
-	x.stats.active++
+	x.countIn()
 	x.reply(status, text, f)
 }

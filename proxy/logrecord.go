@@ -19,9 +19,10 @@ type kept struct {
 	details  string         // of a local reply
 	failure  string         // why the upstream could not be reached
 	answered bool           // the response is the upstream's
-	met      bool           // the upstream was connected
+	met      int            // the attempt that the upstream was connected in; 0: none
 	protocol string         // that it speaks
-	id       []byte         // of a TCP connection
+	upstream *accesslog.TLS // of the upstream connection
+	id       []byte         // of the record
 }
 
 const (
@@ -74,9 +75,13 @@ func (x *exchange) keepRequest() {
 
 // keepConnected notes that the request has a connection.
 func (x *exchange) keepConnected() {
-	x.kept.met, x.kept.protocol = true, x.up.Protocol()
-	if x.served.lines.needs&accesslog.NeedsUpstreamLocal != 0 {
-		x.kept.local = x.up.Connection().LocalAddr()
+	k, needs := x.kept, x.served.lines.needs
+	k.met, k.protocol = x.attempts, x.up.Protocol()
+	if needs&accesslog.NeedsUpstreamLocal != 0 {
+		k.local = x.up.Connection().LocalAddr()
+	}
+	if needs&accesslog.NeedsUpstreamTLS != 0 {
+		k.upstream = upstreamFacts(x.up.Connection())
 	}
 }
 
@@ -220,8 +225,12 @@ func (x *exchange) record(now int64) *accesslog.Record {
 	if x.host != nil {
 		r.UpstreamRemote = x.host.Endpoint.Addr
 	}
-	if k.met {
-		r.UpstreamProtocol, r.UpstreamLocal = k.protocol, k.local
+	if k.met == x.attempts && k.met > 0 { // what an attempt before this one met is not told
+		r.Connected, r.UpstreamProtocol, r.UpstreamLocal, r.UpstreamTLS = true, k.protocol, k.local, k.upstream
+	}
+	if x.served.lines.needs&accesslog.NeedsUnique != 0 {
+		k.id = w.appendUUID(k.id[:0])
+		r.Unique = k.id
 	}
 	return r
 }
@@ -284,19 +293,28 @@ func clientAddr(http *config.HTTP, peer netip.AddrPort, forwarded []byte) netip.
 	return netip.AddrPortFrom(addr.WithZone(""), 0)
 }
 
-// keepLocal finds out what an access log wants to know of the upstream connection while it is there.
-func (s *stream) keepLocal() {
-	if l := s.cfg.lines; l != nil && l.needs&accesslog.NeedsUpstreamLocal != 0 {
+// keepUpstream finds out what an access log wants to know of the upstream connection while it is there.
+func (s *stream) keepUpstream() {
+	if s.wants(accesslog.NeedsUpstreamLocal) {
 		s.local = s.up.LocalAddr()
 	}
+	if s.wants(accesslog.NeedsUpstreamTLS) {
+		s.upFacts = upstreamFacts(s.up)
+	}
+}
+
+// wants reports whether an access log of the chain or of the listener reads what is costly to find out.
+func (s *stream) wants(n accesslog.Needs) bool {
+	l := s.cfg.lines
+	return l != nil && l.needs&n != 0 || s.visit.wants(n)
 }
 
 // record makes the record of a TCP connection that is over.
 func (s *stream) record(k *kept, now int64) *accesslog.Record {
 	r := &k.record
 	r.TCP = true
-	k.id = s.w.appendUUID(k.id[:0])
-	r.RequestID = k.id
+	k.id = s.w.appendUUID(s.w.appendUUID(k.id[:0]))
+	r.RequestID, r.Unique = k.id[:len(k.id)/2], k.id[len(k.id)/2:]
 	r.Start, r.Duration = s.w.wall(s.began), time.Duration(now-s.began)
 	r.RequestDuration, r.RequestTX, r.ResponseDuration, r.ResponseTX = -1, -1, -1, -1
 	r.Flags, r.FlagNames = uint32(s.flags), flagNames[:]
@@ -304,12 +322,12 @@ func (s *stream) record(k *kept, now int64) *accesslog.Record {
 	r.Connection, r.Attempts = s.id, s.attempts
 	r.Chain, r.TLS = s.cfg.cfg.Name, s.facts
 	r.Direct, r.Remote, r.Local = s.peer, s.peer, s.a.addr
-	r.UpstreamLocal = s.local
+	r.UpstreamLocal, r.UpstreamTLS, r.Connected = s.local, s.upFacts, s.connected
 	r.Random = s.w.rand.Uint64()
 	if via := s.via; via != nil {
 		r.Direct, r.Local = via.direct, config.Address{IP: via.local}
 	}
-	if r.Local.IP.Addr().IsUnspecified() && s.cfg.lines.needs&accesslog.NeedsLocal != 0 {
+	if r.Local.IP.Addr().IsUnspecified() && s.wants(accesslog.NeedsLocal) {
 		r.Local.IP = s.LocalAddr()
 	}
 	if s.cluster != nil {

@@ -42,10 +42,12 @@ type stream struct {
 	connected bool
 	local     netip.AddrPort // of the upstream connection, if an access log wants it
 	facts     *accesslog.TLS // what access logs tell of the handshake
+	upFacts   *accesslog.TLS // and of the upstream's
+	visit     *visit         // what the listener's access logs know; nil without any
 }
 
 func (a *branch) acceptTCP(in *arrival) {
-	s := &stream{w: a.w, a: a, cfg: a.served, peer: in.peer, via: in.via, id: a.w.connectionID(), began: a.w.loop.Clock(), facts: a.facts(in), stats: a.tcp}
+	s := &stream{w: a.w, a: a, cfg: a.served, peer: in.peer, via: in.via, id: a.w.connectionID(), began: a.w.loop.Clock(), facts: a.facts(in), stats: a.tcp, visit: in.visit}
 	head := &a.streams
 	s.prev, s.next = head.prev, head
 	head.prev.next = s
@@ -113,7 +115,7 @@ func (s *stream) Connected(err error) {
 		return
 	}
 	s.connected, s.failure = true, nil
-	s.keepLocal()
+	s.keepUpstream()
 	s.host.Stats.RequestTotal++
 	s.host.Reached(upstream.LocalDone)
 	s.up.Requests++

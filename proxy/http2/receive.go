@@ -40,11 +40,16 @@ func (c *Conn) headers(f frame, p []byte, to Handler) ErrCode {
 
 func (c *Conn) continuation(f frame, p []byte, to Handler) ErrCode {
 	b := &c.block
+	kind := HeaderOverflow
+	if len(p) == 0 {
+		kind = InboundEmptyFramesFlood
+	}
 	if b.frames++; b.frames > blockFrames || len(b.buf)+len(p) > c.limits.HeaderBytes {
+		c.count(kind)
 		return EnhanceYourCalm
 	}
 	if len(p) == 0 {
-		if code := c.charge(1); code != NoError {
+		if code := c.charge(1, kind); code != NoError {
 			return code
 		}
 	}
@@ -72,7 +77,7 @@ func (c *Conn) fields(p []byte, to Handler) ErrCode {
 	}
 	h := c.arena.head()
 	defer func() { c.arena.heads = append(c.arena.heads, h) }()
-	c.section.begin(h, kind, &c.limits)
+	c.section.begin(h, kind, c.limits)
 	if err := c.dec.decode(p, &c.section); err != nil {
 		return CompressionError
 	}
@@ -80,14 +85,15 @@ func (c *Conn) fields(p []byte, to Handler) ErrCode {
 		c.lastPeer = id
 	}
 	if c.section.over { // it had to be decoded all the same
-		if code := c.charge(overNoise + len(p)/overBytes); code != NoError {
+		if code := c.charge(overNoise+len(p)/overBytes, HeaderOverflow); code != NoError {
 			return code
 		}
+		c.count(HeaderOverflow)
 	}
 	switch ok := c.section.finish(); {
 	case !use && kind == requestSection: // its content will come too
 		c.expectLate(c.streamWindow())
-		return c.charge(1)
+		return c.charge(1, InboundUselessFramesFlood)
 	case !use:
 		return c.chargeLate()
 	case s != nil && s.ended:
@@ -105,6 +111,7 @@ func (c *Conn) fields(p []byte, to Handler) ErrCode {
 		return c.streamError(s, id, ProtocolError, to)
 	}
 	s.ended = true
+	c.count(Trailers)
 	c.finished(s)
 	to.Trailers(s, h)
 	return NoError
@@ -130,14 +137,14 @@ func (c *Conn) expect(s *Stream, id uint32) (kind sectionKind, use bool, code Er
 }
 
 func (c *Conn) request(id uint32, h *message.Head, to Handler) ErrCode {
-	if c.active >= c.limits.Streams {
+	if int(c.active) >= c.limits.Streams {
 		return c.streamError(nil, id, RefusedStream, to)
 	}
 	if c.block.end && h.ContentLength > 0 {
 		return c.streamError(nil, id, ProtocolError, to)
 	}
 	s := c.arena.stream()
-	s.id, s.window, s.room = id, c.streamWindow(), c.peer.window
+	s.id, s.window, s.room = id, c.streamWindow(), int(c.peer.window)
 	s.remaining, s.started, s.ended, s.began = h.ContentLength, true, c.block.end, c.now
 	c.table.add(s)
 	c.active++
@@ -152,7 +159,7 @@ func (c *Conn) response(s *Stream, h *message.Head, to Handler) ErrCode {
 			return c.streamError(s, s.id, ProtocolError, to)
 		}
 		to.Headers(s, h, false)
-		return c.charge(1)
+		return c.charge(1, InboundUselessFramesFlood)
 	}
 	s.remaining = h.ContentLength
 	if s.head || h.Status == 304 || h.Status == 204 {
@@ -175,7 +182,7 @@ func (c *Conn) priority(f frame, p []byte, to Handler) ErrCode {
 		wrong = ProtocolError
 	}
 	if wrong == NoError {
-		return c.charge(1) // deprecated, ignored (RFC 9113 section 5.3.2)
+		return c.charge(1, InboundPriorityFramesFlood) // deprecated, ignored (RFC 9113 section 5.3.2)
 	}
 	s := c.table.find(f.stream)
 	if s == nil || s.reset {
@@ -191,6 +198,7 @@ func (c *Conn) peerReset(f frame, p []byte, to Handler) ErrCode {
 	if c.idle(f.stream) {
 		return ProtocolError
 	}
+	c.count(ResetReceived)
 	s := c.table.find(f.stream)
 	if s == nil || s.reset {
 		return c.chargeLate()
@@ -203,7 +211,7 @@ func (c *Conn) peerReset(f frame, p []byte, to Handler) ErrCode {
 	if meant || c.client {
 		return NoError
 	}
-	return c.chargeReset()
+	return c.chargeReset(to)
 }
 
 func (c *Conn) ping(f frame, p []byte, to Handler) ErrCode {
@@ -212,10 +220,10 @@ func (c *Conn) ping(f frame, p []byte, to Handler) ErrCode {
 	}
 	if f.has(flagAck) {
 		to.Event(EventPingAck)
-		return c.charge(1)
+		return c.charge(1, InboundUselessFramesFlood)
 	}
 	c.control = append(frame{8, framePing, flagAck, 0}.append(c.control), p...)
-	return c.chargeEcho()
+	return c.chargeEcho(OutboundControlFlood)
 }
 
 func (c *Conn) goAway(p []byte, to Handler) ErrCode {
@@ -236,7 +244,7 @@ func (c *Conn) goAway(p []byte, to Handler) ErrCode {
 		})
 	}
 	to.Event(EventGoAway)
-	return c.charge(1)
+	return c.charge(1, InboundUselessFramesFlood)
 }
 
 func (c *Conn) settings(f frame, p []byte, to Handler) ErrCode {
@@ -245,12 +253,12 @@ func (c *Conn) settings(f frame, p []byte, to Handler) ErrCode {
 			return FrameSizeError
 		}
 		c.acknowledged()
-		return c.charge(1)
+		return c.charge(1, InboundUselessFramesFlood)
 	}
 	if len(p)%6 != 0 {
 		return FrameSizeError
 	}
-	window := c.peer.window
+	window := int(c.peer.window)
 	for ; len(p) > 0; p = p[6:] {
 		id, value := binary.BigEndian.Uint16(p), binary.BigEndian.Uint32(p[2:])
 		if id == settingWindow {
@@ -269,7 +277,7 @@ func (c *Conn) settings(f frame, p []byte, to Handler) ErrCode {
 		return code
 	}
 	to.Event(EventSettings)
-	return c.charge(1 + f.length/60)
+	return c.charge(1+f.length/60, OutboundControlFlood)
 }
 
 // acknowledged is told that the peer goes by our settings from here on.
@@ -296,12 +304,12 @@ func (c *Conn) setting(id uint16, value uint32) ErrCode {
 		if value < maxFrame || value > 1<<24-1 {
 			return ProtocolError
 		}
-		c.peer.frame = int(min(value, maxSendFrame))
+		c.peer.frame = int32(min(value, maxSendFrame))
 	case settingConnect:
-		if value > 1 || c.peer.connect && value == 0 {
+		if value > 1 || c.connect && value == 0 {
 			return ProtocolError
 		}
-		c.peer.connect = value == 1
+		c.connect = value == 1
 	}
 	return NoError
 }

@@ -31,6 +31,7 @@ func (c *Conn) discard() {
 	for range turnBytes / len(buf) {
 		n, err := c.socket.Read(buf)
 		*c.counts.Received += uint64(n)
+		c.received += uint64(n)
 		if err != nil {
 			if !errors.Is(err, syscall.EAGAIN) {
 				c.end(c.failed)
@@ -43,8 +44,9 @@ func (c *Conn) discard() {
 
 // Abort closes the connection at once.
 func (c *Conn) Abort() {
-	if c.shunned.Running() {
-		c.shunned.Stop()
+	if c.shunned != nil {
+		c.shunned.timer.Stop()
+		c.shunned = nil
 		c.part(c.failed)
 		return
 	}
@@ -67,6 +69,11 @@ func (c *Conn) lose() {
 	c.out, c.in, c.waiting = nil, nil, nil
 }
 
+// ByPeer reports whether it was the peer that closed a connection which ended by err, and not this side.
+func (c *Conn) ByPeer(err error) bool {
+	return !errors.As(err, new(http2.ErrCode)) && !errors.Is(err, syscall.ECONNABORTED) && c.failed == nil
+}
+
 func (c *Conn) part(err error) {
 	c.socket.Close()
 	c.owner.Ended(err)
@@ -79,13 +86,18 @@ func (c *Conn) shun() {
 	if code := http2.NoError; !errors.As(c.failed, &code) || code != http2.EnhanceYourCalm {
 		c.socket.CloseWrite()
 	}
-	c.loop.Start(&c.shunned, c.patience, (*shunned)(c))
+	c.shunned = &shunned{conn: c}
+	c.loop.Start(&c.shunned.timer, c.patience, c.shunned)
 }
 
 // shunned is a connection whose time to read why it ended runs out.
-type shunned Conn
+type shunned struct {
+	timer loop.Timer
+	conn  *Conn
+}
 
-func (c *shunned) Expired(*loop.Timer) { (*Conn)(c).part(c.failed) }
+// Expired implements loop.Expirer.
+func (s *shunned) Expired(*loop.Timer) { s.conn.Abort() }
 
 // fail ends the connection of a peer that was told why, or will be.
 func (c *Conn) fail(err error) {

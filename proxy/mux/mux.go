@@ -60,8 +60,11 @@ type Arena struct {
 	tails []*message.Fields
 }
 
-// Counts is what a connection counts its bytes in.
-type Counts struct{ Received, Sent *uint64 }
+// Counts is what a connection counts in: bytes, and what else happens; nil: that is not asked for.
+type Counts struct {
+	Received, Sent *uint64
+	Frames         *http2.Counts
+}
 
 // Conn is one end of an HTTP/2 connection.
 type Conn struct {
@@ -71,6 +74,8 @@ type Conn struct {
 	socket *loop.Conn
 	owner  Owner
 	counts Counts
+
+	received, sent uint64 // bytes
 
 	out []byte // to be sent from at
 	at  int
@@ -86,12 +91,13 @@ type Conn struct {
 	readable bool
 	hup      bool
 	closed   bool
-	busy     bool  // within feed
-	failed   error // the connection ends, when out is sent if that may still be
-	linger   bool  // and not before the peer has ended it
-	parting  bool  // all is sent, and the peer knows
-	shunned  loop.Timer
+	busy     bool          // within feed
+	resting  bool          // until a stream begins
+	linger   bool          // the connection does not end before the peer has ended it
+	parting  bool          // all is sent, and the peer knows
+	failed   error         // the connection ends, when out is sent if that may still be
 	patience time.Duration // of a server with who broke the rules
+	shunned  *shunned      // one did
 }
 
 // Serve begins a server's connection on an open socket, whose events have to be given to Ready. early is what was read from it, at
@@ -101,6 +107,7 @@ func (c *Conn) Serve(l *loop.Loop, socket *loop.Conn, limits http2.Limits, a *Ar
 	c.begin(l, socket, a, owner, counts)
 	c.server, c.patience = true, patience
 	c.InitServer(limits, &a.Arena)
+	c.Count(counts.Frames)
 	if len(early) > 0 {
 		c.in = append(l.Buffer(len(early)), early...)
 	}
@@ -113,6 +120,7 @@ func (c *Conn) Serve(l *loop.Loop, socket *loop.Conn, limits http2.Limits, a *Ar
 func (c *Conn) Dial(l *loop.Loop, socket *loop.Conn, limits http2.Limits, a *Arena, owner Owner, counts Counts) {
 	c.begin(l, socket, a, owner, counts)
 	c.InitClient(limits, &a.Arena)
+	c.Count(counts.Frames)
 	c.mark()
 }
 
@@ -172,6 +180,7 @@ func (c *Conn) read() {
 		case err == nil:
 			c.readable = n+m == len(shared) || c.hup
 			*c.counts.Received += uint64(m)
+			c.received += uint64(m)
 		case errors.Is(err, syscall.EAGAIN):
 			c.readable = false
 		default:
@@ -186,9 +195,20 @@ func (c *Conn) read() {
 		moved += max(m, 1)
 		c.feed(shared[:n+m])
 	}
-	if !c.closed && c.Pending() {
+	switch {
+	case c.closed:
+	case c.Pending():
 		c.mark()
+	case c.resting:
+		c.Conn.Rest()
 	}
+}
+
+// Rest gives back what memory the connection needs only while something happens on it, until a stream begins; to be called when it
+// was idle for a while, and not while something is told. A ping is answered at rest.
+func (c *Conn) Rest() {
+	c.resting = true
+	c.Conn.Rest()
 }
 
 func (c *Conn) feed(data []byte) {
@@ -212,7 +232,8 @@ func (c *Conn) feed(data []byte) {
 	}
 }
 
-// Partial reports whether a field section of the peer's has begun and is not complete, which keeps all else back, and how many were before it.
+// Partial reports whether a field section of the peer's, or the client's preface, has begun and is not complete, which keeps all else
+// back, and how many sections were before it.
 func (c *Conn) Partial() (before uint32, is bool) { return c.before, c.partial }
 
 // mark has what is to be sent sent at the end of the turn.
@@ -245,6 +266,9 @@ func (c *Conn) Flush() {
 		c.end(c.failed)
 	case !c.stuck:
 		c.wake()
+		if c.resting {
+			c.Conn.Rest()
+		}
 	}
 }
 
@@ -257,6 +281,7 @@ func (c *Conn) push() error {
 		n, err := c.socket.Write(c.out[c.at:])
 		c.at += n
 		*c.counts.Sent += uint64(n)
+		c.sent += uint64(n)
 		if err != nil {
 			if !errors.Is(err, syscall.EAGAIN) {
 				return err
@@ -320,6 +345,9 @@ func (c *Conn) Open(r Receiver) *Stream {
 	}
 	return c.stream(h, r)
 }
+
+// Moved is how many bytes came and went on the connection.
+func (c *Conn) Moved() (received, sent uint64) { return c.received, c.sent }
 
 // Closed reports whether the connection is over.
 func (c *Conn) Closed() bool { return c.closed || c.failed != nil }
