@@ -21,6 +21,7 @@ func (r *responder) answer() Name {
 		return ""
 	case q.class != dns.ClassINET:
 		r.rcode = dns.RcodeRefused
+		r.explain(dns.ExtendedErrorCodeNotAuthoritative, "")
 		return ""
 	case q.qtype == dns.TypeAXFR || q.qtype == dns.TypeIXFR:
 		r.aa = true

@@ -40,6 +40,8 @@ type Listener struct {
 	OriginalDst bool
 	Balance     Balance
 	Keepalive   *TCPKeepalive // of clients' connections; nil: none
+	// PortLabels are how ports are called in DNS, such as "_http._tcp", by their number; nil: nobody said so.
+	PortLabels map[uint16]string
 }
 
 // HTTP says how requests on a listener are read, changed and routed (Envoy's HttpConnectionManager). Durations of 0
