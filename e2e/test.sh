@@ -40,6 +40,10 @@ if ! command -v kdig >/dev/null; then
   left_out+=(Kdig)
   reason+=("those with kdig: it is not installed, and installing it needs root")
 fi
+if ! command -v fstrm_capture >/dev/null || ! command -v dnstap-read >/dev/null; then
+  left_out+=(DnstapTools)
+  reason+=("those with receivers of dnstap: they are not installed, and installing them needs root")
+fi
 if ! command -v delv >/dev/null || ! PATH=$PATH:/usr/sbin command -v unbound-host >/dev/null; then
   left_out+=(Validators)
   reason+=("those with delv and unbound-host: they are not installed, and installing them needs root")
