@@ -74,6 +74,13 @@ for checker in zonemaster-cli kzonecheck ldns-verify-zone named-checkzone; do
     break
   fi
 done
+for program in nsd knotd dnsperf; do
+  if ! PATH=$PATH:/usr/sbin command -v "$program" >/dev/null; then
+    left_out+=(DNSPerf)
+    reason+=("those that measure NSD and Knot with dnsperf: $program is not installed, and installing it needs root")
+    break
+  fi
+done
 # These are left out where they are started, whatever the test is called: package testbed reads the list.
 servers=()
 if [ ! -e /usr/share/java/zookeeper.jar ] || ! command -v java >/dev/null; then
