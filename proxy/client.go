@@ -46,6 +46,7 @@ type client struct {
 	phase    phase
 	chunked  bool // the response's content goes in chunks
 	auto     bool // the first bytes tell whether it is HTTP/1 at all
+	guessing bool // and have not told yet
 	http10   bool
 	keep     bool // the client keeps the connection
 	dirty    bool // Flush will be called
@@ -139,7 +140,10 @@ func (c *client) receive() {
 				c.becomeSession(at[:n])
 				return
 			case maybe:
-				c.w.loop.Start(&c.timer, c.served.http().RequestHeadersTimeout, c)
+				if !c.guessing { // once: a client that drips its preface gains no time
+					c.guessing = true
+					c.w.loop.Start(&c.timer, c.served.http().RequestHeadersTimeout, c)
+				}
 				continue
 			}
 			c.auto = false
@@ -260,7 +264,7 @@ func (c *client) nextRequest(keep, linger bool) {
 
 // watchFlush gives the client time to take its last response.
 func (c *client) watchFlush() {
-	c.flush = newFlush()
+	c.flush = c.newFlush()
 	c.w.loop.Start(&c.timer, c.w.flushLook, c)
 }
 
@@ -284,7 +288,7 @@ func (c *client) finishClose() {
 	c.w.loop.Release(c.in)
 	c.in = nil
 	c.CloseWrite()
-	c.flush = newFlush()
+	c.flush = c.newFlush()
 	c.w.loop.Start(&c.timer, patience, c)
 	c.Again()
 }
@@ -301,7 +305,7 @@ func (c *client) lingers() bool {
 	case left > 0 && !c.flush.stalls(left):
 		c.w.loop.Start(&c.timer, c.w.flushLook, c)
 	case left == 0 && waited:
-		c.flush = newFlush()
+		c.flush = c.newFlush()
 		c.w.loop.Start(&c.timer, c.served.http().DelayedCloseTimeout, c)
 	default:
 		c.broken = left > 0 // it must not take what it has got for all
@@ -350,7 +354,7 @@ func (c *client) dispose() {
 		c.x = nil
 	}
 	c.timer.Stop()
-	c.life.Stop()
+	c.life.stop()
 	if c.broken || c.outAt < len(c.out) || c.Pending() { // the client must not take what it has got for all
 		c.ResetOnClose()
 	}

@@ -23,7 +23,7 @@ type downstream struct {
 	stats  *httpStats     // where the connection is counted
 
 	next, prev *downstream // all of the branch
-	life       loop.Timer  // how long the connection may take requests
+	life       *life       // nil: the connection may take requests for ever
 	began      int64       // when it came
 	visit      *visit      // what the listener's access logs know of it; nil without any
 	requests   uint32
@@ -143,23 +143,33 @@ func (d *downstream) open(in *arrival) error {
 		return err
 	}
 	d.live()
+	d.owner.begin()
 	return nil
 }
 
 // live begins the connection's life.
 func (d *downstream) live() {
 	if most := d.served.http().MaxConnectionDuration; most > 0 {
-		d.w.loop.Start(&d.life, most, (*lifeTimer)(d))
+		d.life = &life{d: d}
+		d.w.loop.Start(&d.life.timer, most, d.life)
 	}
-	d.owner.begin()
 }
 
-// lifeTimer is a connection whose life may be over.
-type lifeTimer downstream
+// life is how long a connection may take requests.
+type life struct {
+	timer loop.Timer
+	d     *downstream
+}
+
+func (l *life) stop() {
+	if l != nil {
+		l.timer.Stop()
+	}
+}
 
 // Expired has the connection end with its present request, or soon when there is none.
-func (t *lifeTimer) Expired(*loop.Timer) {
-	d := (*downstream)(t)
+func (l *life) Expired(*loop.Timer) {
+	d := l.d
 	d.http().count[httpCxMaxDuration]++
 	d.over = true
 	d.owner.drain()

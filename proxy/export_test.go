@@ -43,6 +43,19 @@ func (p *Proxy) SendBuffer(bytes int) {
 	})
 }
 
+// SendBufferNow bounds what the kernel keeps for clients of HTTP that are connected.
+func (p *Proxy) SendBufferNow(bytes int) {
+	p.everywhere(func(w *worker) {
+		for _, a := range w.acceptors {
+			for _, b := range a.branches {
+				for d := b.clients.next; d != &b.clients; d = d.next {
+					_ = unix.SetsockoptInt(d.FD(), unix.SOL_SOCKET, unix.SO_SNDBUF, bytes)
+				}
+			}
+		}
+	})
+}
+
 func (p *Proxy) everywhere(f func(*worker)) {
 	for _, w := range p.workers {
 		_ = w.loop.Do(context.Background(), func() { f(w) })

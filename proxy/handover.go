@@ -254,7 +254,7 @@ func (c *client) take() takeover.Connection {
 		moved.Direct, moved.Local = c.via.direct, c.via.local
 	}
 	c.timer.Stop()
-	c.life.Stop()
+	c.life.stop()
 	c.w.loop.Release(c.in)
 	c.w.loop.Release(c.out)
 	c.in, c.out = nil, nil

@@ -3,9 +3,11 @@ package proxy_test
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,34 +15,120 @@ import (
 
 	"golang.org/x/net/http2"
 
+	"github.com/hostmesh/hostmesh/proxy"
 	"github.com/hostmesh/hostmesh/proxy/config"
 )
 
 const lastBytes = 40 << 10 // of a response, of which the kernel takes a small part
 
+// TestTheLastBytesOverUnixSockets: of what a client reads there the kernel tells only when a whole piece was read. One that is slower than
+// that gets all of it, too.
+func TestTheLastBytesOverUnixSockets(t *testing.T) {
+	const patience = 500 * time.Millisecond
+	for _, version := range []config.Protocol{config.ProtocolHTTP1, config.ProtocolHTTP2} {
+		t.Run(map[config.Protocol]string{config.ProtocolHTTP1: "HTTP/1", config.ProtocolHTTP2: "HTTP/2"}[version], func(t *testing.T) {
+			t.Parallel()
+			host := rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+				for readHead(r) != "" {
+					answer(conn, strings.Repeat("x", lastBytes))
+				}
+			})
+			path := filepath.Join(shortDir(t), "listener")
+			l, c := httpConfig(freeAddr(t), vhost("web.mesh.internal", "web")), cluster("web", host)
+			l.Pipes, l.HTTP.Protocol, l.HTTP.IdleTimeout = []config.Pipe{{Path: path}}, version, 100*time.Millisecond
+			p := start(t, &config.Config{Listeners: []*config.Listener{l}, Clusters: clusters(c)}, func(o *proxy.Options) { o.Loops = 1 })
+			p.FlushFor(patience)
+			conn, err := net.Dial("unix", path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			_ = conn.SetDeadline(time.Now().Add(time.Minute))
+			p.waitStat("http.outbound.downstream_cx_active", "1")
+			p.SendBufferNow(4 << 10)
+			if version == config.ProtocolHTTP1 {
+				_, _ = io.WriteString(conn, strings.Replace(get, "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1))
+			} else {
+				_, _ = io.WriteString(conn, http2.ClientPreface)
+				f := &peer2{http2.NewFramer(conn, conn), t, conn}
+				_ = f.WriteSettings()
+				f.get(1)
+			}
+			p.waitStat("http.outbound.downstream_rq_2xx", "1")
+			data := make([]byte, 0, 2*lastBytes)
+			for began := time.Now(); time.Since(began) < 3*patience; time.Sleep(patience / 20) {
+				n, err := conn.Read(data[len(data) : len(data)+100])
+				if data = data[:len(data)+n]; err != nil {
+					t.Fatalf("after %d bytes: %v", len(data), err)
+				}
+			}
+			rest, err := io.ReadAll(conn)
+			if n, _ := content(t, version, append(data, rest...)); n != lastBytes || err != nil {
+				t.Errorf("%d bytes came, want %d; %v", n, lastBytes, err)
+			}
+			if got := p.stat("http.outbound.downstream_cx_delayed_close_timeout"); got != "0" {
+				t.Errorf("downstream_cx_delayed_close_timeout is %s", got)
+			}
+		})
+	}
+}
+
 // narrow is a client's connection whose kernel keeps little, to a proxy whose kernel does too; what it asks for is the connection's last.
-func narrow(t *testing.T, version config.Protocol, patience time.Duration) (*testProxy, net.Conn) {
+// With s both speak TLS.
+func narrow(t *testing.T, version config.Protocol, s *safe, patience time.Duration) (p *testProxy, conn net.Conn, pace *paced) {
 	t.Helper()
 	host := rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
 		for readHead(r) != "" {
 			answer(conn, strings.Repeat("x", lastBytes))
 		}
 	})
-	p := start2(t, version, config.ProtocolHTTP1, host, func(l *config.Listener, _ *config.Cluster) {
+	p = start2(t, version, config.ProtocolHTTP1, host, func(l *config.Listener, _ *config.Cluster) {
 		l.HTTP.IdleTimeout = time.Second // this is how the connection of HTTP/2 ends
+		if s != nil {
+			l.Chains, l.HTTP = []*config.FilterChain{{HTTP: l.HTTP, TLS: s.down}}, nil
+		}
 	})
 	p.FlushFor(patience)
 	p.SendBuffer(4 << 10)
-	conn := dialNarrow(t, p.addr.String())
+	pace = &paced{Conn: dialNarrow(t, p.addr.String())}
+	conn = pace
+	if s != nil {
+		cfg := s.clientConfig()
+		cfg.NextProtos = []string{map[config.Protocol]string{config.ProtocolHTTP1: "http/1.1", config.ProtocolHTTP2: "h2"}[version]}
+		conn = tls.Client(pace, cfg)
+	}
 	if version == config.ProtocolHTTP1 {
 		_, _ = io.WriteString(conn, strings.Replace(get, "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1))
-		return p, conn
+		return p, conn, pace
 	}
 	_, _ = io.WriteString(conn, http2.ClientPreface)
 	f := &peer2{http2.NewFramer(conn, conn), t, conn}
 	_ = f.WriteSettings()
 	f.get(1)
-	return p, conn
+	return p, conn, pace
+}
+
+// paced is a connection that is read so slowly: little at a time, with a pause before; without a pause as fast as it may be.
+type paced struct {
+	net.Conn
+	pause time.Duration
+}
+
+func (c *paced) Read(p []byte) (int, error) {
+	if c.pause > 0 {
+		time.Sleep(c.pause)
+		p = p[:min(len(p), 256)]
+	}
+	return c.Conn.Read(p)
+}
+
+// inEveryVersion runs f for every version of HTTP, in plaintext and over TLS.
+func inEveryVersion(t *testing.T, f func(t *testing.T, version config.Protocol, s *safe)) {
+	for _, version := range []config.Protocol{config.ProtocolHTTP1, config.ProtocolHTTP2} {
+		name := map[config.Protocol]string{config.ProtocolHTTP1: "HTTP/1", config.ProtocolHTTP2: "HTTP/2"}[version]
+		t.Run(name, func(t *testing.T) { f(t, version, nil) })
+		t.Run(name+" over TLS", func(t *testing.T) { f(t, version, newSafe(t)) })
+	}
 }
 
 func dialNarrow(t *testing.T, addr string) net.Conn {
@@ -79,48 +167,49 @@ func content(t *testing.T, version config.Protocol, data []byte) (n int, whole b
 // TestTheLastBytesTakeTheirTime: a client that takes its last response slowly gets all of it, for as long as that may take; the time that
 // it has begins anew whenever it takes something.
 func TestTheLastBytesTakeTheirTime(t *testing.T) {
-	for _, version := range []config.Protocol{config.ProtocolHTTP1, config.ProtocolHTTP2} {
-		t.Run(map[config.Protocol]string{config.ProtocolHTTP1: "HTTP/1", config.ProtocolHTTP2: "HTTP/2"}[version], func(t *testing.T) {
-			t.Parallel()
-			const patience = 2 * time.Second
-			p, conn := narrow(t, version, patience)
-			p.waitStat("http.outbound.downstream_rq_2xx", "1")
-			began, data := time.Now(), make([]byte, 0, 2*lastBytes)
-			for time.Since(began) < 2*patience {
-				n, err := conn.Read(data[len(data) : len(data)+256])
-				if data = data[:len(data)+n]; err != nil {
-					t.Fatalf("after %v and %d bytes: %v", time.Since(began), len(data), err)
-				}
-				time.Sleep(patience / 40)
+	inEveryVersion(t, func(t *testing.T, version config.Protocol, s *safe) {
+		t.Parallel()
+		const patience = 2 * time.Second
+		p, conn, pace := narrow(t, version, s, patience)
+		data := make([]byte, 0, 2*lastBytes)
+		read := func() {
+			t.Helper()
+			n, err := conn.Read(data[len(data):cap(data)])
+			if data = data[:len(data)+n]; err != nil {
+				t.Fatalf("after %d bytes: %v", len(data), err)
 			}
-			if n, _ := content(t, version, data); n > lastBytes*3/4 {
-				t.Errorf("%d bytes are read already", n)
-			}
-			rest, err := io.ReadAll(conn)
-			if n, whole := content(t, version, append(data, rest...)); n != lastBytes || !whole || err != nil {
-				t.Errorf("%d bytes came, the end is there: %v; %v", n, whole, err)
-			}
-			if got := p.stat("http.outbound.downstream_cx_delayed_close_timeout"); got != "0" {
-				t.Errorf("downstream_cx_delayed_close_timeout is %s", got)
-			}
-		})
-	}
+		}
+		p.waitStat("http.outbound.downstream_rq_2xx", "1")
+		pace.pause = patience / 40
+		for began := time.Now(); time.Since(began) < 2*patience; {
+			read()
+		}
+		if n, _ := content(t, version, data); n > lastBytes*9/10 {
+			t.Errorf("%d bytes are read already", n)
+		}
+		pace.pause = 0
+		rest, err := io.ReadAll(conn)
+		if n, whole := content(t, version, append(data, rest...)); n != lastBytes || !whole || err != nil {
+			t.Errorf("%d bytes came, the end is there: %v; %v", n, whole, err)
+		}
+		if got := p.stat("http.outbound.downstream_cx_delayed_close_timeout"); got != "0" {
+			t.Errorf("downstream_cx_delayed_close_timeout is %s", got)
+		}
+	})
 }
 
 // TestWhoDoesNotTakeTheLastBytesIsReset: a client that takes nothing more loses its connection, sees that it did not get all, and is
 // counted.
 func TestWhoDoesNotTakeTheLastBytesIsReset(t *testing.T) {
-	for _, version := range []config.Protocol{config.ProtocolHTTP1, config.ProtocolHTTP2} {
-		t.Run(map[config.Protocol]string{config.ProtocolHTTP1: "HTTP/1", config.ProtocolHTTP2: "HTTP/2"}[version], func(t *testing.T) {
-			p, conn := narrow(t, version, 300*time.Millisecond)
-			p.waitStat("http.outbound.downstream_cx_delayed_close_timeout", "1")
-			p.waitStat("http.outbound.downstream_cx_active", "0")
-			data, err := io.ReadAll(conn)
-			if n, whole := content(t, version, data); n >= lastBytes || whole || !errors.Is(err, syscall.ECONNRESET) {
-				t.Errorf("%d bytes came, the end is there: %v; %v, want a reset", n, whole, err)
-			}
-		})
-	}
+	inEveryVersion(t, func(t *testing.T, version config.Protocol, s *safe) {
+		p, conn, _ := narrow(t, version, s, 300*time.Millisecond)
+		p.waitStat("http.outbound.downstream_cx_delayed_close_timeout", "1")
+		p.waitStat("http.outbound.downstream_cx_active", "0")
+		data, err := io.ReadAll(conn)
+		if n, whole := content(t, version, data); n >= lastBytes || whole || !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%d bytes came, the end is there: %v; %v, want a reset", n, whole, err)
+		}
+	})
 }
 
 // TestTheLastBytesOfAStream: the same goes for a client of HTTP/2 that lets little be sent at a time, for each stream: one that lets nothing be

@@ -60,9 +60,16 @@ func (w *worker) connectionID() uint64 {
 	return id
 }
 
+// keep makes room for what the access logs want to know, if there is none yet and they want it.
+func (x *exchange) keep() {
+	if x.kept == nil && x.served.lines != nil {
+		x.kept = x.w.takeKept()
+	}
+}
+
 // keepRequest keeps what the access logs want to know of the request as it goes to the upstream.
 func (x *exchange) keepRequest() {
-	x.kept = x.w.takeKept()
+	x.keep()
 	x.kept.record.Request.Collect(&x.served.lines.names.Request, &x.req, &x.edit)
 }
 
@@ -96,16 +103,23 @@ func (k *kept) keepTrailers(l *lines, t *message.Fields) {
 
 // keepReply is keepAnswer for a response of the proxy's own.
 func (x *exchange) keepReply(h *message.Head, status int, body string) {
-	if x.kept == nil { // there was no head
-		x.kept = x.w.takeKept()
-	}
+	x.keep() // there may have been no head
 	k := x.kept
 	if option := x.down.option(); option != nil {
 		h.AddBytes(message.Connection, option)
 	}
 	k.record.Response.Collect(&x.served.lines.names.Response, h, nil)
-	k.details = x.replyDetails(status, body)
+	if k.details == "" {
+		k.details = x.replyDetails(status, body)
+	}
 	_, k.failure, _ = strings.Cut(body, transportReason)
+}
+
+// because says in Envoy's words why what follows is as it is.
+func (x *exchange) because(details string) {
+	if x.kept != nil {
+		x.kept.details = details
+	}
 }
 
 // replyDetails says in Envoy's words why the proxy answers itself.
@@ -121,18 +135,16 @@ func (x *exchange) replyDetails(status int, body string) string {
 		return "route_not_found"
 	case x.flags&flagNoCluster != 0:
 		return "cluster_not_found"
-	case x.flags&flagUpstreamTimeout != 0 && x.routeTimer.Running():
-		return "upstream_per_try_timeout"
 	case x.flags&flagUpstreamTimeout != 0:
 		return "response_timeout"
 	case x.flags&flagStreamIdle != 0:
 		return "stream_idle_timeout"
-	case body == textDurationTimeout:
-		return "max_duration_timeout"
 	case body == textHeadTimeout:
 		return "request_header_timeout"
 	case body == textWholeTimeout:
 		return "request_overall_timeout"
+	case x.flags&flagOverload != 0:
+		return "overload"
 	case x.flags&flagProtocol != 0:
 		return "http1.codec_error"
 	case x.route != nil && x.route.Direct != nil:
@@ -151,6 +163,8 @@ func (x *exchange) details() string {
 	switch k := x.kept; {
 	case k.details != "":
 		return k.details
+	case x.flags&flagOverload != 0:
+		return "overload"
 	case x.flags&flagClientGone != 0:
 		return "downstream_remote_disconnect"
 	case x.flags&flagClientReset != 0:

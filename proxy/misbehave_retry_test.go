@@ -2,10 +2,12 @@ package proxy_test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -93,6 +95,33 @@ func TestClientsDoNotChooseThePolicy(t *testing.T) {
 		if strings.Contains(head, f+"\r\n") {
 			t.Errorf("%q has %q", head, f)
 		}
+	}
+}
+
+// TestNothingIsHedged: an attempt that takes too long has ended before the next one begins, whatever the client asks for.
+func TestNothingIsHedged(t *testing.T) {
+	attempts := make(chan net.Conn, 3) // that were made before
+	backend := rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+		if readHead(r) == "" {
+			return
+		}
+		select {
+		case before := <-attempts:
+			_ = before.SetReadDeadline(time.Now().Add(10 * time.Second))
+			if _, err := before.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Error("an attempt goes on while there is another")
+			}
+		default:
+		}
+		attempts <- conn
+		<-t.Context().Done() // and no answer
+	})
+	v := vhost("web.mesh.internal", "web")
+	v.Routes[0].Retry = config.Retry{On: config.Retry5xx, Max: 2, PerTryTimeout: 50 * time.Millisecond}
+	p := start(t, &config.Config{Listeners: []*config.Listener{httpConfig(freeAddr(t), v)}, Clusters: clusters(cluster("web", backend))}, nil)
+	got := p.raw("GET / HTTP/1.1\r\nHost: web.mesh.internal\r\nConnection: close\r\nx-envoy-hedge-on-per-try-timeout: true\r\n\r\n")
+	if n := p.stat("cluster.web.upstream_rq_per_try_timeout"); !strings.HasPrefix(got, "HTTP/1.1 504 ") || n != "3" {
+		t.Errorf("%q after %s attempts, want 504 after 3", got, n)
 	}
 }
 

@@ -22,18 +22,21 @@ type session struct {
 	downstream
 	mux    mux.Conn
 	timer  loop.Timer // idle, or draining
-	slow   loop.Timer // for a head that is not complete
+	slow   *slowHead  // nil: none was incomplete since the connection rested
 	before uint32     // how many were before it
-	early  []byte     // what was read before it was known what the client speaks
-	leaves bool       // the client was told to begin no more requests
-	heard  bool       // it has confirmed that
-	last   bool       // and those it begins are refused
-	ends   bool       // the connection is closed as soon as the client has got everything
-	times  int        // that the timer may expire before that is enough
-	flush  flush
-	read   uint64 // bytes that were read before it was known what the client speaks
+	read   uint64     // bytes that were read before it was known what the client speaks
+	tired  bool       // the connection rests when the timer expires
+	leave  *leave     // nil: the client may begin requests
+}
 
-	pause time.Duration // what is left of the time in which a client that was told may begin requests
+// leave is how far a session is whose client was told to begin no more requests.
+type leave struct {
+	heard bool          // it has confirmed that
+	last  bool          // those it begins are refused
+	ends  bool          // the connection is closed as soon as the client has got everything
+	times int           // that the timer may expire before that is enough
+	pause time.Duration // what is left of the time in which it may begin requests
+	flush flush
 }
 
 // lane is the client's side of an exchange on a session.
@@ -50,8 +53,8 @@ type lane struct {
 // becomeSession goes on with HTTP/2, of which early was read.
 func (c *client) becomeSession(early []byte) {
 	c.timer.Stop()
-	c.life.Stop()
-	s := &session{early: early}
+	c.life.stop()
+	s := new(session)
 	d := &s.downstream
 	d.w, d.a, d.served, d.peer, d.via, d.id, d.owner, d.facts, d.stats, d.over = c.w, c.a, c.served, c.peer, c.via, c.id, s, c.facts, c.stats, c.over
 	d.began, d.visit, s.read = c.began, c.visit, c.received
@@ -59,18 +62,44 @@ func (c *client) becomeSession(early []byte) {
 	d.prev.next, d.next.prev = d, d
 	d.Take(&c.Conn, s)
 	d.live()
+	s.serve(early)
 }
 
 // begin implements connection.
-func (s *session) begin() {
+func (s *session) begin() { s.serve(nil) }
+
+func (s *session) serve(early []byte) {
 	http := s.served.http()
 	s.speaks(2)
 	s.mux.Serve(s.w.loop, &s.Conn, http2.Limits{
 		HeaderBytes: headLimit(http.MaxRequestHeadBytes), Fields: http.MaxRequestHeaders, Streams: int(http.HTTP2.MaxStreams),
 		Window: int(http.HTTP2.StreamWindow), ConnWindow: int(http.HTTP2.ConnWindow), ExtendedConnect: http.HTTP2.ExtendedConnect || len(http.Upgrades) > 0,
-	}, &s.w.arena.Arena, s, mux.Counts{Received: &s.a.stats.count[listenerRxBytes], Sent: &s.a.stats.count[listenerTxBytes], Frames: &s.w.http2}, http.DelayedCloseTimeout, s.early)
-	s.early = nil
-	s.w.loop.Start(&s.timer, http.IdleTimeout, s)
+	}, &s.w.arena.Arena, s, mux.Counts{Received: &s.a.stats.count[listenerRxBytes], Sent: &s.a.stats.count[listenerTxBytes], Frames: &s.w.http2}, http.DelayedCloseTimeout, early)
+	s.waitIdle()
+}
+
+// restTime is how long a connection is idle before it gives back what it needs for requests only: one that is asked often keeps it.
+const restTime = time.Second
+
+// waitIdle gives a connection without requests the time that it may be idle.
+func (s *session) waitIdle() {
+	most := s.served.http().IdleTimeout
+	if s.tired = most <= 0 || most > restTime; s.tired {
+		most = restTime
+	}
+	s.w.loop.Start(&s.timer, most, s)
+}
+
+// rest gives back what an idle connection does not need, and the rest of the time that it may be idle.
+func (s *session) rest() {
+	s.tired = false
+	if !s.slow.running() {
+		s.slow = nil
+	}
+	s.mux.Rest()
+	if most := s.served.http().IdleTimeout; most > 0 {
+		s.w.loop.Start(&s.timer, max(most-restTime, time.Millisecond), s)
+	}
 }
 
 // moved implements connection.
@@ -86,7 +115,7 @@ func (s *session) Ready(e loop.Event) { s.mux.Ready(e) }
 func (s *session) Opened(m *mux.Stream, h *message.Head, end bool) {
 	w := s.w
 	s.refresh()
-	if !s.leaves { // else it runs until no new requests are taken
+	if s.leave == nil { // else it runs until no new requests are taken
 		s.timer.Stop()
 	}
 	l := w.newLane()
@@ -114,7 +143,7 @@ func (s *session) Told() {
 		l.start()
 	}
 	w.fresh = w.fresh[:0]
-	if before, is := s.mux.Partial(); is != s.slow.Running() || is && before != s.before {
+	if before, is := s.mux.Partial(); is != s.slow.running() || is && before != s.before {
 		s.watchHead(before, is)
 	}
 }
@@ -127,19 +156,21 @@ func (s *session) Event(e http2.Event) {
 	case http2.EventResets:
 		s.http().count[httpRqResets]++
 	case http2.EventPingAck:
-		s.heard = s.leaves
+		if s.leave != nil {
+			s.leave.heard = true
+		}
 	}
 }
 
 // Idle implements mux.Owner.
 func (s *session) Idle() {
 	switch {
-	case s.last:
+	case s.leave != nil && s.leave.last:
 		s.finish()
-	case s.draining() || s.leaves:
+	case s.draining() || s.leave != nil:
 		s.drain()
 	default:
-		s.w.loop.Start(&s.timer, s.served.http().IdleTimeout, s)
+		s.waitIdle()
 	}
 }
 
@@ -150,8 +181,8 @@ func (s *session) Ended(err error) {
 	}
 	s.byPeer = s.mux.ByPeer(err)
 	s.timer.Stop()
-	s.slow.Stop()
-	s.life.Stop()
+	s.slow.stop()
+	s.life.stop()
 	s.w.fresh = s.w.fresh[:0]
 	s.a.forget(&s.downstream)
 }
@@ -160,11 +191,10 @@ func (s *session) Ended(err error) {
 // client sends before it answers the ping it may have sent before it was told. A client that has nothing under way and has heard
 // is not waited for any longer, and neither is any while the process ends.
 func (s *session) drain() {
-	if s.leaves {
+	if s.leave != nil {
 		return
 	}
-	s.leaves = true
-	s.times, s.pause = goAwayTimes, s.served.http().DrainTimeout
+	s.leave = &leave{times: goAwayTimes, pause: s.served.http().DrainTimeout}
 	s.mux.Drain(false)
 	s.mux.Ping([8]byte{'g', 'o', 'a', 'w', 'a', 'y'})
 	s.await()
@@ -172,26 +202,30 @@ func (s *session) drain() {
 
 // await gives the client the time that it has to hear.
 func (s *session) await() {
-	wait := min(goAwayTime, max(s.w.drainIdle, time.Millisecond))
-	if s.pause > 0 && !s.w.draining {
-		wait = min(wait, s.pause)
+	l, wait := s.leave, min(goAwayTime, max(s.w.drainIdle, time.Millisecond))
+	if l.pause > 0 && !s.w.draining {
+		wait = min(wait, l.pause)
 	}
-	s.times--
-	s.pause -= wait
+	l.times--
+	l.pause -= wait
 	s.w.loop.Start(&s.timer, wait, s)
 }
 
 // hears reports whether the client has time left to hear that it should begin no more requests.
 func (s *session) hears() bool {
-	if s.heard {
-		return s.pause > 0 && !s.w.draining && s.mux.Active() > 0
+	l := s.leave
+	if l.heard {
+		return l.pause > 0 && !s.w.draining && s.mux.Active() > 0
 	}
-	return s.times > 0 || s.pause > 0 && !s.w.draining
+	return l.times > 0 || l.pause > 0 && !s.w.draining
 }
 
 // refuse tells the client which request was the last.
 func (s *session) refuse() {
-	s.leaves, s.last = true, true
+	if s.leave == nil {
+		s.leave = new(leave)
+	}
+	s.leave.last = true
 	s.mux.Drain(true)
 	if s.mux.Active() == 0 {
 		s.finish()
@@ -200,7 +234,7 @@ func (s *session) refuse() {
 
 // finish ends a connection without requests when the client has got the last response.
 func (s *session) finish() {
-	s.ends, s.flush = true, newFlush()
+	s.leave.ends, s.leave.flush = true, s.newFlush()
 	s.mux.Finish()
 	s.w.loop.Start(&s.timer, s.w.flushLook, s)
 }
@@ -209,7 +243,7 @@ func (s *session) finish() {
 func (s *session) flushed() {
 	left := s.mux.Unsent() + s.Unsent()
 	switch {
-	case left > 0 && !s.flush.stalls(left):
+	case left > 0 && !s.leave.flush.stalls(left):
 		s.w.loop.Start(&s.timer, s.w.flushLook, s)
 		return
 	case left > 0:
@@ -225,12 +259,14 @@ func (s *session) shutdown() { s.mux.Abort() }
 // Expired handles the connection's own timeouts.
 func (s *session) Expired(*loop.Timer) {
 	switch {
-	case s.ends:
+	case s.leave != nil && s.leave.ends:
 		s.flushed()
-	case s.leaves && s.hears():
+	case s.leave != nil && s.hears():
 		s.await()
-	case s.leaves:
+	case s.leave != nil:
 		s.refuse()
+	case s.tired:
+		s.rest()
 	default:
 		s.http().count[httpCxIdleTimeout]++
 		s.refuse()
@@ -241,18 +277,32 @@ func (s *session) Expired(*loop.Timer) {
 func (s *session) watchHead(before uint32, is bool) {
 	s.before = before
 	if !is {
-		s.slow.Stop()
+		s.slow.stop()
 		return
 	}
-	s.w.loop.Start(&s.slow, s.served.http().RequestHeadersTimeout, (*slowHead)(s))
+	if s.slow == nil {
+		s.slow = &slowHead{session: s}
+	}
+	s.w.loop.Start(&s.slow.timer, s.served.http().RequestHeadersTimeout, s.slow)
 }
 
 // slowHead is a session one of whose heads takes too long.
-type slowHead session
+type slowHead struct {
+	timer   loop.Timer
+	session *session
+}
+
+func (h *slowHead) running() bool { return h != nil && h.timer.Running() }
+
+func (h *slowHead) stop() {
+	if h != nil {
+		h.timer.Stop()
+	}
+}
 
 // Expired gives up the client: nothing else can come on the connection before the head is complete.
 func (h *slowHead) Expired(*loop.Timer) {
-	s := (*session)(h)
+	s := h.session
 	if s.mux.Clogged() { // the rest of it may be there, and is not read as long as the client does not read either
 		s.watchHead(s.before, true)
 		return

@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"bytes"
+	"io"
 	"testing"
 	"time"
 
@@ -86,6 +87,71 @@ func TestCVEClass16_SlowHeadsOfHTTP2End(t *testing.T) {
 			p.waitStat("http.outbound.downstream_cx_active", "0")
 			if got := p.stat("http.outbound.downstream_cx_protocol_error"); got != "0" {
 				t.Errorf("%s errors of protocol, want none", got)
+			}
+		})
+	}
+}
+
+// TestCVEClass16_SlowPrefacesThatTellNothingEnd: what may become HTTP/2 and does not say so in time ends, however often another byte of it comes.
+func TestCVEClass16_SlowPrefacesThatTellNothingEnd(t *testing.T) {
+	const patience = 400 * time.Millisecond
+	p := start2(t, config.ProtocolAuto, config.ProtocolHTTP1, fixed(t), func(l *config.Listener, _ *config.Cluster) { l.HTTP.RequestHeadersTimeout = patience })
+	conn := p.dial()
+	ended := make(chan time.Duration)
+	begun := time.Now()
+	go func() {
+		_, _ = io.Copy(io.Discard, conn)
+		ended <- time.Since(begun)
+	}()
+	for i := range len(http2.ClientPreface) - 1 {
+		_, _ = io.WriteString(conn, http2.ClientPreface[i:i+1])
+		select {
+		case <-ended:
+			return
+		case <-time.After(patience / 2):
+		}
+	}
+	t.Errorf("%d bytes of a preface took %s", len(http2.ClientPreface)-1, time.Since(begun))
+}
+
+// TestCVEClass16_SlowPrefacesOfHTTP2End: what a client begins a connection with has the time of a head, from its first byte on; one that
+// says nothing at all is merely idle.
+func TestCVEClass16_SlowPrefacesOfHTTP2End(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		says  string
+		drips string
+		ends  bool
+	}{
+		{"nothing", "", "", false},
+		{"a byte", "P", "", true},
+		{"a part of the preface", http2.ClientPreface[:20], "", true},
+		{"a preface in drops", "P", http2.ClientPreface[1:], true},
+		{"no settings", http2.ClientPreface, "", true},
+		{"a part of the settings", http2.ClientPreface + "\x00\x00\x06\x04\x00\x00", "", true},
+		{"all of it", http2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00", "", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			p := start2(t, config.ProtocolHTTP2, config.ProtocolHTTP1, fixed(t), func(l *config.Listener, _ *config.Cluster) {
+				l.HTTP.RequestHeadersTimeout, l.HTTP.DelayedCloseTimeout, l.HTTP.IdleTimeout = 300*time.Millisecond, 100*time.Millisecond, 3*time.Second
+			})
+			conn := p.dial()
+			_, _ = io.WriteString(conn, c.says)
+			go func() {
+				for i := range len(c.drips) {
+					time.Sleep(20 * time.Millisecond)
+					_, _ = io.WriteString(conn, c.drips[i:i+1])
+				}
+			}()
+			_, _ = io.Copy(io.Discard, conn) // to the end
+			p.waitStat("http.outbound.downstream_cx_active", "0")
+			slow, idle := "1", "0"
+			if !c.ends {
+				slow, idle = "0", "1"
+			}
+			if s, i := p.stat("http.outbound.downstream_rq_header_timeout"), p.stat("http.outbound.downstream_cx_idle_timeout"); s != slow || i != idle {
+				t.Errorf("%s ended because they were slow and %s because they were idle, want %s and %s", s, i, slow, idle)
 			}
 		})
 	}

@@ -149,6 +149,7 @@ const (
 	tcpCxTotal tcpCounter = iota
 	tcpNoRoute
 	tcpConnectFail
+	tcpIdleTimeout
 	tcpRxBytes
 	tcpTxBytes
 	numTCPCounters
@@ -158,6 +159,7 @@ var tcpCounterNames = [numTCPCounters]string{
 	tcpCxTotal:     "downstream_cx_total",
 	tcpNoRoute:     "downstream_cx_no_route",
 	tcpConnectFail: "upstream_connect_fail",
+	tcpIdleTimeout: "idle_timeout",
 	tcpRxBytes:     "downstream_cx_rx_bytes_total",
 	tcpTxBytes:     "downstream_cx_tx_bytes_total",
 }

@@ -97,7 +97,7 @@ func (s *stream) retry(err error) {
 		return
 	}
 	s.cluster.Stats.Count[upstream.ConnAttemptsExceeded]++
-	s.fail(flagConnectFailed | flagRetryLimit)
+	s.fail(flagConnectFailed | flagConnectLimit)
 }
 
 // Free is told that a connection may be had after all.
@@ -145,6 +145,9 @@ func (s *stream) UpstreamReady(e loop.Event) {
 		s.tunnel.UpstreamReady(e)
 	}
 }
+
+// tunnelIdle counts a tunnel that was silent for too long.
+func (s *stream) tunnelIdle() { s.stats.count[tcpIdleTimeout]++ }
 
 // tunnelEnded closes the client's side.
 func (s *stream) tunnelEnded(broken bool) {

@@ -38,53 +38,44 @@ type Handler interface {
 // Conn is one end of a connection.
 type Conn struct {
 	arena  *Arena
-	limits Limits
-	client bool
-	counts *Counts // nil: nobody asks
+	limits *Limits
+	counts *Counts   // nil: nobody asks
+	*work            // nil: nothing happens
+	ours   *resetIDs // nil: this side reset no stream
 
-	dec     decoder
-	enc     encoder
-	table   streams
-	active  int // streams begun and not released
-	blocked queue
-	ours    resetIDs
-	section section
-	heads   uint32 // field sections that were complete
+	dec decoder
+	enc encoder
 
-	preface  int    // bytes of the client's preface seen
-	settled  bool   // the peer's SETTINGS came
-	acked    bool   // the peer knows ours
-	lastPeer uint32 // the highest stream of the peer
-	lastTake uint32 // the highest one that is taken still
-	nextID   uint32 // a client's next stream
+	room     int      // the peer's window
+	echoes   int      // window updates and pings that are owed to what was sent
+	active   int32    // streams begun and not released
+	credit   int32    // of the connection's window: used and not given back yet
+	heads    uint32   // field sections that were complete
+	lastPeer uint32   // the highest stream of the peer
+	lastTake uint32   // the highest one that is taken still
+	nextID   uint32   // a client's next stream
+	last     uint32   // of ours that the peer takes
+	peer     settings // what it told
+	noise    int32
+	resets   int32
+	underWay underWay
+	now      uint32
+	failed   ErrCode
 
-	credit int // of the connection's window: used and not given back yet
-	room   int // the peer's window
-
-	peer settings
-	gone bool // the peer sent GOAWAY
-	last uint32
-
-	control []byte // frames that wait to be sent
-	urgent  bool   // control goes before anything else
-
-	block block
-	data  content
-
-	noise, resets int
-	underWay      underWay
-	echoes        int // window updates and pings that are owed to what was sent
-	now           uint32
-	failed        ErrCode
-	feeding       bool
-	done          *Stream // released during Feed
+	client  bool
+	preface uint8 // bytes of the client's preface seen
+	settled bool  // the peer's SETTINGS came
+	acked   bool  // the peer knows ours
+	gone    bool  // the peer sent GOAWAY
+	urgent  bool  // control goes before anything else
+	feeding bool
+	connect bool // the peer takes :protocol
 }
 
 type settings struct {
-	window  int
-	frame   int
+	window  int32
+	frame   int32
 	streams uint32
-	connect bool
 }
 
 // block is a field section that is not complete.
@@ -109,7 +100,7 @@ type content struct {
 // underWay is what peers may have sent on streams before they knew that those were reset. It is no noise: small messages fill a
 // window with thousands of frames, which are not to end the connection of all the other streams. No bytes are under way beyond the
 // connection's window, and no streams beyond those that the peer may have open.
-type underWay struct{ bytes, frames int }
+type underWay struct{ bytes, frames int32 }
 
 const prefaceText = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -120,17 +111,16 @@ func (c *Conn) InitServer(l Limits, a *Arena) { c.init(l, a, false) }
 func (c *Conn) InitClient(l Limits, a *Arena) { c.init(l, a, true) }
 
 func (c *Conn) init(l Limits, a *Arena, client bool) {
-	l = l.orDefaults()
 	*c = Conn{
-		arena: a, limits: l, client: client, nextID: 1, room: initialWindow, lastTake: maxWindow, last: maxWindow,
-		peer: settings{initialWindow, maxFrame, maxWindow, false}, urgent: true, control: c.control[:0],
-		enc: encoder{finder: c.enc.finder},
+		arena: a, limits: a.shared(l, client), work: a.work(), client: client, nextID: 1, room: initialWindow, lastTake: maxWindow, last: maxWindow,
+		peer: settings{initialWindow, maxFrame, maxWindow}, urgent: true,
 	}
+	l = *c.limits
 	c.dec.init()
-	c.enc.init()
+	c.enc.init(&c.finder)
 	if client {
 		c.control = append(c.control, prefaceText...)
-		c.preface = len(prefaceText)
+		c.preface = uint8(len(prefaceText))
 	}
 	c.control = appendSettings(c.control, l, client)
 	if l.ConnWindow > initialWindow {
@@ -164,8 +154,8 @@ func appendSettings(dst []byte, l Limits, client bool) []byte {
 func (c *Conn) Tick(now uint32) {
 	if passed := int(now - c.now); passed > 0 && c.now != 0 {
 		passed = min(passed, 10)
-		c.noise = max(0, c.noise-passed*(c.limits.Noise+9)/10)
-		c.resets = max(0, c.resets-passed*(c.limits.Resets+9)/10)
+		c.noise = int32(max(0, int(c.noise)-passed*(c.limits.Noise+9)/10))
+		c.resets = int32(max(0, int(c.resets)-passed*(c.limits.Resets+9)/10))
 	}
 	c.now = now
 }
@@ -176,6 +166,7 @@ func (c *Conn) Feed(buf []byte, to Handler) (used int, err error) {
 	if c.failed != NoError {
 		return 0, c.failed
 	}
+	c.rouse()
 	c.feeding = true
 	code := NoError
 	for code == NoError {
@@ -185,7 +176,7 @@ func (c *Conn) Feed(buf []byte, to Handler) (used int, err error) {
 		}
 		used += n
 		c.forget()
-		if code == NoError && len(c.control) > controlBytes {
+		if code == NoError && len(c.control)-c.own > controlBytes {
 			c.count(OutboundControlFlood)
 			code = EnhanceYourCalm
 		}
@@ -205,12 +196,15 @@ func (c *Conn) Feed(buf []byte, to Handler) (used int, err error) {
 func (c *Conn) Fail(code ErrCode) {
 	c.failed = code
 	c.count(GoAwaySent)
+	c.rouse()
 	c.control = appendGoAway(c.control, min(c.lastPeer, c.lastTake), code)
 }
 
-// Unfinished reports whether a field section has begun and is not complete, and how many were before it. rest is what Feed left over.
+// Unfinished reports whether a field section has begun and is not complete, or a client has begun to say that it speaks HTTP/2 and not
+// said all of that (RFC 9113 section 3.4), and how many sections were before it. rest is what Feed left over.
 func (c *Conn) Unfinished(rest []byte) (before uint32, is bool) {
-	return c.heads, c.block.open || len(rest) > 3 && frameType(rest[3]) == frameHeaders
+	opening := !c.client && !c.settled && (c.preface > 0 || len(rest) > 0)
+	return c.heads, opening || c.work != nil && c.block.open || len(rest) > 3 && frameType(rest[3]) == frameHeaders
 }
 
 // step reads the preface, one frame or some content. n is 0 when more is needed.
@@ -218,12 +212,13 @@ func (c *Conn) step(p []byte, to Handler) (n int, code ErrCode) {
 	switch {
 	case len(p) == 0:
 		return 0, NoError
-	case c.preface < len(prefaceText):
-		n = min(len(p), len(prefaceText)-c.preface)
-		if string(p[:n]) != prefaceText[c.preface:c.preface+n] {
+	case int(c.preface) < len(prefaceText):
+		left := prefaceText[c.preface:]
+		n = min(len(p), len(left))
+		if string(p[:n]) != left[:n] {
 			return 0, ProtocolError
 		}
-		c.preface += n
+		c.preface += uint8(n)
 		return n, NoError
 	case c.data.open:
 		return c.readContent(p, to), NoError
@@ -287,7 +282,7 @@ func (c *Conn) frame(f frame, p []byte, to Handler) ErrCode {
 
 // charge counts frames that make work and move nothing. Too many are a flood of the kind.
 func (c *Conn) charge(n int, kind Counter) ErrCode {
-	if c.noise += n; c.noise > c.limits.Noise {
+	if c.noise += int32(n); int(c.noise) > c.limits.Noise {
 		c.count(kind)
 		return EnhanceYourCalm
 	}
@@ -297,8 +292,8 @@ func (c *Conn) charge(n int, kind Counter) ErrCode {
 // expectLate allows for what is under way to a stream that is reset: window bytes of content, and frames besides.
 func (c *Conn) expectLate(window int) {
 	u := &c.underWay
-	u.bytes = min(u.bytes+max(0, window), c.limits.ConnWindow)
-	u.frames = min(u.frames+lateFrames, lateFrames*c.limits.Streams)
+	u.bytes = int32(min(int(u.bytes)+max(0, window), c.limits.ConnWindow))
+	u.frames = int32(min(int(u.frames)+lateFrames, lateFrames*c.limits.Streams))
 }
 
 // chargeLate counts a frame for a stream that was reset.
@@ -322,7 +317,7 @@ func (c *Conn) chargeEcho(kind Counter) ErrCode {
 
 // chargeReset counts a stream that was begun for nothing.
 func (c *Conn) chargeReset(to Handler) ErrCode {
-	if c.resets++; c.resets > c.limits.Resets {
+	if c.resets++; int(c.resets) > c.limits.Resets {
 		to.Event(EventResets)
 		return EnhanceYourCalm
 	}
@@ -350,7 +345,7 @@ func (c *Conn) streamWindow() int {
 
 // streamError resets a stream because of what the peer sent.
 func (c *Conn) streamError(s *Stream, id uint32, code ErrCode, to Handler) ErrCode {
-	c.ours.add(id)
+	c.remember(id)
 	c.count(ResetSent)
 	if code == ProtocolError {
 		c.count(MessagingError)
@@ -367,6 +362,14 @@ func (c *Conn) streamError(s *Stream, id uint32, code ErrCode, to Handler) ErrCo
 	}
 	to.Event(EventRejected)
 	return c.chargeReset(to)
+}
+
+// remember notes that this side reset a stream.
+func (c *Conn) remember(id uint32) {
+	if c.ours == nil {
+		c.ours = new(resetIDs)
+	}
+	c.ours.add(id)
 }
 
 // cutOff ends a stream here.

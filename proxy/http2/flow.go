@@ -50,10 +50,10 @@ func (c *Conn) lateData(s *Stream, f frame, to Handler) ErrCode {
 	switch {
 	case s == nil && !c.late(f.stream):
 		return c.streamError(nil, f.stream, StreamClosed, to)
-	case f.length == 0 || f.length > c.underWay.bytes:
+	case f.length == 0 || f.length > int(c.underWay.bytes):
 		return c.chargeLate()
 	}
-	c.underWay.bytes -= f.length
+	c.underWay.bytes -= int32(f.length)
 	return NoError
 }
 
@@ -129,9 +129,9 @@ func (c *Conn) Consumed(s *Stream, n int) {
 // giveBack opens the connection's window again by n bytes, once half of it is used up. As that is never less than a frame, a peer that
 // keeps to the window cannot be told from one that does not.
 func (c *Conn) giveBack(n int) {
-	c.credit += n
-	if c.credit >= c.limits.ConnWindow/2 {
-		c.control = appendWindowUpdate(c.control, 0, c.credit)
+	c.credit += int32(n)
+	if int(c.credit) >= c.limits.ConnWindow/2 {
+		c.control = appendWindowUpdate(c.control, 0, int(c.credit))
 		c.credit = 0
 	}
 }
@@ -182,11 +182,11 @@ func (c *Conn) windowUpdate(f frame, p []byte, to Handler) ErrCode {
 
 // initialWindow changes the windows of all streams (RFC 9113 section 6.9.2).
 func (c *Conn) initialWindow(window int, to Handler) ErrCode {
-	change := window - c.peer.window
+	change := window - int(c.peer.window)
 	if change == 0 {
 		return NoError
 	}
-	c.peer.window = window
+	c.peer.window = int32(window)
 	over := false
 	c.table.each(func(s *Stream) {
 		s.room += change

@@ -58,7 +58,7 @@ func (d *decoder) field(p []byte, s *section) (rest []byte, err ErrCode) {
 		prefix = 6
 	}
 	index, p, ok := readInt(p, prefix)
-	if !ok || prefix == 7 && index == 0 || index >= firstDynamic+d.table.count {
+	if !ok || prefix == 7 && index == 0 || index >= firstDynamic+int(d.table.count) {
 		return nil, CompressionError
 	}
 	h := s.head
@@ -86,7 +86,7 @@ func (d *decoder) field(p []byte, s *section) (rest []byte, err ErrCode) {
 		f.Sensitive = b&0xf0 == 0x10
 	}
 	if prefix == 6 {
-		d.table.add(h.Bytes(f.Name), h.Bytes(f.Value), f.Known, 0, bad)
+		d.table.add(h.Bytes(f.Name), h.Bytes(f.Value), f.Known, bad)
 	}
 	if !s.add(f, bad) {
 		h.Text = h.Text[:mark]
@@ -97,7 +97,7 @@ func (d *decoder) field(p []byte, s *section) (rest []byte, err ErrCode) {
 // skip passes over entries that change no table: references of one byte, and literals that are not to be kept. What cannot be
 // decoded is an error here as anywhere.
 func (d *decoder) skip(p []byte, h *message.Head) (rest []byte, err ErrCode) {
-	known := firstDynamic + d.table.count
+	known := firstDynamic + int(d.table.count)
 	for len(p) > 0 {
 		switch b := p[0]; {
 		case b > 0x80 && b < 0xff:

@@ -44,8 +44,8 @@ func makeTokenBytes() (t [numTokens][]byte) {
 // nothing else. Values are not Huffman coded: on the links of a mesh time is dearer than bytes.
 type encoder struct {
 	table  table
-	finder *finder
-	lowest int // the smallest size set since the last section
+	finder *finder // what is in the table; nil: it has to be used again before anything is written
+	lowest uint16  // the smallest size set since the last section
 	resize bool
 }
 
@@ -54,11 +54,26 @@ type finder struct {
 	entry [encoderSlots]uint32 // number + 1 of the entry
 }
 
-func (e *encoder) init() { *e = encoder{table: table{max: tableSize}, finder: e.finder} }
+func (e *encoder) init(f *finder) {
+	*e = encoder{table: table{max: tableSize}}
+	e.use(f)
+}
+
+// use has f, whatever it knew, find what is in the table from now on.
+func (e *encoder) use(f *finder) {
+	*f = finder{}
+	e.finder = f
+	t := &e.table
+	for i := range int(t.count) {
+		at := t.slot(i)
+		name, value := t.texts(at)
+		f.entry[hashField(at.token, name, value)%encoderSlots] = t.added - uint32(t.count) + uint32(i) + 1
+	}
+}
 
 // limit takes the peer's SETTINGS_HEADER_TABLE_SIZE.
 func (e *encoder) limit(n uint32) {
-	size := int(min(n, tableSize))
+	size := uint16(min(n, tableSize))
 	if size == e.table.max && !e.resize {
 		return
 	}
@@ -66,16 +81,16 @@ func (e *encoder) limit(n uint32) {
 		e.resize, e.lowest = true, size
 	}
 	e.lowest = min(e.lowest, size)
-	e.table.resize(size)
+	e.table.resize(int(size))
 }
 
 // begin starts a section with the size updates that are due.
 func (e *encoder) begin(dst []byte) []byte {
 	if e.resize {
 		if e.lowest < e.table.max {
-			dst = appendInt(dst, 0x20, 5, e.lowest)
+			dst = appendInt(dst, 0x20, 5, int(e.lowest))
 		}
-		dst = appendInt(dst, 0x20, 5, e.table.max)
+		dst = appendInt(dst, 0x20, 5, int(e.table.max))
 		e.resize = false
 	}
 	return dst
@@ -85,22 +100,19 @@ func (e *encoder) field(dst []byte, token message.Name, name, value []byte, sens
 	switch {
 	case sensitive || policies[token] == indexNever:
 		return appendLiteral(dst, 0x10, 4, token, name, value)
-	case policies[token] == indexNot || len(tokenBytes[token])+len(name)+len(value)+headerOverhead > e.table.max/4:
+	case policies[token] == indexNot || len(tokenBytes[token])+len(name)+len(value)+headerOverhead > int(e.table.max)/4:
 		return appendLiteral(dst, 0, 4, token, name, value)
 	}
 	if token != message.Other {
 		name = tokenBytes[token] // its length counts in the table, whatever the caller gave
 	}
-	if e.finder == nil {
-		e.finder = new(finder)
-	}
 	hash := hashField(token, name, value)
 	slot := hash % encoderSlots
 	t := &e.table
-	if back := t.added - e.finder.entry[slot]; e.finder.entry[slot] > 0 && int(back) < t.count {
+	if back := t.added - e.finder.entry[slot]; e.finder.entry[slot] > 0 && back < uint32(t.count) {
 		found := t.get(int(back))
 		n, v := t.texts(found)
-		if found.hash == hash && found.token == token && string(n) == string(name) && string(v) == string(value) {
+		if found.token == token && string(n) == string(name) && string(v) == string(value) {
 			return appendInt(dst, 0x80, 7, firstDynamic+int(back))
 		}
 	}
@@ -109,7 +121,7 @@ func (e *encoder) field(dst []byte, token message.Name, name, value []byte, sens
 		return appendLiteral(dst, 0, 4, token, name, value)
 	}
 	dst = appendLiteral(dst, 0x40, 6, token, name, value)
-	t.add(name, value, token, hash, false)
+	t.add(name, value, token, false)
 	e.finder.entry[slot] = t.added
 	return dst
 }

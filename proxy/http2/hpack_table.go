@@ -118,8 +118,7 @@ func makeStaticNames() (t [numTokens]uint8) {
 
 // entry is one field in a dynamic table.
 type entry struct {
-	at          uint32 // of the name in the table's text; the value stands behind it
-	hash        uint32 // of the encoder
+	at          uint16 // of the name in the table's text; the value stands behind it
 	name, value uint16 // lengths
 	token       message.Name
 	bad         bool // a field that makes its message malformed; seen once, when it came in
@@ -131,16 +130,19 @@ func (e entry) size() int { return int(e.name) + int(e.value) + headerOverhead }
 type table struct {
 	text    []byte
 	entries []entry // the ring; its length is a power of two
-	oldest  int
-	count   int
-	size    int
-	max     int
+	oldest  uint16
+	count   uint16
+	size    uint16
+	max     uint16
 	added   uint32 // entries ever added
 }
 
 func (t *table) get(i int) *entry { // 0 is the newest
-	return &t.entries[(t.oldest+t.count-1-i)&(len(t.entries)-1)]
+	return t.slot(int(t.count) - 1 - i)
 }
+
+// slot is where the i-th oldest entry stands, or is to stand.
+func (t *table) slot(i int) *entry { return &t.entries[(int(t.oldest)+i)&(len(t.entries)-1)] }
 
 func (t *table) texts(e *entry) (name, value []byte) {
 	at, mid := int(e.at), int(e.at)+int(e.name)
@@ -148,14 +150,14 @@ func (t *table) texts(e *entry) (name, value []byte) {
 }
 
 func (t *table) resize(limit int) {
-	t.max = limit
+	t.max = uint16(limit)
 	t.evict(limit)
 }
 
 func (t *table) evict(size int) {
-	for t.size > size {
-		t.size -= t.entries[t.oldest].size()
-		t.oldest = (t.oldest + 1) & (len(t.entries) - 1)
+	for int(t.size) > size {
+		t.size -= uint16(t.entries[t.oldest].size())
+		t.oldest = (t.oldest + 1) & uint16(len(t.entries)-1)
 		t.count--
 	}
 	if t.count == 0 {
@@ -164,44 +166,68 @@ func (t *table) evict(size int) {
 }
 
 // add adds a field; name and value do not lie in the table. One that is larger than the table empties it (section 4.4).
-func (t *table) add(name, value []byte, token message.Name, hash uint32, bad bool) {
+func (t *table) add(name, value []byte, token message.Name, bad bool) {
 	size := len(name) + len(value) + headerOverhead
-	if size > t.max {
+	if size > int(t.max) {
 		t.evict(0)
 		return
 	}
-	t.evict(t.max - size)
-	if t.count == len(t.entries) {
-		t.grow()
+	t.evict(int(t.max) - size)
+	if int(t.count) == len(t.entries) {
+		t.arrange(max(fewEntries, 2*len(t.entries)))
 	}
 	if len(t.text)+len(name)+len(value) > 2*tableSize {
 		t.compact()
 	}
-	e := &t.entries[(t.oldest+t.count)&(len(t.entries)-1)]
-	*e = entry{uint32(len(t.text)), hash, uint16(len(name)), uint16(len(value)), token, bad}
+	*t.slot(int(t.count)) = entry{uint16(len(t.text)), uint16(len(name)), uint16(len(value)), token, bad}
 	t.text = append(append(t.text, name...), value...)
 	t.count++
-	t.size += size
+	t.size += uint16(size)
 	t.added++
 }
 
-func (t *table) grow() {
-	bigger := make([]entry, max(8, 2*len(t.entries)))
-	for i := range t.count {
-		bigger[i] = t.entries[(t.oldest+i)&(len(t.entries)-1)]
+// arrange makes the ring so long.
+func (t *table) arrange(n int) {
+	ring := make([]entry, n)
+	for i := range int(t.count) {
+		ring[i] = *t.slot(i)
 	}
-	t.entries, t.oldest = bigger, 0
+	t.entries, t.oldest = ring, 0
 }
 
 // compact moves the texts of what is left to the front.
 func (t *table) compact() {
-	if t.count == 0 {
-		t.text = t.text[:0]
-		return
-	}
-	from := t.entries[t.oldest].at
+	from := t.dead()
 	t.text = t.text[:copy(t.text, t.text[from:])]
-	for i := range t.count {
-		t.entries[(t.oldest+i)&(len(t.entries)-1)].at -= from
+	for i := range int(t.count) {
+		t.slot(i).at -= uint16(from)
+	}
+}
+
+// dead is how much of the text belongs to no entry any more.
+func (t *table) dead() int {
+	if t.count == 0 {
+		return len(t.text)
+	}
+	return int(t.slot(0).at)
+}
+
+const (
+	fewEntries = 4   // what a ring has room for at least
+	spareBytes = 128 // of text that a table keeps for what may come
+)
+
+// trim gives back what memory the table has beyond its entries, unless that is little: a table that stays as it is costs nothing.
+func (t *table) trim() {
+	n := fewEntries
+	for n < int(t.count) {
+		n *= 2
+	}
+	if n < len(t.entries) {
+		t.arrange(n)
+	}
+	if cap(t.text)-len(t.text)+t.dead() > spareBytes {
+		t.compact()
+		t.text = append(make([]byte, 0, len(t.text)), t.text...)
 	}
 }

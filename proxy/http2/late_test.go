@@ -106,7 +106,7 @@ func TestWhatIsUnderWayIsNoFlood(t *testing.T) {
 			if err := r.fed(p); err != nil || !slices.Contains(r.lines, "1 data alive") {
 				t.Fatalf("%v, %q", err, r.lines)
 			}
-			if got := r.conn.underWay; got != (underWay{0, c.left}) {
+			if got := r.conn.underWay; got != (underWay{0, int32(c.left)}) {
 				t.Errorf("%+v may come still, want %d frames and no content", got, c.left)
 			}
 			taken := 0

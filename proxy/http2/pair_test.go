@@ -103,8 +103,9 @@ func (e *end) carry(t testing.TB, to *end, limit int) bool {
 
 func newPair(l Limits) (client, server *end) {
 	client, server = new(end), new(end)
-	client.conn.InitClient(l, new(Arena))
-	server.conn.InitServer(l, new(Arena))
+	a := new(Arena)
+	client.conn.InitClient(l, a)
+	server.conn.InitServer(l, a)
 	server.answer = new(message.Head)
 	server.answer.Reset()
 	server.answer.Status = 200
@@ -152,12 +153,17 @@ func TestPairMovesEverything(t *testing.T) {
 			}
 			moved = client.carry(t, server, 1+rnd.IntN(50_000))
 			moved = server.carry(t, client, 1+rnd.IntN(50_000)) || moved
+			if rnd.IntN(2) == 0 {
+				client.conn.Rest()
+				server.conn.Rest()
+			}
 		}
 		if server.got != 40*len(body) || client.got != 40*len(server.content) || client.ended != 40 || client.resets+server.resets != 0 {
 			t.Fatalf("round %d, %+v: %d of %d, %d of %d, %d ended", round, l, server.got, 40*len(body), client.got, 40*len(server.content), client.ended)
 		}
 		for _, ends := range [][2]*end{{client, server}, {server, client}} {
-			if c := &ends[0].conn; c.active != 0 || c.table.count != 0 || c.blocked.count != 0 {
+			c := &ends[0].conn
+			if c.rouse(); c.active != 0 || c.table.count != 0 || c.blocked.count != 0 {
 				t.Fatalf("round %d: %d active, %d streams, %d blocked", round, c.active, c.table.count, c.blocked.count)
 			}
 			wholeWindow(t, ends[0], ends[1])
@@ -168,7 +174,7 @@ func TestPairMovesEverything(t *testing.T) {
 // wholeWindow checks that all of the connection's window of an end is with its peer, or will be.
 func wholeWindow(t *testing.T, e, peer *end) {
 	t.Helper()
-	if room, c := peer.conn.room, &e.conn; room+c.credit != c.limits.ConnWindow {
+	if room, c := peer.conn.room, &e.conn; room+int(c.credit) != c.limits.ConnWindow {
 		t.Errorf("the peer has a window of %d, %d are to be given back, want %d in all", room, c.credit, c.limits.ConnWindow)
 	}
 }

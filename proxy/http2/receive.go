@@ -77,7 +77,7 @@ func (c *Conn) fields(p []byte, to Handler) ErrCode {
 	}
 	h := c.arena.head()
 	defer func() { c.arena.heads = append(c.arena.heads, h) }()
-	c.section.begin(h, kind, &c.limits)
+	c.section.begin(h, kind, c.limits)
 	if err := c.dec.decode(p, &c.section); err != nil {
 		return CompressionError
 	}
@@ -137,14 +137,14 @@ func (c *Conn) expect(s *Stream, id uint32) (kind sectionKind, use bool, code Er
 }
 
 func (c *Conn) request(id uint32, h *message.Head, to Handler) ErrCode {
-	if c.active >= c.limits.Streams {
+	if int(c.active) >= c.limits.Streams {
 		return c.streamError(nil, id, RefusedStream, to)
 	}
 	if c.block.end && h.ContentLength > 0 {
 		return c.streamError(nil, id, ProtocolError, to)
 	}
 	s := c.arena.stream()
-	s.id, s.window, s.room = id, c.streamWindow(), c.peer.window
+	s.id, s.window, s.room = id, c.streamWindow(), int(c.peer.window)
 	s.remaining, s.started, s.ended, s.began = h.ContentLength, true, c.block.end, c.now
 	c.table.add(s)
 	c.active++
@@ -258,7 +258,7 @@ func (c *Conn) settings(f frame, p []byte, to Handler) ErrCode {
 	if len(p)%6 != 0 {
 		return FrameSizeError
 	}
-	window := c.peer.window
+	window := int(c.peer.window)
 	for ; len(p) > 0; p = p[6:] {
 		id, value := binary.BigEndian.Uint16(p), binary.BigEndian.Uint32(p[2:])
 		if id == settingWindow {
@@ -304,12 +304,12 @@ func (c *Conn) setting(id uint16, value uint32) ErrCode {
 		if value < maxFrame || value > 1<<24-1 {
 			return ProtocolError
 		}
-		c.peer.frame = int(min(value, maxSendFrame))
+		c.peer.frame = int32(min(value, maxSendFrame))
 	case settingConnect:
-		if value > 1 || c.peer.connect && value == 0 {
+		if value > 1 || c.connect && value == 0 {
 			return ProtocolError
 		}
-		c.peer.connect = value == 1
+		c.connect = value == 1
 	}
 	return NoError
 }

@@ -7,20 +7,21 @@ func (c *Conn) Slots() int {
 	if c.gone || c.failed != NoError || c.nextID > maxWindow-2*uint32(c.active) {
 		return 0
 	}
-	return max(0, int(min(c.peer.streams, uint32(c.limits.Streams)))-c.active)
+	return max(0, int(min(c.peer.streams, uint32(c.limits.Streams)))-int(c.active))
 }
 
 // ExtendedConnect reports whether the peer, a server, takes :protocol.
-func (c *Conn) ExtendedConnect() bool { return c.peer.connect }
+func (c *Conn) ExtendedConnect() bool { return c.connect }
 
 // Active is the number of streams that are not released.
-func (c *Conn) Active() int { return c.active }
+func (c *Conn) Active() int { return int(c.active) }
 
 // Open begins a stream of a client; nil without a slot. It gets its number when its head is written.
 func (c *Conn) Open() *Stream {
 	if !c.client || c.Slots() == 0 {
 		return nil
 	}
+	c.rouse()
 	s := c.arena.stream()
 	c.active++
 	return s
@@ -33,7 +34,7 @@ func (c *Conn) AppendHeaders(dst []byte, s *Stream, h *message.Head, e *message.
 		return dst
 	}
 	if c.client && s.id == 0 {
-		s.id, s.window, s.room, s.remaining = c.nextID, c.streamWindow(), c.peer.window, -1
+		s.id, s.window, s.room, s.remaining = c.nextID, c.streamWindow(), int(c.peer.window), -1
 		s.head = h.Method == message.MethodHead && h.Protocol == message.Span{} // with a protocol it is CONNECT
 		c.nextID += 2
 		c.table.add(s)
@@ -67,7 +68,7 @@ func (c *Conn) endBlock(dst []byte, start int, s *Stream, end bool) []byte {
 		s.done = true
 		c.finished(s)
 	}
-	return appendBlock(dst, start, s.id, end, c.peer.frame)
+	return appendBlock(dst, start, s.id, end, int(c.peer.frame))
 }
 
 // DataHeader makes the header of a DATA frame for the first take of n bytes, to be sent with them at once. Call it until all
@@ -77,7 +78,7 @@ func (c *Conn) DataHeader(s *Stream, n int, end bool) (header [frameHeaderSize]b
 	if s.reset || s.done {
 		return header, 0
 	}
-	take = min(n, s.room, c.room, c.peer.frame)
+	take = min(n, s.room, c.room, int(c.peer.frame))
 	if take <= 0 && n > 0 {
 		c.blocked.push(s)
 		return header, 0
@@ -102,9 +103,9 @@ func (c *Conn) Cancel(s *Stream, code ErrCode) {
 	}
 	c.expectLate(s.left())
 	c.cutOff(s)
-	c.ours.add(s.id)
+	c.remember(s.id)
 	c.count(ResetSent)
-	c.control = appendReset(c.control, s.id, code)
+	c.say(appendReset(c.control, s.id, code))
 }
 
 // Release gives a stream back. One that is not over is cancelled: with NoError when only the peer's part is missing, so that
@@ -144,7 +145,8 @@ func (c *Conn) forget() {
 
 // Ping asks for an answer, of which EventPingAck tells.
 func (c *Conn) Ping(data [8]byte) {
-	c.control = append(frame{8, framePing, 0, 0}.append(c.control), data[:]...)
+	c.rouse()
+	c.say(append(frame{8, framePing, 0, 0}.append(c.control), data[:]...))
 }
 
 // Shutdown tells the peer to begin no more streams: first without last, which refuses none, then, when that has had the time to
@@ -155,12 +157,22 @@ func (c *Conn) Shutdown(last bool) {
 		c.lastTake = min(c.lastTake, c.lastPeer)
 		id = c.lastTake
 	}
+	c.rouse()
 	c.count(GoAwaySent)
-	c.control = appendGoAway(c.control, id, NoError)
+	c.say(appendGoAway(c.control, id, NoError))
+}
+
+// say takes the frames that wait with more behind them, which do not answer the peer: they are no matter of its own flooding.
+func (c *Conn) say(control []byte) {
+	c.own += len(control) - len(c.control)
+	c.control = control
 }
 
 // Close tells the handler of every stream that the connection is gone.
 func (c *Conn) Close(code ErrCode, to Handler) {
+	if c.work == nil {
+		return
+	}
 	c.feeding = true
 	c.table.each(func(s *Stream) {
 		if !s.reset && !s.released && !s.complete() {
@@ -171,18 +183,28 @@ func (c *Conn) Close(code ErrCode, to Handler) {
 	c.feeding = false
 	c.forget()
 	c.blocked = queue{}
+	if c.active == 0 {
+		c.giveUp()
+	}
 }
 
 // Each passes every stream to f, which must not release one.
-func (c *Conn) Each(f func(*Stream)) { c.table.each(f) }
+func (c *Conn) Each(f func(*Stream)) {
+	if c.work != nil {
+		c.table.each(f)
+	}
+}
 
 // Pending reports whether AppendControl has something.
-func (c *Conn) Pending() bool { return len(c.control) > 0 }
+func (c *Conn) Pending() bool { return c.work != nil && len(c.control) > 0 }
 
 // AppendControl appends what the connection itself has to send. Call it when a batch of input is done.
 func (c *Conn) AppendControl(dst []byte) []byte {
+	if c.work == nil {
+		return dst
+	}
 	dst = append(dst, c.control...)
-	c.control, c.urgent = c.control[:0], false
+	c.control, c.own, c.urgent = c.control[:0], 0, false
 	if cap(c.control) > 4<<10 {
 		c.control = nil // of a flood
 	}

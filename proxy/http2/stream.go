@@ -57,8 +57,10 @@ func (s *Stream) left() int {
 type Arena struct {
 	heads  []*message.Head
 	blocks [][]byte
+	works  []*work
 	free   *Stream
-	kept   int // in free
+	kept   int        // in free
+	limits [2]*Limits // the last that servers had, and clients
 }
 
 func (a *Arena) head() *message.Head {
@@ -103,6 +105,8 @@ func (a *Arena) put(s *Stream) {
 const (
 	keptBlocks  = 16
 	keptStreams = 4096
+	keptWorks   = 256
+	keptBuckets = 256 // of the table of streams in each
 )
 
 // streams finds streams by their number. Numbers come in sequence, so they spread evenly.
@@ -218,6 +222,9 @@ func (r *resetIDs) add(id uint32) {
 }
 
 func (r *resetIDs) maybe(id uint32) bool {
+	if r == nil {
+		return false
+	}
 	for _, known := range r.ids {
 		if known == id {
 			return true

@@ -44,8 +44,9 @@ func (c *Conn) discard() {
 
 // Abort closes the connection at once.
 func (c *Conn) Abort() {
-	if c.shunned.Running() {
-		c.shunned.Stop()
+	if c.shunned != nil {
+		c.shunned.timer.Stop()
+		c.shunned = nil
 		c.part(c.failed)
 		return
 	}
@@ -85,13 +86,18 @@ func (c *Conn) shun() {
 	if code := http2.NoError; !errors.As(c.failed, &code) || code != http2.EnhanceYourCalm {
 		c.socket.CloseWrite()
 	}
-	c.loop.Start(&c.shunned, c.patience, (*shunned)(c))
+	c.shunned = &shunned{conn: c}
+	c.loop.Start(&c.shunned.timer, c.patience, c.shunned)
 }
 
 // shunned is a connection whose time to read why it ended runs out.
-type shunned Conn
+type shunned struct {
+	timer loop.Timer
+	conn  *Conn
+}
 
-func (c *shunned) Expired(*loop.Timer) { (*Conn)(c).part(c.failed) }
+// Expired implements loop.Expirer.
+func (s *shunned) Expired(*loop.Timer) { s.conn.Abort() }
 
 // fail ends the connection of a peer that was told why, or will be.
 func (c *Conn) fail(err error) {

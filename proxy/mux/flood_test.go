@@ -10,6 +10,7 @@ import (
 	oracle "golang.org/x/net/http2"
 
 	"github.com/hostmesh/hostmesh/proxy/http2"
+	"github.com/hostmesh/hostmesh/proxy/loop"
 )
 
 // floods are frames that make work and move nothing, the i-th of many (CVE-2019-9512, 9513, 9515, 9517 and 9518, CVE-2023-39325,
@@ -191,6 +192,49 @@ func TestCVEClass15_WhoFloodsWaits(t *testing.T) {
 					t.Errorf("%d bytes were read of it", p.e.received-before)
 				}
 			})
+		})
+	}
+}
+
+// TestManyCancelledAtOnce: thousands of streams that this side gives up in one turn, as when the deadline of all calls is over, are told
+// to the peer one and all. They are not what the peer asked for, and end no connection, whatever comes of it in that turn.
+func TestManyCancelledAtOnce(t *testing.T) {
+	const many = 2000
+	for _, server := range []bool{false, true} {
+		t.Run(map[bool]string{true: "server", false: "client"}[server], func(t *testing.T) {
+			l := run(t)
+			p := begin(t, l, http2.Limits{Streams: many + 1}, server, 0, []oracle.Setting{{ID: oracle.SettingMaxConcurrentStreams, Val: many + 1}})
+			for i := range many {
+				if server {
+					p.message(uint32(2*i+1), false)
+				} else if p.e.open() == nil {
+					t.Fatal("no stream")
+				}
+				if i%100 == 0 {
+					p.fence()
+				}
+			}
+			p.fence()
+			p.e.do(func() {
+				for _, x := range p.e.streams {
+					x.close()
+				}
+				_ = p.WritePing(false, [8]byte{'h', 'i'})
+				_, _ = p.conn.Write(p.out.Bytes())
+				p.out.Reset()
+				p.e.conn.Ready(loop.In)
+			})
+			resets := 0
+			for _, line := range p.fence() {
+				if strings.Contains(line, "reset CANCEL") {
+					resets++
+				} else if line != "pong hi" {
+					t.Errorf("got %s", line)
+				}
+			}
+			if resets != many {
+				t.Errorf("%d streams are reset, want %d", resets, many)
+			}
 		})
 	}
 }

@@ -91,12 +91,13 @@ type Conn struct {
 	readable bool
 	hup      bool
 	closed   bool
-	busy     bool  // within feed
-	failed   error // the connection ends, when out is sent if that may still be
-	linger   bool  // and not before the peer has ended it
-	parting  bool  // all is sent, and the peer knows
-	shunned  loop.Timer
+	busy     bool          // within feed
+	resting  bool          // until a stream begins
+	linger   bool          // the connection does not end before the peer has ended it
+	parting  bool          // all is sent, and the peer knows
+	failed   error         // the connection ends, when out is sent if that may still be
 	patience time.Duration // of a server with who broke the rules
+	shunned  *shunned      // one did
 }
 
 // Serve begins a server's connection on an open socket, whose events have to be given to Ready. early is what was read from it, at
@@ -194,9 +195,20 @@ func (c *Conn) read() {
 		moved += max(m, 1)
 		c.feed(shared[:n+m])
 	}
-	if !c.closed && c.Pending() {
+	switch {
+	case c.closed:
+	case c.Pending():
 		c.mark()
+	case c.resting:
+		c.Conn.Rest()
 	}
+}
+
+// Rest gives back what memory the connection needs only while something happens on it, until a stream begins; to be called when it
+// was idle for a while, and not while something is told. A ping is answered at rest.
+func (c *Conn) Rest() {
+	c.resting = true
+	c.Conn.Rest()
 }
 
 func (c *Conn) feed(data []byte) {
@@ -220,7 +232,8 @@ func (c *Conn) feed(data []byte) {
 	}
 }
 
-// Partial reports whether a field section of the peer's has begun and is not complete, which keeps all else back, and how many were before it.
+// Partial reports whether a field section of the peer's, or the client's preface, has begun and is not complete, which keeps all else
+// back, and how many sections were before it.
 func (c *Conn) Partial() (before uint32, is bool) { return c.before, c.partial }
 
 // mark has what is to be sent sent at the end of the turn.
@@ -253,6 +266,9 @@ func (c *Conn) Flush() {
 		c.end(c.failed)
 	case !c.stuck:
 		c.wake()
+		if c.resting {
+			c.Conn.Rest()
+		}
 	}
 }
 

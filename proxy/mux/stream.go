@@ -34,6 +34,7 @@ func (c *Conn) stream(s *http2.Stream, r Receiver) *Stream {
 	}
 	*st = Stream{c: c, s: s, recv: r}
 	s.User = st
+	c.resting = false
 	return st
 }
 

@@ -79,6 +79,8 @@ func TestResourcesRefused(t *testing.T) {
 			first + "route.upgrade_configs[0].connect_config.proxy_protocol_config: got a value, want it unset", first + "route.upgrade_configs[0].connect_config.allow_post: got true, want it unset",
 		}},
 		{"rewrite", routeTables, route("{match: {prefix: /}, route: {cluster: c, prefix_rewrite: /b, hash_policy: [{filter_state: {key: k}}]}}"), []string{first + "route.prefix_rewrite: got /b", first + "route.hash_policy[0].filter_state"}},
+		{"hedging of a route", routeTables, route("{match: {prefix: /}, route: {cluster: c, hedge_policy: {hedge_on_per_try_timeout: true}}}"), []string{first + "route.hedge_policy: got a value, want it unset"}},
+		{"hedging of a virtual host", routeTables, "name: x\nvirtual_hosts: [{name: v, domains: [a], hedge_policy: {initial_requests: 2}}]", []string{"virtual_hosts[0].hedge_policy: got a value, want it unset"}},
 		{"retry name", routeTables, route("{match: {prefix: /}, route: {cluster: c, retry_policy: {retry_on: \"5xx,often\"}}}"), []string{first + "route.retry_policy.retry_on: got often, want connect-failure"}},
 		{"weights", routeTables, route("{match: {prefix: /}, route: {weighted_clusters: {clusters: [{name: a, weight: 0}]}}}"), []string{first + "route.weighted_clusters: got 0, want a sum"}},
 		{"domain twice", routeTables, "name: x\nvirtual_hosts: [{name: v, domains: [a]}, {name: w, domains: [A]}]", []string{"virtual_hosts[1].domains[0]: got a, want each domain once; virtual host v has it"}},
