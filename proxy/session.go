@@ -24,9 +24,9 @@ type session struct {
 	timer  loop.Timer // idle, or draining
 	slow   *slowHead  // nil: none was incomplete since the connection rested
 	before uint32     // how many were before it
-	read   uint64     // bytes that were read before it was known what the client speaks
 	tired  bool       // the connection rests when the timer expires
 	leave  *leave     // nil: the client may begin requests
+	read   uint64     // bytes that were read before it was known what the client speaks
 }
 
 // leave is how far a session is whose client was told to begin no more requests.

@@ -39,9 +39,9 @@ type Handler interface {
 type Conn struct {
 	arena  *Arena
 	limits *Limits
-	counts *Counts   // nil: nobody asks
 	*work            // nil: nothing happens
 	ours   *resetIDs // nil: this side reset no stream
+	counts *Counts   // nil: nobody asks
 
 	dec decoder
 	enc encoder
@@ -195,8 +195,8 @@ func (c *Conn) Feed(buf []byte, to Handler) (used int, err error) {
 // Fail ends the connection as an error of Feed does. It must not be called during Feed.
 func (c *Conn) Fail(code ErrCode) {
 	c.failed = code
-	c.count(GoAwaySent)
 	c.rouse()
+	c.count(GoAwaySent)
 	c.control = appendGoAway(c.control, min(c.lastPeer, c.lastTake), code)
 }
 
