@@ -83,7 +83,7 @@ func (schema) addListener(add func(protoreflect.FullName, string)) {
 func (schema) addRoute(add func(protoreflect.FullName, string)) {
 	const route = "envoy.config.route.v3."
 	add(route+"RouteConfiguration", "name virtual_hosts validate_clusters max_direct_response_body_size_bytes metadata")
-	add(route+"VirtualHost", "name domains routes retry_policy metadata")
+	add(route+"VirtualHost", "name domains routes retry_policy metadata include_request_attempt_count include_attempt_count_in_response")
 	add(route+"Route", "name match route direct_response metadata")
 	add(route+"RouteMatch", "prefix path path_separated_prefix connect_matcher case_sensitive headers")
 	add(route+"HeaderMatcher", "name exact_match present_match string_match invert_match")
