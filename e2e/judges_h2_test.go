@@ -44,14 +44,14 @@ func TestCVEClass16_StalledTLSHoldsNobodyBack(t *testing.T) {
 
 // tlsHostilities are what a listener of TLS meets before HTTP.
 func tlsHostilities() []hostility {
-	const handshakes = `.*(ssl\.connection_error|transport_socket_connect_timeout|handshake|connect_timeout|pre_cx_timeout).*|http\.in\.downstream_cx_destroy_remote`
+	const handshakes = `listener\..*\.(downstream_cx_transport_socket_connect_timeout|downstream_pre_cx_timeout)`
 	return []hostility{
 		{attack: "silence", connections: 200, lasts: slowly, ended: true, counted: handshakes},
 		{attack: "half-hello", connections: 200, lasts: slowly, ended: true, counted: handshakes},
 		{attack: "dripped-hello", connections: 200, lasts: slowly, ended: true, counted: handshakes},
-		{attack: "rapid-reset", connections: 4, tls: true, ended: true, counted: countedFloods},
-		{attack: "continuation", connections: 4, tls: true, ended: true, counted: countedFloods},
-		{attack: "hpack-bomb", connections: 4, tls: true, counted: countedFloods},
+		{attack: "rapid-reset", connections: 4, tls: true, ended: true, counted: countedResets},
+		{attack: "continuation", connections: 4, tls: true, ended: true, counted: `http2\.header_overflow`},
+		{attack: "hpack-bomb", connections: 4, tls: true, counted: `http2\.header_overflow`},
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hostmesh/hostmesh/proxy/accesslog"
 	"github.com/hostmesh/hostmesh/proxy/chain"
 	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/loop"
@@ -44,12 +45,14 @@ type arrival struct {
 	peer     netip.AddrPort
 	via      *proxied // nil: peer is who is connected
 	inspect  inspected
+	visit    *visit          // what the listener's access logs know; nil without any
 	protocol config.Protocol // that the client speaks if a chain speaks HTTP; Auto: it is not known yet
 }
 
 // newArrival is a connection of which nothing is known but what the kernel tells.
 func (a *acceptor) newArrival(fd int, peer netip.AddrPort) *arrival {
 	in := &arrival{fd: fd, peer: peer, protocol: config.ProtocolAuto}
+	in.visit = a.newVisit(fd)
 	if a.reception.cfg.OriginalDst {
 		in.via = original(fd, peer)
 	}
@@ -137,6 +140,9 @@ func (a *acceptor) admit(in *arrival) {
 	i := a.reception.choose(a, in)
 	if i == chain.None {
 		a.stats.count[listenerNoChain]++
+		in.visit.over(in.peer, in.via, func(r *accesslog.Record) {
+			r.Flags, r.Details, r.TLS = uint32(flagNoRoute), "filter_chain_not_found", in.told()
+		})
 		_ = syscall.Close(in.fd)
 		a.release()
 		return

@@ -68,6 +68,9 @@ func (x *exchange) account() {
 	now := w.loop.Clock()
 	stats := x.stats
 	stats.active--
+	if x.tunnel {
+		stats.upgrades--
+	}
 	stats.count[httpRqCompleted]++
 	if class := x.status / 100; class >= 1 && class <= 5 {
 		stats.count[httpRq1xx+httpCounter(class-1)]++
@@ -97,6 +100,7 @@ func (x *exchange) accountCluster(now int64) {
 	}
 	if class := status / 100; class >= 2 && class <= 5 {
 		stats.Count[upstream.Request2xx+upstream.Counter(class-2)]++
+		stats.CountStatus(status)
 	}
 	if x.retries > 0 && status < 500 && status > 0 {
 		stats.Count[upstream.RetrySuccess]++
@@ -258,5 +262,10 @@ func (s *stream) log() {
 		k := s.w.takeKept()
 		l.write(s.w, s.record(k, now))
 		s.w.giveKept(k)
+	}
+	if s.visit != nil {
+		k := s.w.takeKept()
+		s.record(k, now)
+		s.visit.write(k, s.via)
 	}
 }

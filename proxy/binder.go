@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -40,8 +41,31 @@ type binder struct {
 	mu sync.Mutex
 	// sinks are the access logs by path: guarded by mu, changed by the binder alone. They stay open as long as the proxy
 	// runs: requests of a removed listener may still finish.
-	sinks map[string]*sink
-	addrs map[config.Address]*binding // guarded by mu; changed by the binder alone
+	sinks   map[string]*sink
+	addrs   map[config.Address]*binding // guarded by mu; changed by the binder alone
+	changes listenerChanges             // guarded by mu
+}
+
+// listenerChanges count what became of listeners.
+type listenerChanges struct{ added, modified, removed uint64 }
+
+// count takes a change of the configuration's listeners.
+func (n *listenerChanges) count(old, now []*config.Listener) {
+	before := make(map[string]*config.Listener, len(old))
+	for _, l := range old {
+		before[l.Name] = l
+	}
+	for _, l := range now {
+		switch was := before[l.Name]; was {
+		case l:
+		case nil:
+			n.added++
+		default:
+			n.modified++
+		}
+		delete(before, l.Name)
+	}
+	n.removed += uint64(len(before))
 }
 
 // binding is the state of one listening address.
@@ -117,6 +141,9 @@ func (b *binder) take(ctx context.Context, cfg *config.Config) {
 func (b *binder) update(ctx context.Context, cfg *config.Config, shared map[string]*upstream.Shared) {
 	changed := changedClusters(b.config, cfg)
 	wanted := b.wanted(cfg)
+	b.mu.Lock()
+	b.changes.count(b.config.Listeners, cfg.Listeners)
+	b.mu.Unlock()
 	b.config = cfg
 	b.plans = b.plans.next(cfg, changed, time.Now())
 	plans := b.plans
@@ -197,6 +224,7 @@ func (b *binder) prepare(l *config.Listener, known map[*config.FilterChain]*serv
 		return nil, err
 	}
 	r := &reception{cfg: l, chains: table, single: whole != l, limit: b.limits.get(l.Name, b.p.opts.Overload.MaxListenerConnections[l.Name])}
+	_, r.lines = b.logs(l, l.AccessLogs, false)
 	for c := range whole.Each() {
 		s := known[c]
 		if s == nil {
@@ -353,6 +381,14 @@ func (b *binder) bind(ctx context.Context, at *binding) error {
 
 // give has the loops accept on the sockets, one each.
 func (b *binder) give(ctx context.Context, at *binding, fds []int) error {
+	for _, fd := range fds {
+		if err := loop.Begin(fd); err != nil {
+			for _, fd := range fds {
+				_ = syscall.Close(fd)
+			}
+			return fmt.Errorf("listen on %s: %w", at.addr, err)
+		}
+	}
 	b.keep(at.addr, at.unit, fds)
 	for i, w := range b.p.workers {
 		var failed error

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"syscall"
 
+	"github.com/hostmesh/hostmesh/proxy/accesslog"
 	"github.com/hostmesh/hostmesh/proxy/chain"
 	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/loop"
@@ -19,6 +20,7 @@ type reception struct {
 	chains *chain.Table
 	served []*served // by the numbers of the chains
 	single bool      // there is one chain, for everything
+	lines  *lines    // the listener's own access logs, nil without
 }
 
 // looks reports whether connections are looked at before a chain is chosen.
@@ -166,6 +168,7 @@ func (b *branch) serve(s *served) {
 func (b *branch) begin(in *arrival) {
 	b.stats.count[listenerCxTotal]++
 	if !b.served.limit.take() {
+		in.visit.over(in.peer, in.via, func(r *accesslog.Record) { r.Connection, r.Chain = b.w.connectionID(), b.served.cfg.Name })
 		b.refuse(in.fd)
 		return
 	}
@@ -209,7 +212,7 @@ func (b *branch) acceptHTTP(in *arrival) {
 		*d = downstream{owner: c}
 	}
 	d.w, d.a, d.served, d.peer, d.via, d.id = b.w, b, b.served, in.peer, in.via, b.w.connectionID()
-	d.facts = b.facts(in)
+	d.facts, d.began, d.visit = b.facts(in), b.w.loop.Clock(), in.visit
 	head := &b.clients
 	d.prev, d.next = head.prev, head
 	head.prev.next = d
@@ -225,7 +228,8 @@ func (b *branch) acceptHTTP(in *arrival) {
 // forget takes a closed connection out.
 func (b *branch) forget(d *downstream) {
 	d.prev.next, d.next.prev = d.next, d.prev
-	d.stats.conns--
+	d.countEnd()
+	d.visit.over(d.peer, d.via, d.tellConn)
 	b.released()
 }
 
@@ -294,6 +298,7 @@ func (b *branch) shutdown() {
 		s.shutdown()
 	}
 	for h := b.shakes.next; h != &b.shakes; h = b.shakes.next {
+		h.tell("", "")
 		h.drop()
 	}
 }

@@ -46,6 +46,7 @@ type client struct {
 	phase    phase
 	chunked  bool // the response's content goes in chunks
 	auto     bool // the first bytes tell whether it is HTTP/1 at all
+	guessing bool // and have not told yet
 	http10   bool
 	keep     bool // the client keeps the connection
 	dirty    bool // Flush will be called
@@ -58,7 +59,12 @@ type client struct {
 	shut     bool // a tunnel: tell the end when out is sent
 	broken   bool // the last response is cut off, and the client must see that
 	flush    flush
+
+	received, sent uint64 // bytes
 }
+
+// moved implements connection.
+func (c *client) moved() (received, sent uint64) { return c.received, c.sent }
 
 // begin waits for a request.
 func (c *client) begin() { c.w.loop.Start(&c.timer, c.idleTimeout(), c) }
@@ -134,7 +140,10 @@ func (c *client) receive() {
 				c.becomeSession(at[:n])
 				return
 			case maybe:
-				c.w.loop.Start(&c.timer, c.served.http().RequestHeadersTimeout, c)
+				if !c.guessing { // once: a client that drips its preface gains no time
+					c.guessing = true
+					c.w.loop.Start(&c.timer, c.served.http().RequestHeadersTimeout, c)
+				}
 				continue
 			}
 			c.auto = false
@@ -198,6 +207,7 @@ func (c *client) read(p []byte) (int, error) {
 	case err == nil:
 		c.readable = n == len(p) || c.hup
 		c.a.stats.count[listenerRxBytes] += uint64(n)
+		c.received += uint64(n)
 	case errors.Is(err, syscall.EAGAIN):
 		c.readable = false
 	case errors.Is(err, io.EOF):
@@ -216,6 +226,7 @@ func (c *client) save(data []byte) {
 // beginHead starts a request at its first byte.
 func (c *client) beginHead() {
 	c.refresh()
+	c.speaks(1)
 	c.phase = phaseHead
 	c.parser.Reset()
 	c.x = c.w.newExchange(&c.downstream, c)
@@ -225,8 +236,9 @@ func (c *client) beginHead() {
 // ended handles the end of the client's bytes before a head was complete; n of them are left over.
 func (c *client) ended(n int) {
 	if c.phase == phaseHead || n > 0 {
-		c.http().count[httpCxDestroyActive]++
+		c.underWay = true
 	}
+	c.byPeer = true
 	c.dispose()
 }
 
@@ -266,6 +278,7 @@ func (c *client) idleTimeout() time.Duration {
 // finishClose ends a connection in good order.
 func (c *client) finishClose() {
 	patience := c.served.http().DelayedCloseTimeout
+	c.byPeer = c.hup
 	if c.hup || c.broken || patience == 0 || !c.linger && len(c.in) == 0 && !c.readable && !c.mayLose() {
 		c.dispose()
 		return
@@ -307,6 +320,7 @@ func (c *client) drainInput() {
 	for range turnBytes / len(buf) {
 		if _, err := c.read(buf); err != nil {
 			if !errors.Is(err, syscall.EAGAIN) {
+				c.byPeer = true
 				c.dispose()
 			}
 			return
@@ -317,6 +331,12 @@ func (c *client) drainInput() {
 
 // gone handles a client that went away, or whom nothing can be sent any more.
 func (c *client) gone() {
+	c.byPeer = true
+	c.quit()
+}
+
+// quit ends the connection whatever it is doing.
+func (c *client) quit() {
 	if x := c.x; x != nil && (c.phase == phaseServing || c.phase == phaseTunnel) {
 		x.clientGone(flagClientGone)
 	}
@@ -329,6 +349,7 @@ func (c *client) dispose() {
 		return
 	}
 	if c.x != nil {
+		c.underWay = true
 		c.w.freeExchange(c.x)
 		c.x = nil
 	}
@@ -361,7 +382,7 @@ func (c *client) shutdown() {
 	if c.phase == phaseTunnel || c.phase == phaseServing {
 		c.broken = true
 	}
-	c.gone()
+	c.quit()
 }
 
 // Expired handles the connection's own timeouts.

@@ -161,7 +161,7 @@ func (c *client) write(p loop.Piece) {
 // direct sends p, of which a part may have to wait; nothing waits yet.
 func (c *client) direct(p []byte) {
 	n, err := c.Write(p)
-	c.a.stats.count[listenerTxBytes] += uint64(n)
+	c.countSent(n)
 	if err == nil {
 		c.stuck = c.Pending()
 		return
@@ -201,7 +201,7 @@ func (c *client) push() {
 	if c.outAt < len(c.out) {
 		n, err := c.Write(c.out[c.outAt:])
 		c.outAt += n
-		c.a.stats.count[listenerTxBytes] += uint64(n)
+		c.countSent(n)
 		if n > 0 && c.x != nil {
 			c.x.touch()
 		}
@@ -264,4 +264,9 @@ func (c *client) abort() {
 	c.broken, c.stuck = true, false
 	c.x = nil
 	c.nextRequest(false, false)
+}
+
+func (c *client) countSent(n int) {
+	c.a.stats.count[listenerTxBytes] += uint64(n)
+	c.sent += uint64(n)
 }

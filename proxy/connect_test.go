@@ -299,7 +299,7 @@ func TestConnectHoldsBack(t *testing.T) {
 	}
 }
 
-// TestConnectIdle: a tunnel without a byte ends after the route's time.
+// TestConnectIdle: a tunnel without a byte ends after the route's time, and the log says why.
 func TestConnectIdle(t *testing.T) {
 	route := connectRoute(true)
 	route.IdleTimeout = 100 * time.Millisecond
@@ -309,6 +309,8 @@ func TestConnectIdle(t *testing.T) {
 		t.Errorf("%q %v, want the end", rest, err)
 	}
 	p.waitStat("cluster.db.upstream_cx_active", "0")
+	p.waitStat("http.outbound.downstream_rq_idle_timeout", "1")
+	p.await("the log has the flag SI", func() bool { return strings.Contains(p.log.String(), " 200 SI ") })
 }
 
 // TestConnectOverTLS: the connection to the host begins with TLS, with the proxy's certificate, if its cluster says so.

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/hostmesh/hostmesh/proxy/accesslog"
 	"github.com/hostmesh/hostmesh/proxy/loop"
@@ -23,8 +24,42 @@ type downstream struct {
 
 	next, prev *downstream // all of the branch
 	life       *life       // nil: the connection may take requests for ever
+	began      int64       // when it came
+	visit      *visit      // what the listener's access logs know of it; nil without any
 	requests   uint32
-	over       bool // its life is: it ends with its present requests
+	version    uint8 // of HTTP, once it is known
+	over       bool  // its life is: it ends with its present requests
+	byPeer     bool  // the client ended it
+	underWay   bool  // when a request was
+}
+
+// speaks counts the connection as one of a version of HTTP.
+func (d *downstream) speaks(version uint8) {
+	if d.version == 0 {
+		d.version = version
+		d.stats.count[httpCxHTTP1+httpCounter(version-1)]++
+		d.stats.versions[version-1]++
+	}
+}
+
+// countEnd counts a closed connection out.
+func (d *downstream) countEnd() {
+	s := d.stats
+	s.conns--
+	if d.version > 0 {
+		s.versions[d.version-1]--
+	}
+	by, withRequest := httpCxDestroyLocal, httpCxDestroyLocalActive
+	if d.byPeer {
+		by, withRequest = httpCxDestroyRemote, httpCxDestroyRemoteActive
+	}
+	s.count[httpCxDestroy]++
+	s.count[by]++
+	if d.underWay {
+		s.count[httpCxDestroyActive]++
+		s.count[withRequest]++
+	}
+	s.length.Observe(time.Duration(d.w.loop.Clock() - d.began))
 }
 
 // connection is a client's connection as its branch sees it.
@@ -37,6 +72,8 @@ type connection interface {
 	drain()
 	// shutdown ends it at once.
 	shutdown()
+	// moved is how many bytes came and went on it.
+	moved() (received, sent uint64)
 }
 
 // responder is the client's side of an exchange.

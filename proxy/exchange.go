@@ -162,6 +162,7 @@ func (x *exchange) serve(broken error) {
 	}
 	x.route = m.Route
 	if r := m.Route.Direct; r != nil {
+		x.stats.count[httpRqDirect]++
 		x.reply(r.Status, r.Body, flagNone)
 		return
 	}
@@ -196,13 +197,23 @@ func (x *exchange) serve(broken error) {
 	x.connect()
 }
 
+// countIn counts the request as one that is under way.
+func (x *exchange) countIn() {
+	x.stats.count[httpRqTotal]++
+	version := httpRqHTTP1
+	if x.down.protocol() == http2Protocol {
+		version = httpRqHTTP2
+	}
+	x.stats.count[version]++
+	x.stats.active++
+}
+
 // accept counts the request and prepares the match.
 func (x *exchange) accept() {
 	h := &x.req
 	http := x.served.http()
 	x.parsed = true
-	x.stats.count[httpRqTotal]++
-	x.stats.active++
+	x.countIn()
 	x.method = h.Method
 	x.sanitize(http)
 	x.upgrade = h.Protocol.End > h.Protocol.Start || h.Method == message.MethodConnect

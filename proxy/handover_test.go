@@ -95,3 +95,41 @@ func TestListenersAddedDuringAnUpgrade(t *testing.T) {
 		check(t, old)
 	})
 }
+
+// TestMoreLoopsAfterAnUpgrade need more sockets. While the successor prepares, no connection waits in one of them: it might
+// never be told to go.
+func TestMoreLoopsAfterAnUpgrade(t *testing.T) {
+	host := server(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") })
+	cfg := &config.Config{Listeners: []*config.Listener{httpConfig(freeAddr(t), vhost("web.mesh.internal", "web"))}, Clusters: clusters(cluster("web", host))}
+	old := start(t, cfg, func(o *proxy.Options) { o.Loops = 1 })
+	lent, err := old.Sockets(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := make(chan struct{})
+	p := start(t, &config.Config{}, func(o *proxy.Options) { o.Loops, o.Sockets, o.Start = 4, lent, begin })
+	p.config.Set(cfg)
+	for deadline := time.Now().Add(10 * time.Second); len(p.Addresses()) < 1; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the successor has no address")
+		}
+	}
+	ask := func() {
+		t.Helper()
+		for i := range 40 {
+			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+			if status, body, err := p.get(client, "web.mesh.internal", "/"); status != 200 || body != "hello" || err != nil {
+				t.Fatalf("request %d: %d %q %v", i, status, body, err)
+			}
+		}
+	}
+	p.addr = cfg.Listeners[0].Addresses[0]
+	ask()
+	close(begin)
+	<-p.Accepting()
+	if err := old.HandOver(t.Context(), p.Addresses(), next{p}); err != nil {
+		t.Fatal(err)
+	}
+	old.cancel()
+	ask()
+}

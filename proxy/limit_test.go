@@ -1,9 +1,11 @@
 package proxy_test
 
 import (
+	"bufio"
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -251,7 +253,9 @@ func TestOverloadShedsAndHeals(t *testing.T) {
 	at := func(v float64) []config.OverloadTrigger {
 		return []config.OverloadTrigger{{Resource: config.ResourceInjected, From: v, To: v}}
 	}
-	p := start(t, &config.Config{Listeners: []*config.Listener{direct(freeAddr(t))}}, func(o *proxy.Options) {
+	l := direct(freeAddr(t))
+	l.HTTP.AccessLogs[0].Format = &config.LogFormat{Text: " %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%\n"}
+	p := start(t, &config.Config{Listeners: []*config.Listener{l}}, func(o *proxy.Options) {
 		o.Overload = &config.Overload{Interval: 5 * time.Millisecond, Injected: file, Actions: []config.OverloadAction{
 			{Kind: config.ShedKeepAlive, Triggers: at(0.5)},
 			{Kind: config.ShedRequests, Triggers: at(0.6)},
@@ -300,7 +304,7 @@ func TestOverloadShedsAndHeals(t *testing.T) {
 		}
 	}
 	p.stop() // which writes all lines
-	if !strings.Contains(p.log.String(), " 503 OM ") {
+	if !strings.Contains(p.log.String(), " 503 OM overload\n") {
 		t.Errorf("access log %q, want the flag OM", p.log)
 	}
 }
@@ -357,6 +361,61 @@ func TestOverloadResetsWhatHoldsMost(t *testing.T) {
 	_, _ = io.WriteString(modest, "GET / HTTP/1.1\r\nHost: small\r\n\r\n")
 	if n, err := modest.Read(make([]byte, 4096)); n == 0 {
 		t.Errorf("who holds little: %v", err)
+	}
+}
+
+// TestOverloadIsToldAsTheProxysDoing: a request that is under way and is reset has the flag OM alone, and is not counted as one that its
+// client gave up.
+func TestOverloadIsToldAsTheProxysDoing(t *testing.T) {
+	for name, version := range map[string]config.Protocol{"HTTP/1": config.ProtocolHTTP1, "HTTP/2": config.ProtocolHTTP2} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "pressure")
+			if err := os.WriteFile(file, []byte("0"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			v := vhost("web.mesh.internal", "web")
+			v.Routes[0].Retry = config.Retry{On: config.Retry5xx, Max: 1}
+			l := httpConfig(freeAddr(t), v)
+			l.HTTP.Protocol = version
+			l.HTTP.AccessLogs[0].Format = &config.LogFormat{Text: " %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%\n"}
+			silent := rawBackend(t, func(_ net.Conn, r *bufio.Reader) { _, _ = io.Copy(io.Discard, r) })
+			p := start(t, &config.Config{Listeners: []*config.Listener{l}, Clusters: clusters(cluster("web", silent))}, func(o *proxy.Options) {
+				o.Overload = &config.Overload{Interval: 5 * time.Millisecond, Injected: file, Actions: []config.OverloadAction{
+					{Kind: config.ShedStreams, Triggers: []config.OverloadTrigger{{Resource: config.ResourceInjected, From: 0.5, To: 0.9}}},
+				}}
+			})
+			body, more := io.Pipe()
+			go func() { _, _ = more.Write(pattern(48 << 10)) }() // kept as long as the request may have to be sent again
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+p.addr.String()+"/", body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Host = "web.mesh.internal"
+			gone := make(chan error, 1)
+			client := p.plainClient(version)
+			go func() {
+				resp, err := client.Do(req)
+				if err == nil {
+					resp.Body.Close()
+				}
+				gone <- err
+			}()
+			p.waitStat("cluster.web.upstream_rq_active", "1")
+			if err := os.WriteFile(file, []byte("0.6"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			p.waitStat(p.ofListener("downstream_cx_overload_reset"), "1")
+			more.Close() // for which a client of HTTP/1 waits
+			if err := <-gone; err == nil {
+				t.Error("the client got a response")
+			}
+			p.await("the log has the flag OM alone", func() bool { return strings.Contains(p.log.String(), " 0 OM overload\n") })
+			for name, want := range map[string]string{"http.outbound.downstream_rq_tx_reset": "1", "http.outbound.downstream_rq_rx_reset": "0", "cluster.web.upstream_rq_cancelled": "0"} {
+				if got := p.stat(name); got != want {
+					t.Errorf("%s is %s, want %s", name, got, want)
+				}
+			}
+		})
 	}
 }
 

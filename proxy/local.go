@@ -15,13 +15,14 @@ import (
 type flags uint32
 
 const (
-	flagNoHealthy flags = 1 << iota
+	// flagRetryLimit comes first: what ended the last try is told after it, as by Envoy.
+	flagRetryLimit flags = 1 << iota
+	flagNoHealthy
 	flagConnectFailed
 	flagUpstreamTimeout
 	flagUpstreamEnded
 	flagOverflow
 	flagNoRoute
-	flagRetryLimit
 	flagClientGone
 	flagProtocol
 	flagUpstreamProtocol
@@ -30,10 +31,11 @@ const (
 	flagOverload
 	flagUpstreamReset // the stream alone
 	flagClientReset
-	flagNone flags = 0
+	flagConnectLimit       // flagRetryLimit of TCP, which Envoy tells after the failure of the last attempt
+	flagNone         flags = 0
 )
 
-var flagNames = [...]string{"UH", "UF", "UT", "UC", "UO", "NR", "URX", "DC", "DPE", "UPE", "SI", "NC", "OM", "UR", "DR"}
+var flagNames = [...]string{"URX", "UH", "UF", "UT", "UC", "UO", "NR", "DC", "DPE", "UPE", "SI", "NC", "OM", "UR", "DR", "URX"}
 
 // append writes the flags as the access log has them.
 func (f flags) append(b []byte) []byte {
@@ -188,6 +190,8 @@ func (x *exchange) malformed(err error) {
 	var e http1.Error
 	if errors.As(err, &e) {
 		status = e.Status()
+		x.keep()
+		x.because(e.Reason())
 	}
 	x.stats.count[httpCxProtocolError]++
 	x.unparsed(status, http.StatusText(status), flagProtocol)
@@ -195,7 +199,6 @@ func (x *exchange) malformed(err error) {
 
 // unparsed answers a request whose head was never complete.
 func (x *exchange) unparsed(status int, text string, f flags) {
-	x.stats.count[httpRqTotal]++
-	x.stats.active++
+	x.countIn()
 	x.reply(status, text, f)
 }

@@ -19,9 +19,10 @@ type kept struct {
 	details  string         // of a local reply
 	failure  string         // why the upstream could not be reached
 	answered bool           // the response is the upstream's
-	met      bool           // the upstream was connected
+	met      int            // the attempt that the upstream was connected in; 0: none
 	protocol string         // that it speaks
-	id       []byte         // of a TCP connection
+	upstream *accesslog.TLS // of the upstream connection
+	id       []byte         // of the record
 }
 
 const (
@@ -59,17 +60,28 @@ func (w *worker) connectionID() uint64 {
 	return id
 }
 
+// keep makes room for what the access logs want to know, if there is none yet and they want it.
+func (x *exchange) keep() {
+	if x.kept == nil && x.served.lines != nil {
+		x.kept = x.w.takeKept()
+	}
+}
+
 // keepRequest keeps what the access logs want to know of the request as it goes to the upstream.
 func (x *exchange) keepRequest() {
-	x.kept = x.w.takeKept()
+	x.keep()
 	x.kept.record.Request.Collect(&x.served.lines.names.Request, &x.req, &x.edit)
 }
 
 // keepConnected notes that the request has a connection.
 func (x *exchange) keepConnected() {
-	x.kept.met, x.kept.protocol = true, x.up.Protocol()
-	if x.served.lines.needs&accesslog.NeedsUpstreamLocal != 0 {
-		x.kept.local = x.up.Connection().LocalAddr()
+	k, needs := x.kept, x.served.lines.needs
+	k.met, k.protocol = x.attempts, x.up.Protocol()
+	if needs&accesslog.NeedsUpstreamLocal != 0 {
+		k.local = x.up.Connection().LocalAddr()
+	}
+	if needs&accesslog.NeedsUpstreamTLS != 0 {
+		k.upstream = upstreamFacts(x.up.Connection())
 	}
 }
 
@@ -91,16 +103,23 @@ func (k *kept) keepTrailers(l *lines, t *message.Fields) {
 
 // keepReply is keepAnswer for a response of the proxy's own.
 func (x *exchange) keepReply(h *message.Head, status int, body string) {
-	if x.kept == nil { // there was no head
-		x.kept = x.w.takeKept()
-	}
+	x.keep() // there may have been no head
 	k := x.kept
 	if option := x.down.option(); option != nil {
 		h.AddBytes(message.Connection, option)
 	}
 	k.record.Response.Collect(&x.served.lines.names.Response, h, nil)
-	k.details = x.replyDetails(status, body)
+	if k.details == "" {
+		k.details = x.replyDetails(status, body)
+	}
 	_, k.failure, _ = strings.Cut(body, transportReason)
+}
+
+// because says in Envoy's words why what follows is as it is.
+func (x *exchange) because(details string) {
+	if x.kept != nil {
+		x.kept.details = details
+	}
 }
 
 // replyDetails says in Envoy's words why the proxy answers itself.
@@ -116,18 +135,16 @@ func (x *exchange) replyDetails(status int, body string) string {
 		return "route_not_found"
 	case x.flags&flagNoCluster != 0:
 		return "cluster_not_found"
-	case x.flags&flagUpstreamTimeout != 0 && x.routeTimer.Running():
-		return "upstream_per_try_timeout"
 	case x.flags&flagUpstreamTimeout != 0:
 		return "response_timeout"
 	case x.flags&flagStreamIdle != 0:
 		return "stream_idle_timeout"
-	case body == textDurationTimeout:
-		return "max_duration_timeout"
 	case body == textHeadTimeout:
 		return "request_header_timeout"
 	case body == textWholeTimeout:
 		return "request_overall_timeout"
+	case x.flags&flagOverload != 0:
+		return "overload"
 	case x.flags&flagProtocol != 0:
 		return "http1.codec_error"
 	case x.route != nil && x.route.Direct != nil:
@@ -146,6 +163,8 @@ func (x *exchange) details() string {
 	switch k := x.kept; {
 	case k.details != "":
 		return k.details
+	case x.flags&flagOverload != 0:
+		return "overload"
 	case x.flags&flagClientGone != 0:
 		return "downstream_remote_disconnect"
 	case x.flags&flagClientReset != 0:
@@ -206,8 +225,12 @@ func (x *exchange) record(now int64) *accesslog.Record {
 	if x.host != nil {
 		r.UpstreamRemote = x.host.Endpoint.Addr
 	}
-	if k.met {
-		r.UpstreamProtocol, r.UpstreamLocal = k.protocol, k.local
+	if k.met == x.attempts && k.met > 0 { // what an attempt before this one met is not told
+		r.Connected, r.UpstreamProtocol, r.UpstreamLocal, r.UpstreamTLS = true, k.protocol, k.local, k.upstream
+	}
+	if x.served.lines.needs&accesslog.NeedsUnique != 0 {
+		k.id = w.appendUUID(k.id[:0])
+		r.Unique = k.id
 	}
 	return r
 }
@@ -270,19 +293,28 @@ func clientAddr(http *config.HTTP, peer netip.AddrPort, forwarded []byte) netip.
 	return netip.AddrPortFrom(addr.WithZone(""), 0)
 }
 
-// keepLocal finds out what an access log wants to know of the upstream connection while it is there.
-func (s *stream) keepLocal() {
-	if l := s.cfg.lines; l != nil && l.needs&accesslog.NeedsUpstreamLocal != 0 {
+// keepUpstream finds out what an access log wants to know of the upstream connection while it is there.
+func (s *stream) keepUpstream() {
+	if s.wants(accesslog.NeedsUpstreamLocal) {
 		s.local = s.up.LocalAddr()
 	}
+	if s.wants(accesslog.NeedsUpstreamTLS) {
+		s.upFacts = upstreamFacts(s.up)
+	}
+}
+
+// wants reports whether an access log of the chain or of the listener reads what is costly to find out.
+func (s *stream) wants(n accesslog.Needs) bool {
+	l := s.cfg.lines
+	return l != nil && l.needs&n != 0 || s.visit.wants(n)
 }
 
 // record makes the record of a TCP connection that is over.
 func (s *stream) record(k *kept, now int64) *accesslog.Record {
 	r := &k.record
 	r.TCP = true
-	k.id = s.w.appendUUID(k.id[:0])
-	r.RequestID = k.id
+	k.id = s.w.appendUUID(s.w.appendUUID(k.id[:0]))
+	r.RequestID, r.Unique = k.id[:len(k.id)/2], k.id[len(k.id)/2:]
 	r.Start, r.Duration = s.w.wall(s.began), time.Duration(now-s.began)
 	r.RequestDuration, r.RequestTX, r.ResponseDuration, r.ResponseTX = -1, -1, -1, -1
 	r.Flags, r.FlagNames = uint32(s.flags), flagNames[:]
@@ -290,12 +322,12 @@ func (s *stream) record(k *kept, now int64) *accesslog.Record {
 	r.Connection, r.Attempts = s.id, s.attempts
 	r.Chain, r.TLS = s.cfg.cfg.Name, s.facts
 	r.Direct, r.Remote, r.Local = s.peer, s.peer, s.a.addr
-	r.UpstreamLocal = s.local
+	r.UpstreamLocal, r.UpstreamTLS, r.Connected = s.local, s.upFacts, s.connected
 	r.Random = s.w.rand.Uint64()
 	if via := s.via; via != nil {
 		r.Direct, r.Local = via.direct, config.Address{IP: via.local}
 	}
-	if r.Local.IP.Addr().IsUnspecified() && s.cfg.lines.needs&accesslog.NeedsLocal != 0 {
+	if r.Local.IP.Addr().IsUnspecified() && s.wants(accesslog.NeedsLocal) {
 		r.Local.IP = s.LocalAddr()
 	}
 	if s.cluster != nil {

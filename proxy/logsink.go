@@ -158,15 +158,17 @@ func (l *lines) write(w *worker, r *accesslog.Record) {
 	}
 }
 
-// logsOf opens the access logs of a listener's chain: places for Envoy's default line about everything, and the others. One that cannot
-// be opened or compiled is left out and said.
+// logsOf opens the access logs of a listener's chain: places for Envoy's default line about everything, and the others.
 func (b *binder) logsOf(l *config.Listener, chain *config.FilterChain) ([]*sink, *lines) {
-	logs := l.AccessLogs
 	if chain.HTTP != nil {
-		logs = chain.HTTP.AccessLogs
-	} else if len(chain.TCP.AccessLogs) > 0 {
-		logs = chain.TCP.AccessLogs
+		return b.logs(l, chain.HTTP.AccessLogs, true)
 	}
+	return b.logs(l, chain.TCP.AccessLogs, true)
+}
+
+// logs opens access logs. One that cannot be opened or compiled is left out and said. Of those that write Envoy's default line about
+// everything only the places are returned, if apart says so.
+func (b *binder) logs(l *config.Listener, logs []config.AccessLog, apart bool) ([]*sink, *lines) {
 	var sinks []*sink
 	others := &lines{}
 	hostname, _ := os.Hostname()
@@ -177,7 +179,7 @@ func (b *binder) logsOf(l *config.Listener, chain *config.FilterChain) ([]*sink,
 			b.p.log.Error("cannot write access log", "listener", l.Name, "err", err)
 			continue
 		}
-		if log.Format == nil && log.Filter == nil {
+		if apart && log.Format == nil && log.Filter == nil {
 			if !slices.Contains(sinks, s) {
 				sinks = append(sinks, s)
 			}

@@ -138,7 +138,7 @@ func TestTimeouts(t *testing.T) {
 		change                           func(*config.HTTP, *config.Route)
 	}{
 		{"route", get, "504", "upstream request timeout", " 504 UT response_timeout\n", func(_ *config.HTTP, r *config.Route) { r.Timeout = tick }},
-		{"per try", get, "504", "upstream request timeout", " 504 UT,URX upstream_per_try_timeout\n", func(_ *config.HTTP, r *config.Route) { r.Retry.PerTryTimeout = tick; r.Retry.Max = 0 }},
+		{"per try", get, "504", "upstream request timeout", " 504 URX,UT upstream_per_try_timeout\n", func(_ *config.HTTP, r *config.Route) { r.Retry.PerTryTimeout = tick; r.Retry.Max = 0 }},
 		{"stream idle", get, "504", "stream timeout", " 504 SI stream_idle_timeout\n", func(h *config.HTTP, _ *config.Route) { h.StreamIdleTimeout = tick }},
 		{"head", "GET / HT", "408", "request header timeout", " 408 - request_header_timeout\n", func(h *config.HTTP, _ *config.Route) { h.RequestHeadersTimeout = tick }},
 		{"request", "POST / HTTP/1.1\r\nHost: web.mesh.internal\r\nContent-Length: 9\r\n\r\nx", "408", "request timeout", " 408 - request_overall_timeout\n", func(h *config.HTTP, _ *config.Route) { h.RequestTimeout = tick }},

@@ -53,6 +53,41 @@ func TestRetriesAfterTheQueue(t *testing.T) {
 	}
 }
 
+// TestTimeInTheQueueIsNotTheHosts: the time of a try begins when the host has it. A request that waits for a connection for longer is not
+// timed out, and the host not blamed.
+func TestTimeInTheQueueIsNotTheHosts(t *testing.T) {
+	const most = 300 * time.Millisecond
+	held, release := make(chan struct{}), make(chan struct{})
+	cl := cluster("web", rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+		if strings.HasPrefix(readHead(r), "GET /first ") {
+			close(held)
+			<-release
+		}
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+	}))
+	cl.MaxConnections = 1
+	first, v := vhost("first", "web"), vhost("web.mesh.internal", "web")
+	v.Routes[0].Retry = config.Retry{PerTryTimeout: most}
+	p := start(t, &config.Config{Listeners: []*config.Listener{httpConfig(freeAddr(t), first, v)}, Clusters: clusters(cl)}, oneLoop)
+	results := make(chan int, 2)
+	ask := func(host, path string) {
+		status, _, _ := p.get(once(), host, path)
+		results <- status
+	}
+	go ask("first", "/first")
+	<-held
+	go ask("web.mesh.internal", "/second")
+	p.waitStat("cluster.web.upstream_rq_pending_active", "1")
+	time.Sleep(2 * most)
+	close(release)
+	if a, b := <-results, <-results; a != 200 || b != 200 {
+		t.Errorf("statuses %d and %d", a, b)
+	}
+	if got := p.stat("cluster.web.upstream_rq_per_try_timeout"); got != "0" {
+		t.Errorf("%s tries took too long, want none", got)
+	}
+}
+
 // TestPendingRequestsAreLimited: of those that wait for connections which do not come about no more wait than may, whether each has a
 // connection of its own or all share one. Who is too many is told so at once, and whoever leaves makes room.
 func TestPendingRequestsAreLimited(t *testing.T) {

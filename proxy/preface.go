@@ -208,6 +208,7 @@ func (p *preface) end(reason listenerCounter) {
 }
 
 func (p *preface) drop() {
+	p.arrival.visit.over(p.arrival.peer, p.arrival.via, nil)
 	p.unlink()
 	p.Close()
 	p.a.left()

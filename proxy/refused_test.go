@@ -214,8 +214,17 @@ func TestStatusesOfGRPCAreRepeated(t *testing.T) {
 		on           config.RetryOn
 		calls        string
 	}{
-		{"named", "14", config.RetryUnavailable, "2"},
-		{"another", "13", config.RetryUnavailable, "1"},
+		{"cancelled", "1", config.RetryCancelled, "2"},
+		{"deadline exceeded", "4", config.RetryDeadlineExceeded, "2"},
+		{"resource exhausted", "8", config.RetryResourceExhausted, "2"},
+		{"internal", "13", config.RetryInternal, "2"},
+		{"unavailable", "14", config.RetryUnavailable, "2"},
+		{"cancelled, not named", "1", config.RetryGRPC &^ config.RetryCancelled, "1"},
+		{"deadline exceeded, not named", "4", config.RetryGRPC &^ config.RetryDeadlineExceeded, "1"},
+		{"resource exhausted, not named", "8", config.RetryGRPC &^ config.RetryResourceExhausted, "1"},
+		{"internal, not named", "13", config.RetryGRPC &^ config.RetryInternal, "1"},
+		{"unavailable, not named", "14", config.RetryGRPC &^ config.RetryUnavailable, "1"},
+		{"one that cannot be named", "2", config.RetryGRPC, "1"},
 		{"OK", "0", config.RetryGRPC, "1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

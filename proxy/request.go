@@ -92,7 +92,7 @@ func (x *exchange) keepTrailers(t *message.Fields) {
 func (x *exchange) receivedAll() {
 	x.whole = true
 	x.requestReceived()
-	if x.host != nil && !x.backoff && !x.upgrade {
+	if x.up != nil && !x.upgrade {
 		x.w.loop.Start(&x.tryTimer, x.route.Retry.PerTryTimeout, x)
 	}
 }
@@ -120,9 +120,6 @@ func (x *exchange) acquire(h *upstream.Host) {
 	x.host = h
 	x.tried[(x.attempts-1)%maxTried] = h
 	x.connectAt = x.w.loop.Clock()
-	if x.whole && !x.upgrade {
-		x.w.loop.Start(&x.tryTimer, x.route.Retry.PerTryTimeout, x)
-	}
 	// What was sent on a connection that the host has closed can only be repeated if the method is idempotent.
 	want := upstream.Pooled
 	switch {
@@ -184,6 +181,9 @@ func (x *exchange) Connected(up upstream.Stream, err error) {
 	}
 	x.host.Stats.RequestTotal++
 	x.host.Reached(upstream.LocalConnected)
+	if x.whole && !x.upgrade { // the time in a queue, or to connect, is not the host's
+		x.w.loop.Start(&x.tryTimer, x.route.Retry.PerTryTimeout, x)
+	}
 	if x.route.Retry.PerTryIdle > 0 {
 		x.w.loop.Start(&x.tryIdle, x.route.Retry.PerTryIdle, x)
 	}
@@ -338,10 +338,21 @@ func (x *exchange) requestTimeout() {
 
 // clientGone ends the exchange of a client that went away, as f says: the upstream is told by the end of its stream.
 func (x *exchange) clientGone(f flags) {
-	x.flags |= f
 	x.stats.count[httpRqRxReset]++
+	x.drop(f, upstream.RequestCancelled)
+}
+
+// overloaded ends an exchange that holds too much: both sides see it cut off.
+func (x *exchange) overloaded() {
+	x.stats.count[httpRqTxReset]++
+	x.drop(flagOverload, upstream.RequestTxReset)
+}
+
+// drop gives the exchange up, as f says, and counts that for the cluster.
+func (x *exchange) drop(f flags, c upstream.Counter) {
+	x.flags |= f
 	if x.cluster != nil {
-		x.cluster.Stats.Count[upstream.RequestCancelled]++
+		x.cluster.Stats.Count[c]++
 	}
 	up := x.up
 	x.up = nil

@@ -174,6 +174,7 @@ func (x *exchange) becomeTunnel(h *message.Head) {
 	x.touch()
 	x.cluster.Stats.Count[upstream.RequestCompleted]++
 	x.stats.count[httpUpgradesTotal]++
+	x.stats.upgrades++
 	x.down.respond(h, e, false)
 	if x.kept != nil {
 		x.keepAnswer(h, e)

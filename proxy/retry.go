@@ -151,11 +151,13 @@ func (x *exchange) Expired(t *loop.Timer) {
 	case &x.streamTimer:
 		x.durationOver()
 	case &x.idleTimer:
+		x.stats.count[httpRqIdleTimeout]++
 		if x.tunnel {
+			x.flags |= flagStreamIdle
+			x.because("stream_idle_timeout")
 			x.endTunnel()
 			return
 		}
-		x.stats.count[httpRqIdleTimeout]++
 		if x.whole {
 			x.timedOut(504, textStreamTimeout, flagStreamIdle)
 		} else {
@@ -182,7 +184,12 @@ func (x *exchange) tryTimeout(count upstream.Counter) {
 	}
 	x.cluster.Stats.Count[count]++
 	x.host.Stats.RequestTimeout++
+	details := "upstream_per_try_timeout"
+	if count == upstream.RequestPerTryIdleTimeout {
+		details = "upstream_per_try_idle_timeout"
+	}
 	if x.headDone {
+		x.because(details)
 		x.abort(flagUpstreamTimeout)
 		return
 	}
@@ -190,6 +197,7 @@ func (x *exchange) tryTimeout(count upstream.Counter) {
 	if x.tryAgain(retry.Outcome{Failure: retry.TimedOut}, nil) {
 		return
 	}
+	x.because(details)
 	x.reply(504, textRequestTimeout, flagUpstreamTimeout)
 }
 
@@ -210,6 +218,7 @@ func (x *exchange) startLimits(m *router.Match) {
 // durationOver ends an exchange that has gone on for too long, whatever it is doing.
 func (x *exchange) durationOver() {
 	x.stats.count[httpRqMaxDuration]++
+	x.because("max_duration_timeout")
 	switch {
 	case x.tunnel:
 		x.endTunnel()

@@ -65,7 +65,7 @@ func TestAllHostsDown(t *testing.T) {
 		t.Errorf("%d %q %v", status, body, err)
 	}
 	p.stop()
-	if !strings.Contains(p.log.String(), " 503 UF,URX ") {
+	if !strings.Contains(p.log.String(), " 503 URX,UF ") {
 		t.Errorf("access log %q", p.log)
 	}
 	if n := strings.Count(p.log.String(), "\n"); n != 1 {

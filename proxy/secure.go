@@ -6,9 +6,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hostmesh/hostmesh/proxy/accesslog"
 	"github.com/hostmesh/hostmesh/proxy/certificate"
 	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/upstream"
 )
 
 // handshakeTime is how long a TLS handshake may take where the configuration has no shorter time.
@@ -55,6 +57,7 @@ func (h *shake) Secured(err error) {
 	stats := h.b.stats
 	if err != nil {
 		h.b.countFailure(err)
+		h.tell("TLS error: "+err.Error(), "")
 		h.drop()
 		return
 	}
@@ -89,7 +92,17 @@ func (h *shake) asInspected() bool {
 // Expired ends a handshake that takes too long.
 func (h *shake) Expired(*loop.Timer) {
 	h.b.stats.count[listenerHandshakeTimeout]++
+	h.tell("", "transport socket timeout was reached")
 	h.drop()
+}
+
+// tell writes the listener's lines about a connection that never was one, with why its handshake failed or why it was ended.
+func (h *shake) tell(failure, termination string) {
+	in := &h.arrival
+	in.visit.over(in.peer, in.via, func(r *accesslog.Record) {
+		r.Connection, r.Chain, r.TLS = h.b.w.connectionID(), h.b.served.cfg.Name, in.told()
+		r.DownstreamFailure, r.Termination = failure, termination
+	})
 }
 
 // drop closes a connection that is not served.
@@ -106,18 +119,24 @@ func (h *shake) unlink() {
 
 // countFailure counts a handshake that failed by its cause.
 func (b *branch) countFailure(err error) {
-	count := &b.stats.count
+	b.stats.count[map[upstream.Counter]listenerCounter{
+		upstream.TLSVerifySAN: listenerVerifySAN, upstream.TLSVerifyHash: listenerVerifyHash, upstream.TLSVerifyError: listenerVerifyError,
+		upstream.TLSVerifyNone: listenerVerifyNone, upstream.TLSError: listenerHandshakeError,
+	}[handshakeCounter(err)]]++
+}
+
+// handshakeCounter is what a handshake counts as that failed: in a cluster, and by the same names in a listener.
+func handshakeCounter(err error) upstream.Counter {
 	var chain *tls.CertificateVerificationError
 	switch {
 	case errors.Is(err, certificate.ErrNames):
-		count[listenerVerifySAN]++
+		return upstream.TLSVerifySAN
 	case errors.Is(err, certificate.ErrPins):
-		count[listenerVerifyHash]++
+		return upstream.TLSVerifyHash
 	case errors.As(err, &chain), errors.Is(err, certificate.ErrChain), errors.Is(err, certificate.ErrDepth):
-		count[listenerVerifyError]++
+		return upstream.TLSVerifyError
 	case strings.Contains(err.Error(), "didn't provide a certificate"): // crypto/tls has no value for it
-		count[listenerVerifyNone]++
-	default:
-		count[listenerHandshakeError]++
+		return upstream.TLSVerifyNone
 	}
+	return upstream.TLSError
 }

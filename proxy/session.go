@@ -26,6 +26,7 @@ type session struct {
 	before uint32     // how many were before it
 	tired  bool       // the connection rests when the timer expires
 	leave  *leave     // nil: the client may begin requests
+	read   uint64     // bytes that were read before it was known what the client speaks
 }
 
 // leave is how far a session is whose client was told to begin no more requests.
@@ -56,6 +57,7 @@ func (c *client) becomeSession(early []byte) {
 	s := new(session)
 	d := &s.downstream
 	d.w, d.a, d.served, d.peer, d.via, d.id, d.owner, d.facts, d.stats, d.over = c.w, c.a, c.served, c.peer, c.via, c.id, s, c.facts, c.stats, c.over
+	d.began, d.visit, s.read = c.began, c.visit, c.received
 	d.prev, d.next = c.prev, c.next
 	d.prev.next, d.next.prev = d, d
 	d.Take(&c.Conn, s)
@@ -68,10 +70,11 @@ func (s *session) begin() { s.serve(nil) }
 
 func (s *session) serve(early []byte) {
 	http := s.served.http()
+	s.speaks(2)
 	s.mux.Serve(s.w.loop, &s.Conn, http2.Limits{
 		HeaderBytes: headLimit(http.MaxRequestHeadBytes), Fields: http.MaxRequestHeaders, Streams: int(http.HTTP2.MaxStreams),
 		Window: int(http.HTTP2.StreamWindow), ConnWindow: int(http.HTTP2.ConnWindow), ExtendedConnect: http.HTTP2.ExtendedConnect || len(http.Upgrades) > 0,
-	}, &s.w.arena.Arena, s, mux.Counts{Received: &s.a.stats.count[listenerRxBytes], Sent: &s.a.stats.count[listenerTxBytes]}, http.DelayedCloseTimeout, early)
+	}, &s.w.arena.Arena, s, mux.Counts{Received: &s.a.stats.count[listenerRxBytes], Sent: &s.a.stats.count[listenerTxBytes], Frames: &s.w.http2}, http.DelayedCloseTimeout, early)
 	s.waitIdle()
 }
 
@@ -97,6 +100,12 @@ func (s *session) rest() {
 	if most := s.served.http().IdleTimeout; most > 0 {
 		s.w.loop.Start(&s.timer, max(most-restTime, time.Millisecond), s)
 	}
+}
+
+// moved implements connection.
+func (s *session) moved() (received, sent uint64) {
+	received, sent = s.mux.Moved()
+	return s.read + received, sent
 }
 
 // Ready takes the socket's events.
@@ -144,6 +153,8 @@ func (s *session) Event(e http2.Event) {
 	switch e {
 	case http2.EventRejected:
 		s.http().count[httpRqTxReset]++
+	case http2.EventResets:
+		s.http().count[httpRqResets]++
 	case http2.EventPingAck:
 		if s.leave != nil {
 			s.leave.heard = true
@@ -168,6 +179,7 @@ func (s *session) Ended(err error) {
 	if code, ok := err.(http2.ErrCode); ok && code != http2.NoError { //nolint:errorlint // it is the protocol's own
 		s.http().count[httpCxProtocolError]++
 	}
+	s.byPeer = s.mux.ByPeer(err)
 	s.timer.Stop()
 	s.slow.stop()
 	s.life.stop()
@@ -359,6 +371,7 @@ func (l *lane) Reset(_ http2.ErrCode, remote bool) {
 	f := flagClientReset
 	switch {
 	case l.m.Conn().Lost():
+		l.s.underWay = true
 		f = flagClientGone
 	case !remote:
 		l.s.http().count[httpRqTxReset]++

@@ -161,10 +161,10 @@ func (c *client) overloaded() {
 	}
 	c.a.stats.count[listenerOverloadReset]++
 	c.broken = true
-	if c.x != nil {
-		c.x.flags |= flagOverload
+	if x := c.x; x != nil && (c.phase == phaseServing || c.phase == phaseTunnel) {
+		x.overloaded()
 	}
-	c.gone()
+	c.dispose()
 }
 
 // overloaded resets the stream, if it is m still, and what it serves.
@@ -174,8 +174,7 @@ func (l *lane) overloaded(m *mux.Stream) {
 	}
 	l.s.a.stats.count[listenerOverloadReset]++
 	if x := l.x; x != nil {
-		x.flags |= flagOverload
-		x.clientGone(flagClientGone)
+		x.overloaded()
 		l.s.w.freeExchange(x)
 	}
 	m.Cancel(http2.EnhanceYourCalm)

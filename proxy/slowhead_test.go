@@ -92,6 +92,28 @@ func TestCVEClass16_SlowHeadsOfHTTP2End(t *testing.T) {
 	}
 }
 
+// TestCVEClass16_SlowPrefacesThatTellNothingEnd: what may become HTTP/2 and does not say so in time ends, however often another byte of it comes.
+func TestCVEClass16_SlowPrefacesThatTellNothingEnd(t *testing.T) {
+	const patience = 400 * time.Millisecond
+	p := start2(t, config.ProtocolAuto, config.ProtocolHTTP1, fixed(t), func(l *config.Listener, _ *config.Cluster) { l.HTTP.RequestHeadersTimeout = patience })
+	conn := p.dial()
+	ended := make(chan time.Duration)
+	begun := time.Now()
+	go func() {
+		_, _ = io.Copy(io.Discard, conn)
+		ended <- time.Since(begun)
+	}()
+	for i := range len(http2.ClientPreface) - 1 {
+		_, _ = io.WriteString(conn, http2.ClientPreface[i:i+1])
+		select {
+		case <-ended:
+			return
+		case <-time.After(patience / 2):
+		}
+	}
+	t.Errorf("%d bytes of a preface took %s", len(http2.ClientPreface)-1, time.Since(begun))
+}
+
 // TestCVEClass16_SlowPrefacesOfHTTP2End: what a client begins a connection with has the time of a head, from its first byte on; one that
 // says nothing at all is merely idle.
 func TestCVEClass16_SlowPrefacesOfHTTP2End(t *testing.T) {

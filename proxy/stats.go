@@ -9,7 +9,16 @@ const (
 	httpCxTotal httpCounter = iota
 	httpCxIdleTimeout
 	httpCxProtocolError
+	httpCxHTTP1 // connections of either version follow each other, and so do their requests
+	httpCxHTTP2
+	httpRqHTTP1
+	httpRqHTTP2
+	httpCxDestroy
+	httpCxDestroyLocal // what the client did follows what was done here
+	httpCxDestroyRemote
 	httpCxDestroyActive
+	httpCxDestroyLocalActive
+	httpCxDestroyRemoteActive
 	httpCxDelayedClose
 	httpRqTotal
 	httpRqCompleted
@@ -32,6 +41,8 @@ const (
 	httpPathFailed
 	httpPathRedirected
 	httpRqOverload
+	httpRqDirect
+	httpRqResets
 	httpCxOverloadKeepAlive
 	httpUnderscoreRejected
 	httpUnderscoreDropped
@@ -42,7 +53,14 @@ var httpCounterNames = [numHTTPCounters]string{
 	httpCxTotal:         "downstream_cx_total",
 	httpCxIdleTimeout:   "downstream_cx_idle_timeout",
 	httpCxProtocolError: "downstream_cx_protocol_error",
-	httpCxDestroyActive: "downstream_cx_destroy_remote_active_rq",
+	httpCxHTTP1:         "downstream_cx_http1_total",
+	httpCxHTTP2:         "downstream_cx_http2_total",
+	httpRqHTTP1:         "downstream_rq_http1_total",
+	httpRqHTTP2:         "downstream_rq_http2_total",
+	httpCxDestroy:       "downstream_cx_destroy",
+	httpCxDestroyLocal:  "downstream_cx_destroy_local",
+	httpCxDestroyRemote: "downstream_cx_destroy_remote",
+	httpCxDestroyActive: "downstream_cx_destroy_active_rq",
 	httpCxDelayedClose:  "downstream_cx_delayed_close_timeout",
 	httpRqTotal:         "downstream_rq_total",
 	httpRqCompleted:     "downstream_rq_completed",
@@ -66,6 +84,12 @@ var httpCounterNames = [numHTTPCounters]string{
 	httpPathRedirected:  "downstream_rq_redirected_with_normalized_path",
 	httpRqOverload:      "downstream_rq_overload_close",
 
+	httpRqDirect: "rq_direct_response",
+	httpRqResets: "downstream_rq_too_many_premature_resets",
+
+	httpCxDestroyLocalActive:  "downstream_cx_destroy_local_active_rq",
+	httpCxDestroyRemoteActive: "downstream_cx_destroy_remote_active_rq",
+
 	httpCxOverloadKeepAlive: "downstream_cx_overload_disable_keepalive",
 	// Envoy counts these two by codec and not by listener; admin_stats.go sums them up.
 	httpUnderscoreRejected: "requests_rejected_with_underscores_in_headers",
@@ -74,10 +98,13 @@ var httpCounterNames = [numHTTPCounters]string{
 
 // httpStats are one loop's counts of a stat prefix.
 type httpStats struct {
-	count  [numHTTPCounters]uint64
-	active int // requests
-	conns  int
-	time   upstream.Histogram
+	count    [numHTTPCounters]uint64
+	active   int // requests
+	conns    int
+	versions [2]int // of them, by the version of HTTP that they are known to speak
+	upgrades int    // tunnels
+	time     upstream.Histogram
+	length   upstream.Histogram // of connections' lives
 }
 
 func (s *httpStats) add(other *httpStats) {
@@ -86,7 +113,33 @@ func (s *httpStats) add(other *httpStats) {
 	}
 	s.active += other.active
 	s.conns += other.conns
+	for i, n := range other.versions {
+		s.versions[i] += n
+	}
+	s.upgrades += other.upgrades
 	s.time.Add(&other.time)
+	s.length.Add(&other.length)
+}
+
+// samples are the figures, without their owner.
+func (s *httpStats) samples() []sample {
+	out := make([]sample, 0, numHTTPCounters+8)
+	for i, v := range s.count[:httpUnderscoreRejected] {
+		out = append(out, sample{name: httpCounterNames[i], value: v})
+	}
+	for _, g := range []struct {
+		name  string
+		value int
+	}{
+		{"downstream_cx_active", s.conns},
+		{"downstream_rq_active", s.active},
+		{"downstream_cx_http1_active", s.versions[0]},
+		{"downstream_cx_http2_active", s.versions[1]},
+		{"downstream_cx_upgrades_active", s.upgrades},
+	} {
+		out = append(out, sample{name: g.name, value: uint64(g.value), gauge: true})
+	}
+	return append(out, sample{name: "downstream_rq_time", histogram: &s.time}, sample{name: "downstream_cx_length_ms", histogram: &s.length})
 }
 
 // tcpCounter is one of the counters of TCP listeners that share a stat prefix.
@@ -96,6 +149,7 @@ const (
 	tcpCxTotal tcpCounter = iota
 	tcpNoRoute
 	tcpConnectFail
+	tcpIdleTimeout
 	tcpRxBytes
 	tcpTxBytes
 	numTCPCounters
@@ -105,6 +159,7 @@ var tcpCounterNames = [numTCPCounters]string{
 	tcpCxTotal:     "downstream_cx_total",
 	tcpNoRoute:     "downstream_cx_no_route",
 	tcpConnectFail: "upstream_connect_fail",
+	tcpIdleTimeout: "idle_timeout",
 	tcpRxBytes:     "downstream_cx_rx_bytes_total",
 	tcpTxBytes:     "downstream_cx_tx_bytes_total",
 }

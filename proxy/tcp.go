@@ -42,10 +42,12 @@ type stream struct {
 	connected bool
 	local     netip.AddrPort // of the upstream connection, if an access log wants it
 	facts     *accesslog.TLS // what access logs tell of the handshake
+	upFacts   *accesslog.TLS // and of the upstream's
+	visit     *visit         // what the listener's access logs know; nil without any
 }
 
 func (a *branch) acceptTCP(in *arrival) {
-	s := &stream{w: a.w, a: a, cfg: a.served, peer: in.peer, via: in.via, id: a.w.connectionID(), began: a.w.loop.Clock(), facts: a.facts(in), stats: a.tcp}
+	s := &stream{w: a.w, a: a, cfg: a.served, peer: in.peer, via: in.via, id: a.w.connectionID(), began: a.w.loop.Clock(), facts: a.facts(in), stats: a.tcp, visit: in.visit}
 	head := &a.streams
 	s.prev, s.next = head.prev, head
 	head.prev.next = s
@@ -95,7 +97,7 @@ func (s *stream) retry(err error) {
 		return
 	}
 	s.cluster.Stats.Count[upstream.ConnAttemptsExceeded]++
-	s.fail(flagConnectFailed | flagRetryLimit)
+	s.fail(flagConnectFailed | flagConnectLimit)
 }
 
 // Free is told that a connection may be had after all.
@@ -113,7 +115,7 @@ func (s *stream) Connected(err error) {
 		return
 	}
 	s.connected, s.failure = true, nil
-	s.keepLocal()
+	s.keepUpstream()
 	s.host.Stats.RequestTotal++
 	s.host.Reached(upstream.LocalDone)
 	s.up.Requests++
@@ -143,6 +145,9 @@ func (s *stream) UpstreamReady(e loop.Event) {
 		s.tunnel.UpstreamReady(e)
 	}
 }
+
+// tunnelIdle counts a tunnel that was silent for too long.
+func (s *stream) tunnelIdle() { s.stats.count[tcpIdleTimeout]++ }
 
 // tunnelEnded closes the client's side.
 func (s *stream) tunnelEnded(broken bool) {

@@ -9,11 +9,12 @@ import (
 
 	"github.com/hostmesh/hostmesh/proxy/accesslog"
 	"github.com/hostmesh/hostmesh/proxy/loop"
+	"github.com/hostmesh/hostmesh/proxy/upstream"
 )
 
 // facts is what an access log of the chain tells of a connection's handshake, nil if none does.
 func (b *branch) facts(in *arrival) *accesslog.TLS {
-	if l := b.served.lines; l == nil || l.needs&accesslog.NeedsTLS == 0 {
+	if l := b.served.lines; (l == nil || l.needs&accesslog.NeedsTLS == 0) && !in.visit.wants(accesslog.NeedsTLS) {
 		return nil
 	}
 	if in.conn != nil {
@@ -23,6 +24,20 @@ func (b *branch) facts(in *arrival) *accesslog.TLS {
 		return &accesslog.TLS{ServerName: in.inspect.hello.ServerName}
 	}
 	return nil
+}
+
+// upstreamFacts is what access logs tell of the handshake with a host, nil of plaintext. It is found out once for a connection.
+func upstreamFacts(c *upstream.Conn) *accesslog.TLS {
+	state := c.TLS()
+	if state == nil {
+		return nil
+	}
+	if t, ok := state.Note.(*accesslog.TLS); ok {
+		return t
+	}
+	t := factsOf(state)
+	state.Note = t
+	return t
 }
 
 func factsOf(s *loop.State) *accesslog.TLS {

@@ -25,6 +25,7 @@ type tunnel struct {
 
 // tunnelOwner is told once when a tunnel is over. broken says that it did not end in good order on both sides.
 type tunnelOwner interface {
+	tunnelIdle() // it ends for being silent
 	tunnelEnded(broken bool)
 }
 
@@ -199,4 +200,7 @@ func (t *tunnel) end(broken bool) {
 }
 
 // Expired ends a tunnel that was silent for too long.
-func (t *tunnel) Expired(*loop.Timer) { t.end(false) }
+func (t *tunnel) Expired(*loop.Timer) {
+	t.owner.tunnelIdle()
+	t.end(false)
+}

@@ -230,6 +230,7 @@ func TestTunnelThatStandsIsIdle(t *testing.T) {
 	for range 200 {
 		before := unread(t, conn)
 		if _, err := conn.Write([]byte("x")); err != nil || before < 0 {
+			p.waitStat("tcp.db.idle_timeout", "1")
 			return
 		}
 		time.Sleep(timeout / 20)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hostmesh/hostmesh/proxy/certificate"
 	"github.com/hostmesh/hostmesh/proxy/config"
+	"github.com/hostmesh/hostmesh/proxy/http2"
 	"github.com/hostmesh/hostmesh/proxy/loop"
 	"github.com/hostmesh/hostmesh/proxy/message"
 	"github.com/hostmesh/hostmesh/proxy/upstream"
@@ -32,6 +33,7 @@ type worker struct {
 	http      map[string]*httpStats
 	tcp       map[string]*tcpStats
 	prefaces  prefaceStats
+	http2     http2.Counts // of clients' connections
 	logs      map[*sink]*logBuffer
 	kept      []*kept // free
 	nextConn  uint64  // identity of the next connection; those of the loops interleave
@@ -97,7 +99,7 @@ func (w *worker) cluster(name string) *upstream.Cluster {
 	c.Share(w.shared[name], w.slot)
 	c.Originate(func(e *config.Endpoint, use upstream.Use) *tls.Config {
 		return w.certs.Client(c.Config(), e, uses[use])
-	})
+	}, handshakeCounter)
 	w.clusters[name] = c
 	return c
 }

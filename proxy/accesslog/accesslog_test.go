@@ -125,7 +125,18 @@ func TestCompileRefuses(t *testing.T) {
 		{"%DYNAMIC_METADATA(a:b)%", "%DYNAMIC_METADATA%"},
 		{"%ENVIRONMENT(HOME)%", "%ENVIRONMENT%"},
 		{"%FILTER_STATE(a)%", "%FILTER_STATE%"},
-		{"%UPSTREAM_REMOTE_ADDRESS%", "%UPSTREAM_REMOTE_ADDRESS%"},
+		{"%UPSTREAM_WIRE_BYTES_SENT%", "want %BYTES_SENT%, or another one that docs/accesslog.md lists"},
+		{"%RESPONSE_CODES%", "want %RESPONSE_CODE%, or another"},
+		{"%NONE_OF_THESE%", "want one that docs/accesslog.md lists"},
+		{"%" + strings.Repeat("X", 200) + "%", "want one that"},
+		{"%PATH(XX)%", "want WQ or NQ"},
+		{"%PATH(NQ:OTHER)%", "ORIG_OR_PATH"},
+		{"%QUERY_PARAM%", "%QUERY_PARAM(name)%"},
+		{"%REQ_WITHOUT_QUERY()%", "want one field name"},
+		{"%START_TIME_LOCAL(%Q)%", "%START_TIME_LOCAL%"},
+		{"%COMMON_DURATION(DS_RX_BEG:US_RX_BEG)%", "want two points and a unit"},
+		{"%COMMON_DURATION(DS_RX_BEG:US_CX_BEG:ms)%", "want points among DS_RX_BEG, DS_RX_END, DS_TX_END, US_RX_BEG, US_TX_END"},
+		{"%COMMON_DURATION(DS_RX_BEG:US_RX_BEG:s)%", "the unit ms, us or ns"},
 		{"%START_TIME(%Q)%", "in the time format"},
 		{"%START_TIME(%)%", "at the end of the time format"},
 		{"%START_TIME(%n)%", "in the time format"},
@@ -262,7 +273,8 @@ func TestFilter(t *testing.T) {
 // everything is a format with all operators.
 func everything(t testing.TB, c *Compiler) (text, js *Program) {
 	t.Helper()
-	format := Default + "%START_TIME(%s.%3f %a %j %p)% %EMIT_TIME% %HOSTNAME% %RESPONSE_CODE_DETAILS% %REQ(A?USER-AGENT):9% %RESP(X)% %RESP(:STATUS)%"
+	format := Default + "%START_TIME(%s.%3f %a %j %p)% %EMIT_TIME% %HOSTNAME% %RESPONSE_CODE_DETAILS% %REQ(A?USER-AGENT):9% %RESP(X)% %RESP(:STATUS)%" +
+		" %START_TIME_LOCAL% %EMIT_TIME_LOCAL(%Ez %Z %z)% %REQ_WITHOUT_QUERY(:PATH)% %PATH(NQ)% %PATH% %QUERY_PARAM(q)% %QUERY_PARAM(n)% %COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%"
 	for name := range operators {
 		format += " %" + name + "%"
 	}

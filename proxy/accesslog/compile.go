@@ -2,6 +2,8 @@ package accesslog
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -33,6 +35,8 @@ const (
 	NeedsLocal
 	NeedsRemote
 	NeedsTLS
+	NeedsUpstreamTLS
+	NeedsUnique
 )
 
 // Compiler turns the formats and filters of one listener into programs. The zero Compiler is ready.
@@ -166,23 +170,21 @@ func clip(s string) string {
 // operator compiles a command operator.
 func (c *Compiler) operator(call call) (op, error) {
 	switch call.name {
-	case "REQ", "RESP", "TRAILER":
+	case "REQ", "REQ_WITHOUT_QUERY", "RESP", "TRAILER":
 		return c.field(call)
+	case "PATH":
+		return c.path(call)
+	case "QUERY_PARAM":
+		return queryParam(call)
 	}
 	if call.length >= 0 {
-		return op{}, fmt.Errorf("got a length for %%%s%%, want it for REQ, RESP and TRAILER only", call.name)
+		return op{}, fmt.Errorf("got a length for %%%s%%, want it for REQ, REQ_WITHOUT_QUERY, RESP, TRAILER and QUERY_PARAM only", call.name)
 	}
 	switch call.name {
-	case "START_TIME", "EMIT_TIME":
-		stamp, err := parseStamp(call.params)
-		if err != nil {
-			return op{}, fmt.Errorf("%%%s%%: %w", call.name, err)
-		}
-		o := op{stamp: stamp, write: (*op).startTime}
-		if call.name == "EMIT_TIME" {
-			o.write = (*op).emitTime
-		}
-		return o, nil
+	case "START_TIME", "EMIT_TIME", "START_TIME_LOCAL", "EMIT_TIME_LOCAL":
+		return stampOperator(call)
+	case "COMMON_DURATION":
+		return duration(call)
 	case "RESPONSE_CODE_DETAILS":
 		if call.hasParams && call.params != "ALLOW_WHITESPACES" {
 			return op{}, fmt.Errorf("got %q for %%%s%%, want nothing or ALLOW_WHITESPACES", clip(call.params), call.name)
@@ -192,8 +194,7 @@ func (c *Compiler) operator(call call) (op, error) {
 			o.arg = 1
 		}
 		return o, nil
-	}
-	if call.name == "GRPC_STATUS" {
+	case "GRPC_STATUS":
 		return grpcOperator(call)
 	}
 	write, known := operators[call.name]
@@ -201,21 +202,12 @@ func (c *Compiler) operator(call call) (op, error) {
 	case call.name == "HOSTNAME":
 		write = (*op).constant
 	case !known:
-		return op{}, fmt.Errorf("got the command operator %%%s%%, want one that is supported", clip(call.name))
+		return op{}, unknown(call.name)
 	}
 	if call.hasParams {
 		return op{}, fmt.Errorf("got parameters for %%%s%%, want none", call.name)
 	}
-	switch {
-	case strings.HasPrefix(call.name, "UPSTREAM_LOCAL_"):
-		c.Needs |= NeedsUpstreamLocal
-	case strings.HasPrefix(call.name, "DOWNSTREAM_LOCAL_"):
-		c.Needs |= NeedsLocal
-	case strings.HasPrefix(call.name, "DOWNSTREAM_REMOTE_"):
-		c.Needs |= NeedsRemote
-	case strings.HasPrefix(call.name, "DOWNSTREAM_TLS_"), strings.HasPrefix(call.name, "DOWNSTREAM_PEER_"), call.name == "REQUESTED_SERVER_NAME":
-		c.Needs |= NeedsTLS
-	}
+	c.Needs |= needsOf(call.name)
 	o := op{write: write}
 	if call.name == "HOSTNAME" {
 		o.text = c.Hostname
@@ -223,85 +215,64 @@ func (c *Compiler) operator(call call) (op, error) {
 	return o, nil
 }
 
-// fieldRef is where a field's value is found.
-type fieldRef struct {
-	from source
-	slot int
-}
-
-type source uint8
-
-const (
-	nowhere source = iota
-	requestField
-	responseField
-	methodPart
-	pathPart
-	authorityPart
-	schemePart
-	requestIDPart
-	statusPart
-	trailerField
-)
-
-// field compiles REQ(name?alternative):length and its like.
-func (c *Compiler) field(call call) (op, error) {
-	main, alternative, two := strings.Cut(call.params, "?")
-	if !call.hasParams || main == "" || two && alternative == "" || strings.Contains(alternative, "?") {
-		return op{}, fmt.Errorf("got %%%s(%s)%%, want one field name, or two with ? between them", call.name, clip(call.params))
+// needsOf is what an operator without parameters reads that is costly to find out.
+func needsOf(name string) Needs {
+	begins := func(prefixes ...string) bool {
+		return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
 	}
-	o := op{write: (*op).field, max: call.length}
-	for i, name := range []string{main, alternative} {
-		if name == "" {
-			continue
-		}
-		if !isFieldName(name) {
-			return op{}, fmt.Errorf("got the field name %q in %%%s%%, want a header field", clip(name), call.name)
-		}
-		ref, err := c.fieldRef(call.name, strings.ToLower(name), false)
-		if err != nil {
-			return op{}, err
-		}
-		o.slots[i] = ref
-	}
-	return o, nil
-}
-
-func (c *Compiler) fieldRef(operator, name string, all bool) (fieldRef, error) {
 	switch {
-	case operator == "TRAILER" && (name[0] == ':' || name == "host"):
-		return fieldRef{}, nil // no trailer section has these
-	case operator == "TRAILER":
-		return fieldRef{trailerField, c.Names.Trailer.slot(name, all)}, nil
-	case operator == "RESP" && name == ":status":
-		return fieldRef{from: statusPart}, nil
-	case operator == "RESP" && name[0] != ':':
-		return fieldRef{responseField, c.Names.Response.slot(name, all)}, nil
-	case operator == "RESP":
-		return fieldRef{}, fmt.Errorf("got the field name %q in %%RESP%%, want :status or a header field", clip(name))
+	case begins("UPSTREAM_LOCAL_"):
+		return NeedsUpstreamLocal
+	case begins("UPSTREAM_TLS_", "UPSTREAM_PEER_"):
+		return NeedsUpstreamTLS
+	case begins("DOWNSTREAM_LOCAL_"):
+		return NeedsLocal
+	case begins("DOWNSTREAM_REMOTE_"):
+		return NeedsRemote
+	case begins("DOWNSTREAM_TLS_", "DOWNSTREAM_PEER_", "REQUESTED_SERVER_NAME"):
+		return NeedsTLS
+	case begins("UNIQUE_ID"):
+		return NeedsUnique
 	}
-	switch name {
-	case ":method":
-		return fieldRef{from: methodPart}, nil
-	case ":path":
-		return fieldRef{from: pathPart}, nil
-	case ":authority", "host":
-		return fieldRef{from: authorityPart}, nil
-	case ":scheme":
-		return fieldRef{from: schemePart}, nil
-	case "x-request-id":
-		return fieldRef{from: requestIDPart}, nil
-	}
-	if name[0] == ':' {
-		return fieldRef{}, fmt.Errorf("got the field name %q in %%REQ%%, want :method, :path, :authority, :scheme or a header field", clip(name))
-	}
-	return fieldRef{requestField, c.Names.Request.slot(name, all)}, nil
+	return 0
 }
 
-// isFieldName reports whether s is a token, or one behind a colon.
-func isFieldName(s string) bool {
-	s = strings.TrimPrefix(s, ":")
-	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
-		return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
-	})
+// unknown is the error for an operator that there is not. It names those that may be meant.
+func unknown(name string) error {
+	var near []string
+	for _, other := range slices.Sorted(maps.Keys(operators)) {
+		if strings.Contains(other, name) || strings.Contains(name, other) || distance(name, other) <= 2 {
+			near = append(near, "%"+other+"%")
+		}
+	}
+	want := "one that docs/accesslog.md lists"
+	if len(near) > 0 && len(near) <= 6 {
+		want = strings.Join(near, ", ") + ", or another " + want
+	}
+	return fmt.Errorf("got the command operator %%%s%%, want %s", clip(name), want)
+}
+
+// distance is how many letters have to be changed, added or taken away to make b of a (Levenshtein's). Of long names it is only
+// known that it is large.
+func distance(a, b string) int {
+	if len(a) > 64 || len(b) > 64 {
+		return 64
+	}
+	var row [65]int
+	for j := range len(b) + 1 {
+		row[j] = j
+	}
+	for i := range len(a) {
+		before := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := before
+			if a[i] != b[j] {
+				change++
+			}
+			before = row[j+1]
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
 }

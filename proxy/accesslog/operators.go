@@ -11,27 +11,34 @@ type writer = func(o *op, dst []byte, r *Record) ([]byte, valueKind)
 
 // operators are those without parameters.
 var operators = map[string]writer{
-	"PROTOCOL":                          func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, r.Protocol) },
-	"UPSTREAM_PROTOCOL":                 func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, r.UpstreamProtocol) },
-	"RESPONSE_CODE":                     func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return count(dst, uint64(max(r.Status, 0))) },
-	"RESPONSE_FLAGS":                    func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return appendFlags(dst, r, false), text },
-	"RESPONSE_FLAGS_LONG":               func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return appendFlags(dst, r, true), text },
-	"BYTES_RECEIVED":                    func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return count(dst, r.BytesReceived) },
-	"BYTES_SENT":                        func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return count(dst, r.BytesSent) },
-	"DURATION":                          func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return millis(dst, r.Duration) },
-	"REQUEST_DURATION":                  func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return millis(dst, r.RequestDuration) },
-	"REQUEST_TX_DURATION":               func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return millis(dst, r.RequestTX) },
-	"RESPONSE_DURATION":                 func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return millis(dst, r.ResponseDuration) },
-	"RESPONSE_TX_DURATION":              func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return millis(dst, r.ResponseTX) },
-	"ROUTE_NAME":                        func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, r.Route) },
-	"UPSTREAM_CLUSTER":                  func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, r.Cluster) },
-	"UPSTREAM_CLUSTER_RAW":              func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, r.Cluster) },
-	"UPSTREAM_TRANSPORT_FAILURE_REASON": func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return spaceless(dst, r.Failure) },
-	"UPSTREAM_REQUEST_ATTEMPT_COUNT":    func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return count(dst, uint64(max(r.Attempts, 0))) },
-	"CONNECTION_ID":                     func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return count(dst, r.Connection) },
-	"STREAM_ID":                         func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return raw(dst, r.RequestID) },
-	"ACCESS_LOG_TYPE":                   func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, logType(r)) },
-	"UPSTREAM_HOST":                     func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return addr(dst, r.UpstreamRemote) },
+	"PROTOCOL":                             func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, r.Protocol) },
+	"UPSTREAM_PROTOCOL":                    func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, r.UpstreamProtocol) },
+	"RESPONSE_CODE":                        func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return count(dst, uint64(max(r.Status, 0))) },
+	"RESPONSE_FLAGS":                       func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return appendFlags(dst, r, false), text },
+	"RESPONSE_FLAGS_LONG":                  func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return appendFlags(dst, r, true), text },
+	"BYTES_RECEIVED":                       func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return count(dst, r.BytesReceived) },
+	"BYTES_SENT":                           func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return count(dst, r.BytesSent) },
+	"DURATION":                             func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return millis(dst, r.Duration) },
+	"REQUEST_DURATION":                     func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return millis(dst, r.RequestDuration) },
+	"REQUEST_TX_DURATION":                  func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return millis(dst, r.RequestTX) },
+	"RESPONSE_DURATION":                    func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return millis(dst, r.ResponseDuration) },
+	"RESPONSE_TX_DURATION":                 func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return millis(dst, r.ResponseTX) },
+	"ROUTE_NAME":                           func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, r.Route) },
+	"UPSTREAM_CLUSTER":                     func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, r.Cluster) },
+	"UPSTREAM_CLUSTER_RAW":                 func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, r.Cluster) },
+	"UPSTREAM_TRANSPORT_FAILURE_REASON":    func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return spaceless(dst, r.Failure) },
+	"UPSTREAM_REQUEST_ATTEMPT_COUNT":       func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return count(dst, uint64(max(r.Attempts, 0))) },
+	"CONNECTION_TERMINATION_DETAILS":       func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, r.Termination) },
+	"DOWNSTREAM_TRANSPORT_FAILURE_REASON":  func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return spaceless(dst, r.DownstreamFailure) },
+	"UNIQUE_ID":                            func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return raw(dst, r.Unique) },
+	"TRACE_ID":                             func(_ *op, dst []byte, _ *Record) ([]byte, valueKind) { return dst, missing }, // nothing is traced
+	"CONNECTION_ID":                        func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return count(dst, r.Connection) },
+	"STREAM_ID":                            func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return raw(dst, r.RequestID) },
+	"ACCESS_LOG_TYPE":                      func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, logType(r)) },
+	"UPSTREAM_HOST":                        func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return addr(dst, r.UpstreamRemote) },
+	"UPSTREAM_REMOTE_ADDRESS":              func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return addr(dst, r.reached()) },
+	"UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return ip(dst, r.reached()) },
+	"UPSTREAM_REMOTE_PORT":                 func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return port(dst, r.reached()) },
 	"UPSTREAM_LOCAL_ADDRESS": func(_ *op, dst []byte, r *Record) ([]byte, valueKind) {
 		return addr(dst, config.Address{IP: r.UpstreamLocal})
 	},
@@ -50,21 +57,30 @@ var operators = map[string]writer{
 	"DOWNSTREAM_LOCAL_ADDRESS":                      func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return addr(dst, r.Local) },
 	"DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT":         func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return ip(dst, r.Local) },
 	"DOWNSTREAM_LOCAL_PORT":                         func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return port(dst, r.Local) },
-	"DOWNSTREAM_TLS_VERSION":                        tls(func(t *TLS) string { return t.Version }),
-	"DOWNSTREAM_TLS_CIPHER":                         tls(func(t *TLS) string { return t.Cipher }),
-	"DOWNSTREAM_PEER_SUBJECT":                       tls(func(t *TLS) string { return t.Subject }),
-	"DOWNSTREAM_PEER_ISSUER":                        tls(func(t *TLS) string { return t.Issuer }),
-	"DOWNSTREAM_PEER_SERIAL":                        tls(func(t *TLS) string { return t.Serial }),
-	"DOWNSTREAM_PEER_FINGERPRINT_256":               tls(func(t *TLS) string { return t.Fingerprint }),
-	"DOWNSTREAM_PEER_URI_SAN":                       tls(func(t *TLS) string { return t.URIs }),
-	"DOWNSTREAM_PEER_DNS_SAN":                       tls(func(t *TLS) string { return t.DNSNames }),
-	"REQUESTED_SERVER_NAME":                         tls(func(t *TLS) string { return t.ServerName }),
+	"DOWNSTREAM_TLS_VERSION":                        downstreamTLS(func(t *TLS) string { return t.Version }),
+	"DOWNSTREAM_TLS_CIPHER":                         downstreamTLS(func(t *TLS) string { return t.Cipher }),
+	"DOWNSTREAM_PEER_SUBJECT":                       downstreamTLS(func(t *TLS) string { return t.Subject }),
+	"DOWNSTREAM_PEER_ISSUER":                        downstreamTLS(func(t *TLS) string { return t.Issuer }),
+	"DOWNSTREAM_PEER_SERIAL":                        downstreamTLS(func(t *TLS) string { return t.Serial }),
+	"DOWNSTREAM_PEER_FINGERPRINT_256":               downstreamTLS(func(t *TLS) string { return t.Fingerprint }),
+	"DOWNSTREAM_PEER_URI_SAN":                       downstreamTLS(func(t *TLS) string { return t.URIs }),
+	"DOWNSTREAM_PEER_DNS_SAN":                       downstreamTLS(func(t *TLS) string { return t.DNSNames }),
+	"UPSTREAM_TLS_VERSION":                          upstreamTLS(func(t *TLS) string { return t.Version }),
+	"UPSTREAM_TLS_CIPHER":                           upstreamTLS(func(t *TLS) string { return t.Cipher }),
+	"UPSTREAM_PEER_SUBJECT":                         upstreamTLS(func(t *TLS) string { return t.Subject }),
+	"UPSTREAM_PEER_ISSUER":                          upstreamTLS(func(t *TLS) string { return t.Issuer }),
+	"UPSTREAM_PEER_URI_SAN":                         upstreamTLS(func(t *TLS) string { return t.URIs }),
+	"UPSTREAM_PEER_DNS_SAN":                         upstreamTLS(func(t *TLS) string { return t.DNSNames }),
+	"REQUESTED_SERVER_NAME":                         downstreamTLS(func(t *TLS) string { return t.ServerName }),
 	"FILTER_CHAIN_NAME":                             func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return str(dst, r.Chain) },
 	"GRPC_STATUS_NUMBER":                            func(_ *op, dst []byte, r *Record) ([]byte, valueKind) { return appendGRPC(dst, r, grpcNumber) },
 }
 
 func logType(r *Record) string {
-	if r.TCP {
+	switch {
+	case r.Listener:
+		return "NotSet" // as in Envoy
+	case r.TCP:
 		return "TcpConnectionEnd"
 	}
 	return "DownstreamEnd"
@@ -133,58 +149,6 @@ func (o *op) details(dst []byte, r *Record) ([]byte, valueKind) {
 		return str(dst, r.Details)
 	}
 	return spaceless(dst, r.Details)
-}
-
-// field writes the first of two fields that is there, as far as it may go.
-func (o *op) field(dst []byte, r *Record) ([]byte, valueKind) {
-	for _, ref := range o.slots {
-		value, ok := ref.value(r)
-		if !ok {
-			continue
-		}
-		if ref.from == statusPart {
-			if r.Status <= 0 {
-				continue
-			}
-			from := len(dst)
-			dst = strconv.AppendInt(dst, int64(r.Status), 10)
-			if o.max >= 0 && len(dst)-from > o.max {
-				dst = dst[:from+o.max]
-			}
-			return dst, text
-		}
-		if o.max >= 0 && len(value) > o.max {
-			value = value[:o.max]
-		}
-		return append(dst, value...), text
-	}
-	return dst, missing
-}
-
-func (f fieldRef) value(r *Record) ([]byte, bool) {
-	var part []byte
-	switch f.from {
-	case requestField:
-		return r.Request.at(f.slot)
-	case responseField:
-		return r.Response.at(f.slot)
-	case trailerField:
-		return r.Trailer.at(f.slot)
-	case statusPart:
-		return nil, true
-	case methodPart:
-		part = r.Method
-	case pathPart:
-		part = r.Path
-	case authorityPart:
-		part = r.Authority
-	case schemePart:
-		part = r.Scheme
-	case requestIDPart:
-		part = r.RequestID
-	case nowhere:
-	}
-	return part, len(part) > 0
 }
 
 // appendFlags writes the flags with commas between them, "-" without one.

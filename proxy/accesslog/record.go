@@ -30,18 +30,25 @@ type Record struct {
 	Details                  string   // why this status
 	Failure                  string   // why the upstream could not be reached
 	BytesReceived, BytesSent uint64
+	DownstreamFailure        string // why the handshake with the client failed
+	Termination              string // why the client's connection was ended
 
 	Route, Cluster string
 	UpstreamRemote config.Address
+	Connected      bool // the upstream was reached
 	UpstreamLocal  netip.AddrPort
 	Remote, Direct netip.AddrPort // of the client; Direct is the peer itself
 	Local          config.Address
 	Connection     uint64
 	Attempts       int
 	TCP            bool
+	Listener       bool // the line is the listener's: it is about the connection, whatever that was used for
 
 	Chain string // of filters
 	TLS   *TLS   // nil: plaintext, or nothing is known
+
+	UpstreamTLS *TLS   // the same of the upstream
+	Unique      []byte // an identity of the record's own
 
 	GRPC       bool // the request was a call of gRPC
 	GRPCTold   bool // the response, call or not, told a status of gRPC:
@@ -49,6 +56,14 @@ type Record struct {
 
 	Request, Response, Trailer Values
 	Random                     uint64 // for filters that take a share
+}
+
+// reached is the address of the upstream's end of a connection.
+func (r *Record) reached() config.Address {
+	if !r.Connected {
+		return config.Address{}
+	}
+	return r.UpstreamRemote
 }
 
 // grpcStatus is how a call of gRPC ended; a response that does not tell says so by its status of HTTP.

@@ -3,6 +3,7 @@ package accesslog
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -14,6 +15,9 @@ type stampPart struct {
 }
 
 const maxStamp = 1024 // bytes of a time format
+
+// localStamp is the time format where none is given, of a zone that is not known beforehand.
+const localStamp = "%Y-%m-%dT%H:%M:%E3S%z"
 
 // Verbs that are no letter of strftime.
 const (
@@ -104,12 +108,40 @@ func isVerb(c byte) bool {
 	return false
 }
 
-func (o *op) startTime(dst []byte, r *Record) ([]byte, valueKind) {
-	return appendStamp(dst, o.stamp, r.Start), text
+// How a stamp is written.
+const (
+	stampEmitted = 1 << iota // when the record was done, and not when it began
+	stampLocal               // in the zone of this host, and not in UTC
+)
+
+// stampOperator compiles START_TIME(format) and its like.
+func stampOperator(call call) (op, error) {
+	parts, err := parseStamp(call.params)
+	if err != nil {
+		return op{}, fmt.Errorf("%%%s%%: %w", call.name, err)
+	}
+	o := op{stamp: parts, write: (*op).stampOf}
+	if strings.HasPrefix(call.name, "EMIT_") {
+		o.arg |= stampEmitted
+	}
+	if strings.HasSuffix(call.name, "_LOCAL") {
+		o.arg |= stampLocal
+		if call.params == "" {
+			o.stamp, err = parseStamp(localStamp)
+		}
+	}
+	return o, err
 }
 
-func (o *op) emitTime(dst []byte, r *Record) ([]byte, valueKind) {
-	return appendStamp(dst, o.stamp, r.Start.Add(max(r.Duration, 0))), text
+func (o *op) stampOf(dst []byte, r *Record) ([]byte, valueKind) {
+	t := r.Start
+	if o.arg&stampEmitted != 0 {
+		t = t.Add(max(r.Duration, 0))
+	}
+	if o.arg&stampLocal != 0 {
+		t = t.Local()
+	}
+	return appendStamp(dst, o.stamp, t), text
 }
 
 func appendStamp(dst []byte, parts []stampPart, t time.Time) []byte {
@@ -181,11 +213,23 @@ func appendRare(dst []byte, verb byte, t time.Time) []byte {
 	case 'w':
 		return strconv.AppendInt(dst, int64(t.Weekday()), 10)
 	case 'z':
-		return append(dst, "+0000"...)
+		return zone(dst, t, "")
 	case verbZone:
-		return append(dst, "+00:00"...)
+		return zone(dst, t, ":")
 	}
-	return append(dst, "UTC"...)
+	name, _ := t.Zone()
+	return append(dst, name...)
+}
+
+// zone writes how far t is ahead of UTC, in hours and minutes.
+func zone(dst []byte, t time.Time, colon string) []byte {
+	_, ahead := t.Zone()
+	sign := byte('+')
+	if ahead < 0 {
+		sign, ahead = '-', -ahead
+	}
+	dst = padded(append(dst, sign), ahead/3600, 2)
+	return padded(append(dst, colon...), ahead/60%60, 2)
 }
 
 func padded(dst []byte, n, width int) []byte {

@@ -87,7 +87,7 @@ var errorTexts = [...]errorText{
 	ErrHeadTooLarge:       {431, "http1.head_too_large", "head exceeds its limit"},
 	ErrTargetTooLong:      {414, "http1.request_line_too_long", "request line exceeds the limit of the head"},
 	ErrTooManyFields:      {431, "http1.too_many_headers", "too many field lines"},
-	ErrRequestLine:        {400, "http1.invalid_request_line", "request line is not 'method target version'"},
+	ErrRequestLine:        {400, "http1.codec_error", "request line is not 'method target version'"},
 	ErrMethod:             {400, "http1.invalid_method", "method is not a token"},
 	ErrMethodTooLong:      {501, "http1.unknown_method", "method is too long to be known"},
 	ErrTarget:             {400, "http1.invalid_target", "request target is invalid"},

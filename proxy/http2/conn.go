@@ -14,6 +14,7 @@ const (
 	EventSettings Event = iota + 1 // the peer's settings came or changed
 	EventGoAway                    // the peer takes no new streams
 	EventPingAck
+	EventResets   // the peer began more streams for nothing than it may: the connection ends
 	EventRejected // a stream was reset that nobody has seen: it was refused, malformed or too large
 )
 
@@ -40,6 +41,7 @@ type Conn struct {
 	limits *Limits
 	*work            // nil: nothing happens
 	ours   *resetIDs // nil: this side reset no stream
+	counts *Counts   // nil: nobody asks
 
 	dec decoder
 	enc encoder
@@ -175,11 +177,15 @@ func (c *Conn) Feed(buf []byte, to Handler) (used int, err error) {
 		used += n
 		c.forget()
 		if code == NoError && len(c.control)-c.own > controlBytes {
+			c.count(OutboundControlFlood)
 			code = EnhanceYourCalm
 		}
 	}
 	c.feeding = false
 	if code != NoError {
+		if code != EnhanceYourCalm { // else it was counted by its kind
+			c.count(MessagingError)
+		}
 		c.Fail(code)
 		return used, code
 	}
@@ -190,6 +196,7 @@ func (c *Conn) Feed(buf []byte, to Handler) (used int, err error) {
 func (c *Conn) Fail(code ErrCode) {
 	c.failed = code
 	c.rouse()
+	c.count(GoAwaySent)
 	c.control = appendGoAway(c.control, min(c.lastPeer, c.lastTake), code)
 }
 
@@ -270,12 +277,13 @@ func (c *Conn) frame(f frame, p []byte, to Handler) ErrCode {
 	case frameWindowUpdate:
 		return c.windowUpdate(f, p, to)
 	}
-	return c.charge(1) // unknown frames are ignored (RFC 9113 section 5.5)
+	return c.charge(1, InboundUselessFramesFlood) // unknown frames are ignored (RFC 9113 section 5.5)
 }
 
-// charge counts frames that make work and move nothing.
-func (c *Conn) charge(n int) ErrCode {
+// charge counts frames that make work and move nothing. Too many are a flood of the kind.
+func (c *Conn) charge(n int, kind Counter) ErrCode {
 	if c.noise += int32(n); int(c.noise) > c.limits.Noise {
+		c.count(kind)
 		return EnhanceYourCalm
 	}
 	return NoError
@@ -294,22 +302,23 @@ func (c *Conn) chargeLate() ErrCode {
 		c.underWay.frames--
 		return NoError
 	}
-	return c.charge(1)
+	return c.charge(1, InboundUselessFramesFlood)
 }
 
 // chargeEcho counts a window update or a ping: those that follow from what was sent are no noise. A peer that measures the way, as
 // gRPC does to set its windows, has a ping under way whenever it gets content.
-func (c *Conn) chargeEcho() ErrCode {
+func (c *Conn) chargeEcho(kind Counter) ErrCode {
 	if c.echoes > 0 {
 		c.echoes--
 		return NoError
 	}
-	return c.charge(1)
+	return c.charge(1, kind)
 }
 
 // chargeReset counts a stream that was begun for nothing.
-func (c *Conn) chargeReset() ErrCode {
+func (c *Conn) chargeReset(to Handler) ErrCode {
 	if c.resets++; int(c.resets) > c.limits.Resets {
+		to.Event(EventResets)
 		return EnhanceYourCalm
 	}
 	return NoError
@@ -337,18 +346,22 @@ func (c *Conn) streamWindow() int {
 // streamError resets a stream because of what the peer sent.
 func (c *Conn) streamError(s *Stream, id uint32, code ErrCode, to Handler) ErrCode {
 	c.remember(id)
+	c.count(ResetSent)
+	if code == ProtocolError {
+		c.count(MessagingError)
+	}
 	c.control = appendReset(c.control, id, code)
 	if s != nil {
 		c.expectLate(s.left())
 		c.cutOff(s)
 		to.Reset(s, code, false)
-		return c.chargeReset()
+		return c.chargeReset(to)
 	}
 	if code != StreamClosed { // of one that had ended nothing is under way
 		c.expectLate(c.streamWindow())
 	}
 	to.Event(EventRejected)
-	return c.chargeReset()
+	return c.chargeReset(to)
 }
 
 // remember notes that this side reset a stream.

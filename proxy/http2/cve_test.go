@@ -2,6 +2,7 @@ package http2
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -79,34 +80,42 @@ func TestCVEClass15_LongSectionsCountByTheirLength(t *testing.T) {
 func TestCVEClass15_FloodsEndTheConnection(t *testing.T) {
 	for _, c := range []struct {
 		name  string
+		kind  Counter // NumCounters: streams that are begun for nothing, of which an event tells
 		write func(p *peer, i int)
 	}{
-		{"rapid reset", func(p *peer, i int) {
+		{"rapid reset", NumCounters, func(p *peer, i int) {
 			p.request(uint32(2*i+1), true)
 			_ = p.WriteRSTStream(uint32(2*i+1), oracle.ErrCodeCancel)
 		}},
-		{"resets that are provoked", func(p *peer, i int) { p.request(uint32(2*i+1), true); _ = p.WriteWindowUpdate(uint32(2*i+1), 0) }},
-		{"malformed", func(p *peer, i int) { p.headers(uint32(2*i+1), true, "x", "y") }},
-		{"too many streams", func(p *peer, i int) { p.request(uint32(2*i+1), false) }},
-		{"continuation", func(p *peer, i int) {
+		{"resets that are provoked", NumCounters, func(p *peer, i int) { p.request(uint32(2*i+1), true); _ = p.WriteWindowUpdate(uint32(2*i+1), 0) }},
+		{"malformed", NumCounters, func(p *peer, i int) { p.headers(uint32(2*i+1), true, "x", "y") }},
+		{"too many streams", NumCounters, func(p *peer, i int) { p.request(uint32(2*i+1), false) }},
+		{"continuation", HeaderOverflow, func(p *peer, i int) {
 			if i == 0 {
 				_ = p.WriteHeaders(oracle.HeadersFrameParam{StreamID: 1})
 			}
 			_ = p.WriteContinuation(1, false, []byte{0})
 		}},
-		{"settings", func(p *peer, _ int) { _ = p.WriteSettings() }},
-		{"settings acks", func(p *peer, _ int) { _ = p.WriteSettingsAck() }},
-		{"ping", func(p *peer, i int) { _ = p.WritePing(i%2 == 0, [8]byte{}) }},
-		{"priority", func(p *peer, i int) { _ = p.WritePriority(uint32(2*i+1), oracle.PriorityParam{}) }},
-		{"window updates", func(p *peer, _ int) { _ = p.WriteWindowUpdate(0, 1) }},
-		{"unknown frames", func(p *peer, _ int) { _ = p.WriteRawFrame(99, 0, 0, nil) }},
-		{"empty data", func(p *peer, i int) {
+		{"settings", OutboundControlFlood, func(p *peer, _ int) { _ = p.WriteSettings() }},
+		{"settings acks", InboundUselessFramesFlood, func(p *peer, _ int) { _ = p.WriteSettingsAck() }},
+		{"ping", OutboundControlFlood, func(p *peer, _ int) { _ = p.WritePing(false, [8]byte{}) }},
+		{"ping acks", InboundUselessFramesFlood, func(p *peer, _ int) { _ = p.WritePing(true, [8]byte{}) }},
+		{"empty continuation", InboundEmptyFramesFlood, func(p *peer, i int) {
+			if i == 0 {
+				_ = p.WriteHeaders(oracle.HeadersFrameParam{StreamID: 1})
+			}
+			_ = p.WriteContinuation(1, false, nil)
+		}},
+		{"priority", InboundPriorityFramesFlood, func(p *peer, i int) { _ = p.WritePriority(uint32(2*i+1), oracle.PriorityParam{}) }},
+		{"window updates", InboundWindowUpdateFlood, func(p *peer, _ int) { _ = p.WriteWindowUpdate(0, 1) }},
+		{"unknown frames", InboundUselessFramesFlood, func(p *peer, _ int) { _ = p.WriteRawFrame(99, 0, 0, nil) }},
+		{"empty data", InboundEmptyFramesFlood, func(p *peer, i int) {
 			if i == 0 {
 				p.request(1, false)
 			}
 			_ = p.WriteData(1, false, nil)
 		}},
-		{"data for a closed stream", func(p *peer, i int) {
+		{"data for a closed stream", InboundUselessFramesFlood, func(p *peer, i int) {
 			if i == 0 {
 				p.request(1, true)
 				_ = p.WriteRSTStream(1, oracle.ErrCodeCancel)
@@ -117,6 +126,8 @@ func TestCVEClass15_FloodsEndTheConnection(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			r, p := serverOf(Limits{}), newPeer()
 			r.release = true
+			var counts Counts
+			r.conn.Count(&counts)
 			for i := range 3000 {
 				c.write(p, i)
 				_, err := r.conn.Feed(p.out.Bytes(), r)
@@ -127,6 +138,14 @@ func TestCVEClass15_FloodsEndTheConnection(t *testing.T) {
 				if err != nil {
 					if err != EnhanceYourCalm {
 						t.Errorf("after %d: %v", i, err)
+					}
+					for k, n := range counts[HeaderOverflow : OutboundControlFlood+1] {
+						if n != 0 != (Counter(k) == c.kind) || n > 1 {
+							t.Errorf("%s is %d, want one of %v alone", Counter(k), n, c.kind)
+						}
+					}
+					if told := slices.Contains(r.lines, fmt.Sprint("event ", EventResets)); told != (c.kind == NumCounters) {
+						t.Errorf("told of resets: %v in %q", told, r.lines[max(0, len(r.lines)-3):])
 					}
 					return
 				}

@@ -37,7 +37,7 @@ func (c *Conn) beginData(f frame, p []byte, to Handler) (n int, code ErrCode) {
 		c.giveBackStream(s, overhead)
 	}
 	if code == NoError && length == 0 && !c.data.end {
-		code = c.charge(emptyNoise)
+		code = c.charge(emptyNoise, InboundEmptyFramesFlood)
 	}
 	if code == NoError && length == 0 {
 		c.endContent(nil, to)
@@ -158,14 +158,14 @@ func (c *Conn) windowUpdate(f frame, p []byte, to Handler) ErrCode {
 			return FlowControlError
 		}
 		c.wake(to)
-		return c.chargeEcho()
+		return c.chargeEcho(InboundWindowUpdateFlood)
 	}
 	if c.idle(f.stream) {
 		return ProtocolError
 	}
 	s := c.table.find(f.stream)
 	if s == nil || s.reset {
-		return c.chargeEcho()
+		return c.chargeEcho(InboundWindowUpdateFlood)
 	}
 	if n == 0 {
 		return c.streamError(s, f.stream, ProtocolError, to)
@@ -177,7 +177,7 @@ func (c *Conn) windowUpdate(f frame, p []byte, to Handler) ErrCode {
 		c.blocked.remove(s)
 		to.Writable(s)
 	}
-	return c.chargeEcho()
+	return c.chargeEcho(InboundWindowUpdateFlood)
 }
 
 // initialWindow changes the windows of all streams (RFC 9113 section 6.9.2).

@@ -40,11 +40,16 @@ func (c *Conn) headers(f frame, p []byte, to Handler) ErrCode {
 
 func (c *Conn) continuation(f frame, p []byte, to Handler) ErrCode {
 	b := &c.block
+	kind := HeaderOverflow
+	if len(p) == 0 {
+		kind = InboundEmptyFramesFlood
+	}
 	if b.frames++; b.frames > blockFrames || len(b.buf)+len(p) > c.limits.HeaderBytes {
+		c.count(kind)
 		return EnhanceYourCalm
 	}
 	if len(p) == 0 {
-		if code := c.charge(1); code != NoError {
+		if code := c.charge(1, kind); code != NoError {
 			return code
 		}
 	}
@@ -80,14 +85,15 @@ func (c *Conn) fields(p []byte, to Handler) ErrCode {
 		c.lastPeer = id
 	}
 	if c.section.over { // it had to be decoded all the same
-		if code := c.charge(overNoise + len(p)/overBytes); code != NoError {
+		if code := c.charge(overNoise+len(p)/overBytes, HeaderOverflow); code != NoError {
 			return code
 		}
+		c.count(HeaderOverflow)
 	}
 	switch ok := c.section.finish(); {
 	case !use && kind == requestSection: // its content will come too
 		c.expectLate(c.streamWindow())
-		return c.charge(1)
+		return c.charge(1, InboundUselessFramesFlood)
 	case !use:
 		return c.chargeLate()
 	case s != nil && s.ended:
@@ -105,6 +111,7 @@ func (c *Conn) fields(p []byte, to Handler) ErrCode {
 		return c.streamError(s, id, ProtocolError, to)
 	}
 	s.ended = true
+	c.count(Trailers)
 	c.finished(s)
 	to.Trailers(s, h)
 	return NoError
@@ -152,7 +159,7 @@ func (c *Conn) response(s *Stream, h *message.Head, to Handler) ErrCode {
 			return c.streamError(s, s.id, ProtocolError, to)
 		}
 		to.Headers(s, h, false)
-		return c.charge(1)
+		return c.charge(1, InboundUselessFramesFlood)
 	}
 	s.remaining = h.ContentLength
 	if s.head || h.Status == 304 || h.Status == 204 {
@@ -175,7 +182,7 @@ func (c *Conn) priority(f frame, p []byte, to Handler) ErrCode {
 		wrong = ProtocolError
 	}
 	if wrong == NoError {
-		return c.charge(1) // deprecated, ignored (RFC 9113 section 5.3.2)
+		return c.charge(1, InboundPriorityFramesFlood) // deprecated, ignored (RFC 9113 section 5.3.2)
 	}
 	s := c.table.find(f.stream)
 	if s == nil || s.reset {
@@ -191,6 +198,7 @@ func (c *Conn) peerReset(f frame, p []byte, to Handler) ErrCode {
 	if c.idle(f.stream) {
 		return ProtocolError
 	}
+	c.count(ResetReceived)
 	s := c.table.find(f.stream)
 	if s == nil || s.reset {
 		return c.chargeLate()
@@ -203,7 +211,7 @@ func (c *Conn) peerReset(f frame, p []byte, to Handler) ErrCode {
 	if meant || c.client {
 		return NoError
 	}
-	return c.chargeReset()
+	return c.chargeReset(to)
 }
 
 func (c *Conn) ping(f frame, p []byte, to Handler) ErrCode {
@@ -212,10 +220,10 @@ func (c *Conn) ping(f frame, p []byte, to Handler) ErrCode {
 	}
 	if f.has(flagAck) {
 		to.Event(EventPingAck)
-		return c.charge(1)
+		return c.charge(1, InboundUselessFramesFlood)
 	}
 	c.control = append(frame{8, framePing, flagAck, 0}.append(c.control), p...)
-	return c.chargeEcho()
+	return c.chargeEcho(OutboundControlFlood)
 }
 
 func (c *Conn) goAway(p []byte, to Handler) ErrCode {
@@ -236,7 +244,7 @@ func (c *Conn) goAway(p []byte, to Handler) ErrCode {
 		})
 	}
 	to.Event(EventGoAway)
-	return c.charge(1)
+	return c.charge(1, InboundUselessFramesFlood)
 }
 
 func (c *Conn) settings(f frame, p []byte, to Handler) ErrCode {
@@ -245,7 +253,7 @@ func (c *Conn) settings(f frame, p []byte, to Handler) ErrCode {
 			return FrameSizeError
 		}
 		c.acknowledged()
-		return c.charge(1)
+		return c.charge(1, InboundUselessFramesFlood)
 	}
 	if len(p)%6 != 0 {
 		return FrameSizeError
@@ -269,7 +277,7 @@ func (c *Conn) settings(f frame, p []byte, to Handler) ErrCode {
 		return code
 	}
 	to.Event(EventSettings)
-	return c.charge(1 + f.length/60)
+	return c.charge(1+f.length/60, OutboundControlFlood)
 }
 
 // acknowledged is told that the peer goes by our settings from here on.

@@ -105,6 +105,7 @@ func (c *Conn) Cancel(s *Stream, code ErrCode) {
 	c.cutOff(s)
 	c.remember(s.id)
 	c.say(appendReset(c.control, s.id, code))
+	c.count(ResetSent)
 }
 
 // Release gives a stream back. One that is not over is cancelled: with NoError when only the peer's part is missing, so that
@@ -156,6 +157,7 @@ func (c *Conn) Shutdown(last bool) {
 		c.lastTake = min(c.lastTake, c.lastPeer)
 		id = c.lastTake
 	}
+	c.count(GoAwaySent)
 	c.rouse()
 	c.say(appendGoAway(c.control, id, NoError))
 }

@@ -28,6 +28,7 @@ type State struct {
 	Resumed bool
 	Peer    []*x509.Certificate   // as the peer sent them, its own first
 	Chains  [][]*x509.Certificate // as they were verified
+	Note    any                   // what the connection's user keeps with it, nil at first; on the loop
 }
 
 // Open puts fd on the loop as a plain connection; all else is as with Socket.Open.

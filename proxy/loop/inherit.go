@@ -66,7 +66,8 @@ func inspect(fd int) (l Listening, err error) {
 	return l, unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 }
 
-// Join binds n more sockets to an address on which others with SO_REUSEPORT listen, as Listen does.
+// Join binds n more sockets to an address on which others with SO_REUSEPORT listen, as Listen does. They get no connection
+// until they listen themselves (Begin): what waits in the queue of a socket is lost with its process.
 func Join(addr netip.AddrPort, n int) ([]int, error) {
 	fds, err := share(addr, n)
 	if err != nil {

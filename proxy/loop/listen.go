@@ -43,10 +43,14 @@ func Listen(addr netip.AddrPort, n int) (fds []int, err error) {
 	if err := unix.Close(probe); err != nil {
 		return nil, err
 	}
-	return share(addr, n)
+	fds, err = share(addr, n)
+	for i := 0; err == nil && i < n; i++ {
+		err = Begin(fds[i])
+	}
+	return fds, err
 }
 
-// share binds n sockets to an address that others may be bound to as well, and lets them listen.
+// share binds n sockets to an address that others may be bound to as well.
 func share(addr netip.AddrPort, n int) (fds []int, err error) {
 	for range n {
 		fd, err := bound(addr, true)
@@ -57,11 +61,17 @@ func share(addr netip.AddrPort, n int) (fds []int, err error) {
 		if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
 			return fds, err
 		}
-		if err := unix.Listen(fd, backlog); err != nil {
-			return fds, err
-		}
 	}
 	return fds, nil
+}
+
+// Begin lets a socket listen that Join has bound. One that listens already, and may be somebody else's, stays as it is.
+func Begin(fd int) error {
+	listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	if err != nil || listens != 0 {
+		return err
+	}
+	return unix.Listen(fd, backlog)
 }
 
 func bound(addr netip.AddrPort, shared bool) (fd int, err error) {

@@ -31,6 +31,7 @@ func (c *Conn) discard() {
 	for range turnBytes / len(buf) {
 		n, err := c.socket.Read(buf)
 		*c.counts.Received += uint64(n)
+		c.received += uint64(n)
 		if err != nil {
 			if !errors.Is(err, syscall.EAGAIN) {
 				c.end(c.failed)
@@ -66,6 +67,11 @@ func (c *Conn) lose() {
 	c.loop.Release(c.out)
 	c.loop.Release(c.in)
 	c.out, c.in, c.waiting = nil, nil, nil
+}
+
+// ByPeer reports whether it was the peer that closed a connection which ended by err, and not this side.
+func (c *Conn) ByPeer(err error) bool {
+	return !errors.As(err, new(http2.ErrCode)) && !errors.Is(err, syscall.ECONNABORTED) && c.failed == nil
 }
 
 func (c *Conn) part(err error) {

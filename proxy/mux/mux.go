@@ -60,8 +60,11 @@ type Arena struct {
 	tails []*message.Fields
 }
 
-// Counts is what a connection counts its bytes in.
-type Counts struct{ Received, Sent *uint64 }
+// Counts is what a connection counts in: bytes, and what else happens; nil: that is not asked for.
+type Counts struct {
+	Received, Sent *uint64
+	Frames         *http2.Counts
+}
 
 // Conn is one end of an HTTP/2 connection.
 type Conn struct {
@@ -71,6 +74,8 @@ type Conn struct {
 	socket *loop.Conn
 	owner  Owner
 	counts Counts
+
+	received, sent uint64 // bytes
 
 	out []byte // to be sent from at
 	at  int
@@ -102,6 +107,7 @@ func (c *Conn) Serve(l *loop.Loop, socket *loop.Conn, limits http2.Limits, a *Ar
 	c.begin(l, socket, a, owner, counts)
 	c.server, c.patience = true, patience
 	c.InitServer(limits, &a.Arena)
+	c.Count(counts.Frames)
 	if len(early) > 0 {
 		c.in = append(l.Buffer(len(early)), early...)
 	}
@@ -114,6 +120,7 @@ func (c *Conn) Serve(l *loop.Loop, socket *loop.Conn, limits http2.Limits, a *Ar
 func (c *Conn) Dial(l *loop.Loop, socket *loop.Conn, limits http2.Limits, a *Arena, owner Owner, counts Counts) {
 	c.begin(l, socket, a, owner, counts)
 	c.InitClient(limits, &a.Arena)
+	c.Count(counts.Frames)
 	c.mark()
 }
 
@@ -173,6 +180,7 @@ func (c *Conn) read() {
 		case err == nil:
 			c.readable = n+m == len(shared) || c.hup
 			*c.counts.Received += uint64(m)
+			c.received += uint64(m)
 		case errors.Is(err, syscall.EAGAIN):
 			c.readable = false
 		default:
@@ -273,6 +281,7 @@ func (c *Conn) push() error {
 		n, err := c.socket.Write(c.out[c.at:])
 		c.at += n
 		*c.counts.Sent += uint64(n)
+		c.sent += uint64(n)
 		if err != nil {
 			if !errors.Is(err, syscall.EAGAIN) {
 				return err
@@ -336,6 +345,9 @@ func (c *Conn) Open(r Receiver) *Stream {
 	}
 	return c.stream(h, r)
 }
+
+// Moved is how many bytes came and went on the connection.
+func (c *Conn) Moved() (received, sent uint64) { return c.received, c.sent }
 
 // Closed reports whether the connection is over.
 func (c *Conn) Closed() bool { return c.closed || c.failed != nil }

@@ -15,6 +15,7 @@ func (conn *Conn) callReady(e loop.Event) {
 	if e&(loop.In|loop.Hup|loop.Err) != 0 {
 		k.readable = true
 		k.hup = k.hup || e&(loop.Hup|loop.Err) != 0
+		conn.parted = k.hup
 	}
 	if e&loop.Out != 0 && (len(k.out) > 0 || k.congested) {
 		r := k.recv
@@ -197,6 +198,7 @@ func (conn *Conn) keepInput(data []byte) {
 func (conn *Conn) ended(err error) {
 	k := &conn.call
 	k.hup, k.keep = true, false
+	conn.parted = true
 	orderly := errors.Is(err, io.EOF)
 	switch {
 	case k.raw && orderly:

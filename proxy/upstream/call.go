@@ -255,6 +255,7 @@ func (conn *Conn) Done() {
 		conn.Release()
 		return
 	}
+	conn.serves = false
 	conn.Discard()
 }
 

@@ -40,6 +40,7 @@ type Cluster struct {
 
 	arena       *Arena // of the loop
 	origination Origination
+	judge       func(error) Counter // of failed handshakes
 
 	shared *Shared // what the process knows; nil: nobody asks how requests end
 	slot   int     // this loop's number there

@@ -3,6 +3,7 @@ package upstream
 import (
 	"errors"
 	"syscall"
+	"time"
 
 	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/loop"
@@ -39,6 +40,8 @@ type Conn struct {
 	next, prev *Conn // in the host's idle stack; next was used earlier
 	idle       bool
 	connecting bool
+	parted     bool // the host ended it
+	serves     bool // a request or a tunnel has it
 	use        Use
 	epoch      int        // of the host when it began to open
 	told       *told      // what the host was told of the client; nil: nothing
@@ -73,6 +76,7 @@ func (c *Cluster) acquire(h *Host, w *Waiter, user waiting, want Want, use Use) 
 			continue
 		}
 		h.busy(1)
+		conn.serves = true
 		return conn, true, nil
 	}
 	conn, err = c.connect(h, w, user, use)
@@ -91,6 +95,13 @@ func (c *Cluster) open(h *Host, user waiting, use Use) (*Conn, error) {
 	h.conns++
 	h.busy(1)
 	c.Stats.Count[ConnTotal]++
+	switch use {
+	case ForHTTP1:
+		c.Stats.Count[ConnHTTP1]++
+	case ForHTTP2:
+		c.Stats.Count[ConnHTTP2]++
+	case ForBytes, ForHTTP: // what ForHTTP becomes is not known yet
+	}
 	if c.shared != nil {
 		c.shared.markUsed()
 	}
@@ -126,10 +137,10 @@ func (conn *Conn) Release() {
 	h := conn.Host
 	c := h.cluster
 	h.busy(-1)
-	conn.user = nil
+	conn.user, conn.serves = nil, false
 	if h.gone || c.gone || conn.epoch != h.epoch || conn.worn() || c.passOn() {
 		conn.Close()
-		c.closed(h)
+		conn.closed()
 		c.serveWaiting()
 		return
 	}
@@ -172,7 +183,6 @@ func (conn *Conn) Discard() {
 // end closes an open connection. Its place is not offered to the queue.
 func (conn *Conn) end() {
 	h := conn.Host
-	c := h.cluster
 	switch {
 	case conn.idle:
 		conn.leavePool()
@@ -186,11 +196,25 @@ func (conn *Conn) end() {
 	conn.user = nil
 	conn.endCall()
 	conn.Close()
-	c.closed(h)
+	conn.closed()
 }
 
-func (c *Cluster) closed(h *Host) {
-	h.conns--
+// closed counts a connection out that is closed.
+func (conn *Conn) closed() {
+	c := conn.Host.cluster
+	n := &c.Stats.Count
+	n[ConnDestroy]++
+	by, withRequest := ConnDestroyLocal, ConnDestroyLocalActive
+	if conn.parted {
+		by, withRequest = ConnDestroyRemote, ConnDestroyRemoteActive
+	}
+	n[by]++
+	if conn.serves {
+		n[ConnDestroyActive]++
+		n[withRequest]++
+	}
+	observe(&c.Stats.Length, time.Duration(c.loop.Now()-conn.opened))
+	conn.Host.conns--
 	c.give(limitConns)
 }
 
@@ -202,11 +226,13 @@ func (conn *Conn) Ready(e loop.Event) {
 	case conn.idle:
 		// An edge may tell of bytes that were read with those before them.
 		if e&(loop.Hup|loop.Err) != 0 || e&loop.In != 0 && !conn.Quiet() {
+			conn.parted = e&(loop.Hup|loop.Err) != 0
 			conn.Discard()
 		}
 	case conn.mux != nil:
 		conn.mux.Ready(e)
 	case conn.user != nil:
+		conn.parted = conn.parted || e&(loop.Hup|loop.Err) != 0
 		conn.user.UpstreamReady(e)
 	case conn.call.recv != nil:
 		conn.callReady(e)
@@ -242,15 +268,24 @@ func (conn *Conn) connected(e loop.Event) {
 
 // Secured is told how the TLS handshake ended.
 func (conn *Conn) Secured(err error) {
+	c := conn.Host.cluster
 	if err != nil {
+		if c.judge != nil {
+			c.Stats.Count[c.judge(err)]++
+		}
 		conn.fail(&HandshakeError{err})
 		return
+	}
+	c.Stats.Count[TLSHandshake]++
+	if conn.TLS().Resumed {
+		c.Stats.Count[TLSResumed]++
 	}
 	switch alpn := conn.TLS().ALPN; {
 	case conn.use == ForHTTP2 && alpn != "" && alpn != "h2":
 		conn.fail(&HandshakeError{errors.New("the host does not speak HTTP/2")})
 		return
 	case conn.use == ForHTTP && alpn == "h2":
+		c.Stats.Count[ConnHTTP2]++
 		conn.becomeMux()
 	}
 	conn.established()
@@ -267,8 +302,16 @@ func (e *HandshakeError) Unwrap() error { return e.Err }
 
 // established hands the connection to who waits for it.
 func (conn *Conn) established() {
+	c := conn.Host.cluster
 	conn.endOpening()
 	conn.timer.Stop()
+	observe(&c.Stats.Connect, time.Duration(c.loop.Now()-conn.opened))
+	if conn.mux == nil {
+		conn.serves = true
+		if conn.use == ForHTTP {
+			c.Stats.Count[ConnHTTP1]++
+		}
+	}
 	conn.tell(nil)
 }
 
@@ -323,6 +366,7 @@ func (conn *Conn) fail(err error) {
 	c, failed := conn.Host.cluster, *conn // as it was, to tell who waits
 	c.Stats.Count[ConnConnectFail]++
 	conn.Host.Stats.ConnectFail++
+	conn.parted = !errors.Is(err, syscall.ETIMEDOUT) // as Envoy tells it, which counts a failed handshake so as well
 	if conn.mux != nil {
 		conn.mux.leave() // or those who are asked now would wait for it
 	}

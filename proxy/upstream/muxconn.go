@@ -176,10 +176,13 @@ func (m *muxConn) connected(err error) {
 func (m *muxConn) begin() {
 	conn, c := m.conn, m.conn.Host.cluster
 	m.ready = true
+	if c.Stats.HTTP2 == nil {
+		c.Stats.HTTP2 = &http2.Counts{}
+	}
 	o := c.cfg.HTTP2
 	m.Dial(c.loop, &conn.Conn, http2.Limits{
 		Streams: int(c.streams()), Window: int(o.StreamWindow), ConnWindow: int(o.ConnWindow),
-	}, &c.memory().Arena, m, mux.Counts{Received: &c.Stats.Count[ConnRxBytes], Sent: &c.Stats.Count[ConnTxBytes]})
+	}, &c.memory().Arena, m, mux.Counts{Received: &c.Stats.Count[ConnRxBytes], Sent: &c.Stats.Count[ConnTxBytes], Frames: c.Stats.HTTP2})
 }
 
 // leave takes the connection out of its host's.
@@ -237,8 +240,9 @@ func (m *muxConn) Idle() {
 }
 
 // Ended implements mux.Owner.
-func (m *muxConn) Ended(error) {
+func (m *muxConn) Ended(err error) {
 	conn := m.conn
+	conn.parted = m.ByPeer(err)
 	c := conn.Host.cluster
 	m.leave()
 	m.draining = true
@@ -249,7 +253,7 @@ func (m *muxConn) Ended(error) {
 	for len(m.tunnels) > 0 { // these have no number yet, so nobody told them
 		m.tunnels[0].cut(Cut{Kind: CutClosed, Silent: true, Unsent: true, Lost: true})
 	}
-	c.closed(conn.Host)
+	conn.closed()
 	if !m.evicted {
 		c.serveWaiting()
 	}
@@ -363,6 +367,7 @@ func (k *muxCall) Reset(code http2.ErrCode, remote bool) {
 	switch {
 	case k.m.Lost():
 		c.Kind, c.Lost = CutClosed, true
+		k.m.conn.serves = true
 		if k.m.Broken() {
 			c.Kind = CutMalformed
 		}

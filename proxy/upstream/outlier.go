@@ -144,6 +144,9 @@ func (d *Detector) Sweep(now time.Time) bool {
 	changed := false
 	for _, addr := range d.order {
 		h := d.hosts[addr]
+		if !h.out && h.backoff > 0 {
+			h.backoff-- // a quiet interval; the one that ends an ejection is none
+		}
 		if h.out && now.Sub(h.since) >= min(h.backoff*d.cfg.BaseEjectionTime, d.cfg.MaxEjectionTime)+h.jitter {
 			d.back(h)
 			changed = true
@@ -151,11 +154,6 @@ func (d *Detector) Sweep(now time.Time) bool {
 	}
 	before := d.ejected
 	d.compare(now)
-	for _, h := range d.hosts {
-		if !h.out && h.backoff > 0 {
-			h.backoff--
-		}
-	}
 	return changed || d.ejected != before
 }
 

@@ -1,6 +1,10 @@
 package upstream
 
-import "time"
+import (
+	"time"
+
+	"github.com/hostmesh/hostmesh/proxy/http2"
+)
 
 // Counter is one of the counters of a cluster.
 type Counter uint8
@@ -11,6 +15,14 @@ const (
 	ConnConnectFail
 	ConnAttemptsExceeded
 	ConnConnectTimeout
+	ConnHTTP1
+	ConnHTTP2
+	ConnDestroy
+	ConnDestroyLocal
+	ConnDestroyRemote
+	ConnDestroyActive // with a request, or a tunnel
+	ConnDestroyLocalActive
+	ConnDestroyRemoteActive
 	ConnOverflow
 	ConnIdleTimeout
 	ConnMaxRequests
@@ -46,6 +58,13 @@ const (
 	Request3xx
 	Request4xx
 	Request5xx
+	TLSHandshake
+	TLSResumed
+	TLSError
+	TLSVerifyNone
+	TLSVerifyError
+	TLSVerifySAN
+	TLSVerifyHash
 	NumCounters
 )
 
@@ -54,6 +73,14 @@ var counterNames = [NumCounters]string{
 	ConnConnectFail:          "upstream_cx_connect_fail",
 	ConnAttemptsExceeded:     "upstream_cx_connect_attempts_exceeded",
 	ConnConnectTimeout:       "upstream_cx_connect_timeout",
+	ConnHTTP1:                "upstream_cx_http1_total",
+	ConnHTTP2:                "upstream_cx_http2_total",
+	ConnDestroy:              "upstream_cx_destroy",
+	ConnDestroyLocal:         "upstream_cx_destroy_local",
+	ConnDestroyRemote:        "upstream_cx_destroy_remote",
+	ConnDestroyActive:        "upstream_cx_destroy_with_active_rq",
+	ConnDestroyLocalActive:   "upstream_cx_destroy_local_with_active_rq",
+	ConnDestroyRemoteActive:  "upstream_cx_destroy_remote_with_active_rq",
 	ConnOverflow:             "upstream_cx_overflow",
 	ConnIdleTimeout:          "upstream_cx_idle_timeout",
 	ConnMaxRequests:          "upstream_cx_max_requests",
@@ -89,6 +116,13 @@ var counterNames = [NumCounters]string{
 	Request3xx:               "upstream_rq_3xx",
 	Request4xx:               "upstream_rq_4xx",
 	Request5xx:               "upstream_rq_5xx",
+	TLSHandshake:             "ssl.handshake",
+	TLSResumed:               "ssl.session_reused",
+	TLSError:                 "ssl.connection_error",
+	TLSVerifyNone:            "ssl.fail_verify_no_cert",
+	TLSVerifyError:           "ssl.fail_verify_error",
+	TLSVerifySAN:             "ssl.fail_verify_san",
+	TLSVerifyHash:            "ssl.fail_verify_cert_hash",
 }
 
 // String is the counter's name.
@@ -97,16 +131,56 @@ func (c Counter) String() string { return counterNames[c] }
 // Stats are the counters of a cluster on one loop.
 type Stats struct {
 	Count [NumCounters]uint64
-	// Time is how long requests took, from the end of the request head to the end of the response.
-	Time *Histogram
+	// Time is how long requests took, from the end of the request head to the end of the response; Connect how long connections
+	// took to open, and Length how long they lived. nil: there was none.
+	Time, Connect, Length *Histogram
+	// HTTP2 counts what happened on connections of HTTP/2. nil: there was none.
+	HTTP2 *http2.Counts
+
+	codes []codeCount
+}
+
+type codeCount struct {
+	code  int
+	count uint64
+}
+
+// maxCodes is how many statuses are counted each: more than there are, so that it bounds only what hosts make up.
+const maxCodes = 200
+
+// CountStatus counts a response.
+func (s *Stats) CountStatus(status int) { s.addStatus(status, 1) }
+
+func (s *Stats) addStatus(status int, n uint64) {
+	for i := range s.codes {
+		if s.codes[i].code != status {
+			continue
+		}
+		if s.codes[i].count += n; i > 0 && s.codes[i].count > s.codes[i-1].count { // what is usual is found at once
+			s.codes[i-1], s.codes[i] = s.codes[i], s.codes[i-1]
+		}
+		return
+	}
+	if len(s.codes) < maxCodes {
+		s.codes = append(s.codes, codeCount{status, n})
+	}
+}
+
+// Statuses passes each status that was counted to f, in no order.
+func (s *Stats) Statuses(f func(status int, count uint64)) {
+	for _, c := range s.codes {
+		f(c.code, c.count)
+	}
 }
 
 // Observe counts a request that took d.
-func (s *Stats) Observe(d time.Duration) {
-	if s.Time == nil {
-		s.Time = &Histogram{}
+func (s *Stats) Observe(d time.Duration) { observe(&s.Time, d) }
+
+func observe(h **Histogram, d time.Duration) {
+	if *h == nil {
+		*h = &Histogram{}
 	}
-	s.Time.Observe(d)
+	(*h).Observe(d)
 }
 
 // Add adds another loop's counters.
@@ -114,12 +188,22 @@ func (s *Stats) Add(other *Stats) {
 	for i, n := range other.Count {
 		s.Count[i] += n
 	}
-	if other.Time != nil {
-		if s.Time == nil {
-			s.Time = &Histogram{}
+	for _, h := range [...]struct{ mine, other **Histogram }{{&s.Time, &other.Time}, {&s.Connect, &other.Connect}, {&s.Length, &other.Length}} {
+		if *h.other == nil {
+			continue
 		}
-		s.Time.Add(other.Time)
+		if *h.mine == nil {
+			*h.mine = &Histogram{}
+		}
+		(*h.mine).Add(*h.other)
 	}
+	if other.HTTP2 != nil {
+		if s.HTTP2 == nil {
+			s.HTTP2 = &http2.Counts{}
+		}
+		s.HTTP2.Add(other.HTTP2)
+	}
+	other.Statuses(s.addStatus)
 }
 
 // HostStats are the counters of a host on one loop.

@@ -139,7 +139,10 @@ const (
 )
 
 // Originate has connections that open from now on begin as o says.
-func (c *Cluster) Originate(o Origination) { c.origination = o }
+// judge tells as which counter a failed handshake counts; nil: as none.
+func (c *Cluster) Originate(o Origination, judge func(error) Counter) {
+	c.origination, c.judge = o, judge
+}
 
 // Open gets a stream to h for r: one on a connection that is there, or (nil and no error) on one that begins to open, and r will
 // be told by Connected. The error is ErrWait, ErrOverflow, or that of the system call that opens sockets. Until r has its

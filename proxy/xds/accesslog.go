@@ -6,6 +6,7 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	filelogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
 	streamlogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
+	withoutqueryv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/formatter/req_without_query/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -14,9 +15,10 @@ import (
 )
 
 const (
-	fileLog   = typePrefix + "envoy.extensions.access_loggers.file.v3.FileAccessLog"
-	stdoutLog = typePrefix + "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog"
-	stderrLog = typePrefix + "envoy.extensions.access_loggers.stream.v3.StderrAccessLog"
+	fileLog      = typePrefix + "envoy.extensions.access_loggers.file.v3.FileAccessLog"
+	stdoutLog    = typePrefix + "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog"
+	withoutQuery = typePrefix + "envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery"
+	stderrLog    = typePrefix + "envoy.extensions.access_loggers.stream.v3.StderrAccessLog"
 )
 
 func (schema) addAccessLog(add func(protoreflect.FullName, string)) {
@@ -40,7 +42,8 @@ func (schema) addAccessLog(add func(protoreflect.FullName, string)) {
 	add(place+"file.v3.FileAccessLog", "path log_format")
 	add(place+"stream.v3.StdoutAccessLog", "log_format")
 	add(place+"stream.v3.StderrAccessLog", "log_format")
-	add("envoy.config.core.v3.SubstitutionFormatString", "text_format_source json_format omit_empty_values")
+	add("envoy.config.core.v3.SubstitutionFormatString", "text_format_source json_format omit_empty_values formatters")
+	add("envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery", "")
 }
 
 func (r *reader) accessLogs(at *path, logs []*accesslogv3.AccessLog) []config.AccessLog {
@@ -94,6 +97,13 @@ func (r *reader) accessLogs(at *path, logs []*accesslogv3.AccessLog) []config.Ac
 func (r *reader) logFormat(at *path, m *corev3.SubstitutionFormatString) *config.LogFormat {
 	if m == nil {
 		return nil
+	}
+	for i, e := range m.GetFormatters() { // what they add is there without them
+		if typed := e.GetTypedConfig(); typed.GetTypeUrl() != withoutQuery {
+			r.wrong(at.at("formatters", i), named(e.GetName(), typed.GetTypeUrl()), "envoy.formatter.req_without_query")
+		} else {
+			r.unpack(at.at("formatters", i).field("typed_config"), typed, new(withoutqueryv3.ReqWithoutQuery))
+		}
 	}
 	f := &config.LogFormat{OmitEmpty: m.GetOmitEmptyValues()}
 	var err error

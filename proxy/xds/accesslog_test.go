@@ -22,6 +22,10 @@ func TestAccessLogsAreRead(t *testing.T) {
 		{"default without what is missing", "", `omit_empty_values: true, text_format_source: {inline_string: ` + yamlQuote(accesslog.Default) + `}`, config.AccessLog{Format: &config.LogFormat{Text: accesslog.Default, OmitEmpty: true}}},
 		{"text", "", "text_format_source: {inline_string: '%PROTOCOL%'}", config.AccessLog{Format: &config.LogFormat{Text: "%PROTOCOL%"}}},
 		{
+			"formatters", "", "formatters: [{name: f, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery}}], text_format_source: {inline_string: '%REQ_WITHOUT_QUERY(:PATH)%'}",
+			config.AccessLog{Format: &config.LogFormat{Text: "%REQ_WITHOUT_QUERY(:PATH)%"}},
+		},
+		{
 			"json", "", "omit_empty_values: true, json_format: {a: '%PROTOCOL%', b: [1, true, null, {c: d}]}",
 			config.AccessLog{Format: &config.LogFormat{JSON: map[string]any{"a": "%PROTOCOL%", "b": []any{1.0, true, nil, map[string]any{"c": "d"}}}, OmitEmpty: true}},
 		},

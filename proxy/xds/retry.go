@@ -90,7 +90,7 @@ func (r *reader) retry(at *path, m *routev3.RetryPolicy) config.Retry {
 		on, ok := retryConditions(strings.TrimSpace(name))
 		if !ok {
 			r.wrong(at.field("retry_on"), clip(strings.TrimSpace(name)), "connect-failure, refused-stream, reset, reset-before-request, gateway-error, 5xx, "+
-				"retriable-4xx, retriable-status-codes, retriable-headers or envoy-ratelimited")
+				"retriable-4xx, retriable-status-codes, retriable-headers, envoy-ratelimited, cancelled, deadline-exceeded, resource-exhausted, internal or unavailable")
 		}
 		out.On |= on
 	}

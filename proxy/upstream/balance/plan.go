@@ -23,9 +23,10 @@ type Plan struct {
 	// Hosts are the endpoints that have different addresses; all indexes are those of this slice.
 	Hosts []*config.Endpoint
 
-	config *config.Cluster
-	loads  []load
-	groups []group
+	config  *config.Cluster
+	changes uint64 // how often hosts came or went
+	loads   []load
+	groups  []group
 
 	subsets *subsets // nil without
 
@@ -66,6 +67,7 @@ type level struct {
 // since when its hosts are healthy.
 func New(c *config.Cluster, old *Plan, now time.Time) *Plan {
 	p := &Plan{config: c, Hosts: distinct(c.Endpoints)}
+	p.countChange(old)
 	p.divide()
 	if c.SlowStart != nil && (c.Policy == config.RoundRobin || c.Policy == config.LeastRequest) {
 		p.startSlowly(old, now)
@@ -85,12 +87,40 @@ func New(c *config.Cluster, old *Plan, now time.Time) *Plan {
 	return p
 }
 
+// countChange counts hosts that are new or gone since the plan before, however many, as one change.
+func (p *Plan) countChange(old *Plan) {
+	var before []*config.Endpoint
+	if old != nil {
+		before, p.changes = old.Hosts, old.changes
+	}
+	same := len(before) == len(p.Hosts)
+	for i := 0; same && i < len(before); i++ {
+		same = before[i].Addr == p.Hosts[i].Addr
+	}
+	if same {
+		return
+	}
+	was := make(map[config.Address]bool, len(before))
+	for _, e := range before {
+		was[e.Addr] = true
+	}
+	if len(before) != len(p.Hosts) || slices.ContainsFunc(p.Hosts, func(e *config.Endpoint) bool { return !was[e.Addr] }) {
+		p.changes++
+	}
+}
+
 // Config is what the plan was made of.
 func (p *Plan) Config() *config.Cluster { return p.config }
 
 // Gauges are the figures of the plan's tables, or rather of the first, and of its subsets.
 func (p *Plan) Gauges() []Gauge {
-	var out []Gauge
+	degraded := uint64(0)
+	for _, e := range p.Hosts {
+		if e.Health == config.Degraded {
+			degraded++
+		}
+	}
+	out := []Gauge{{Name: "membership_change", Value: p.changes, Counter: true}, {Name: "membership_degraded", Value: degraded}}
 	if len(p.groups) > 0 && p.groups[0].table != nil {
 		out = append(out, p.groups[0].table.gauges...)
 	}
