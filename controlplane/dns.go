@@ -10,6 +10,8 @@ import (
 	"github.com/hostmesh/hostmesh/controlplane/zone"
 	"github.com/hostmesh/hostmesh/dnsserver"
 	"github.com/hostmesh/hostmesh/dnsserver/dnssec"
+	"github.com/hostmesh/hostmesh/dnsserver/dnstap"
+	"github.com/hostmesh/hostmesh/dnsserver/forward"
 	"github.com/hostmesh/hostmesh/dnsserver/transfer"
 	"github.com/hostmesh/hostmesh/dnsserver/tsig"
 )
@@ -39,6 +41,11 @@ type DNS struct {
 
 	TransferKeys []*tsig.Key          // zones are copied to who signs with one of them, and to the host itself
 	Secondaries  []transfer.Secondary // that are told of changes
+
+	Forward    *forward.Forwarder // of names of no zone, for clients in ForwardFor; nil: such names are refused. Run runs it
+	ForwardFor []netip.Prefix
+
+	QueryLog *dnstap.Log // nil: what is asked is not logged. Run runs it
 }
 
 func (d DNS) served() bool { return len(d.Listen)+len(d.TLS)+len(d.HTTPS) > 0 }
@@ -47,6 +54,12 @@ func (d DNS) options(zones func() []*dnsserver.Zone, log *slog.Logger) dnsserver
 	o := dnsserver.Options{
 		Addrs: d.Listen, TLS: d.TLS, HTTPS: d.HTTPS, Certificate: d.Certificate, Zones: zones, Log: log,
 		NSID: d.NSID, SubnetFrom: d.SubnetFrom, RateLimit: d.RateLimit, Keys: d.TransferKeys,
+	}
+	if d.Forward != nil {
+		o.Forward, o.ForwardFor = d.Forward, d.ForwardFor
+	}
+	if d.QueryLog != nil {
+		o.Tap = d.QueryLog
 	}
 	if len(d.Places) > 0 {
 		o.Locality = newPlaces(d.Places).locate

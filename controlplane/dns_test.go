@@ -3,6 +3,7 @@ package controlplane_test
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -18,6 +19,8 @@ import (
 
 	"github.com/hostmesh/hostmesh/controlplane"
 	"github.com/hostmesh/hostmesh/dnsserver"
+	"github.com/hostmesh/hostmesh/dnsserver/dnstap"
+	"github.com/hostmesh/hostmesh/dnsserver/forward"
 	"github.com/hostmesh/hostmesh/dnsserver/transfer"
 	"github.com/hostmesh/hostmesh/dnsserver/tsig"
 	"github.com/hostmesh/hostmesh/registry"
@@ -232,6 +235,90 @@ func TestSecondariesAreTold(t *testing.T) {
 		value, _ := strconv.ParseFloat(strings.Join(line[min(len(line), 1):], ""), 64)
 		if fmt.Sprint(uint32(value)) != number {
 			t.Errorf("%s: %v, want %s", name, line, number)
+		}
+	}
+}
+
+// TestQueriesAreLoggedAndCounted shows that what is asked is in the log, and in the API and metrics that it is.
+func TestQueriesAreLoggedAndCounted(t *testing.T) {
+	names, file := freeAddr(t), filepath.Join(t.TempDir(), "log")
+	log := dnstap.New(dnstap.Options{File: file, Log: slog.New(slog.DiscardHandler)})
+	r := start(t, controlplane.Options{DNS: controlplane.DNS{Listen: []string{names}, QueryLog: log}})
+	r.registry.views <- web(registry.Healthy)
+	eventually(t, "web is answered", func() bool { return len(lookUp(t, names, "web.mesh.internal.", dns.TypeCAA).Ns) == 1 })
+	eventually(t, "that is logged", func() bool {
+		_, body := get(t, r.api, "/api/v1/dns", nil)
+		var status controlplane.DNSStatus
+		if err := json.Unmarshal([]byte(body), &status); err != nil || status.QueryLog == nil {
+			t.Fatal(err, body)
+		}
+		return *status.QueryLog == controlplane.QueryLogStatus{Written: status.QueryLog.Written} && status.QueryLog.Written > 0
+	})
+	if data, err := os.ReadFile(file); err != nil || !strings.Contains(string(data), "\x03web\x04mesh\x08internal\x00") {
+		t.Errorf("%q, %v", data, err)
+	}
+	_, metrics := get(t, r.api, "/metrics", nil)
+	for _, want := range []string{
+		`hostmesh_dns_queries_total{rcode="NOERROR",transport="udp",type="CAA",zone="mesh.internal."} 1`, "hostmesh_dns_query_log_up 1", "hostmesh_dns_query_log_dropped_total 0",
+		"hostmesh_dns_ignored_total 0", "hostmesh_dns_refused_connections_total 0", "hostmesh_dns_socket_errors_total 0", "hostmesh_dns_panics_total 0",
+	} {
+		if !strings.Contains(metrics, want) {
+			t.Errorf("no %q in the metrics", want)
+		}
+	}
+}
+
+// TestOtherNamesAreForwarded shows that other names are asked of another server, also before there is a zone, and that the API and
+// the metrics tell of it; our own names wait for the zone.
+func TestOtherNamesAreForwarded(t *testing.T) {
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	upstream := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		m := new(dns.Msg).SetReply(q)
+		m.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}, A: net.IPv4(198, 51, 100, 1)}}
+		_ = w.WriteMsg(m)
+	})}
+	go func() { _ = upstream.ActivateAndServe() }()
+	t.Cleanup(func() { _ = upstream.Shutdown() })
+	at := netip.MustParseAddrPort(conn.LocalAddr().String())
+	names := freeAddr(t)
+	r := start(t, controlplane.Options{DNS: controlplane.DNS{
+		Listen: []string{names}, ForwardFor: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+		Forward: forward.New(forward.Options{
+			Upstreams: []forward.Upstream{{Addr: at, Timeout: 5 * time.Second}}, Own: []dnsserver.Name{"\x04mesh\x08internal\x00"},
+			CacheBytes: 1 << 20, MaxTTL: time.Hour, Log: slog.New(slog.DiscardHandler),
+		}),
+	}})
+	for range 2 {
+		if m := lookUp(t, names, "www.example.org.", dns.TypeA); len(m.Answer) != 1 || !m.RecursionAvailable || m.Authoritative {
+			t.Errorf("%v", m)
+		}
+	}
+	if m := lookUp(t, names, "web.mesh.internal.", dns.TypeA); m.Rcode != dns.RcodeServerFailure {
+		t.Errorf("before there is a zone: %v", m)
+	}
+	r.registry.views <- web(registry.Healthy)
+	eventually(t, "web is answered", func() bool {
+		m := lookUp(t, names, "web.mesh.internal.", dns.TypeA)
+		return len(m.Answer) == 1 && m.Authoritative && m.Answer[0].(*dns.A).A.String() != "198.51.100.1"
+	})
+	_, body := get(t, r.api, "/api/v1/dns", nil)
+	var status controlplane.DNSStatus
+	if err := json.Unmarshal([]byte(body), &status); err != nil || status.Forward == nil || len(status.Forward.Upstreams) != 1 {
+		t.Fatal(err, body)
+	}
+	if f := status.Forward; f.Upstreams[0] != (controlplane.UpstreamStatus{Address: at, Answers: 1}) || f.Hits != 1 || f.Misses != 1 || f.Entries != 1 {
+		t.Errorf("%+v", f)
+	}
+	_, metrics := get(t, r.api, "/metrics", nil)
+	for _, want := range []string{
+		`hostmesh_dns_queries_total{rcode="NOERROR",transport="udp",type="A",zone="."} 2`, `hostmesh_dns_forward_answers_total{upstream="` + at.String() + `"} 1`,
+		`hostmesh_dns_forward_upstream_up{upstream="` + at.String() + `"} 1`, `hostmesh_dns_forward_cache_total{result="hit"} 1`, `hostmesh_dns_forward_cache_entries 1`,
+	} {
+		if !strings.Contains(metrics, want) {
+			t.Errorf("no %q in the metrics", want)
 		}
 	}
 }

@@ -22,6 +22,33 @@ type (
 		Zones  []ZoneStatus     `json:"zones"`           // the mesh's own first
 
 		Secondaries []transfer.Status `json:"secondaries,omitempty"`
+		Forward     *ForwardStatus    `json:"forward,omitempty"`  // none: other names are refused
+		QueryLog    *QueryLogStatus   `json:"queryLog,omitempty"` // none: what is asked is not logged
+	}
+	// ForwardStatus is how it goes with names that are not the mesh's.
+	ForwardStatus struct {
+		Upstreams []UpstreamStatus `json:"upstreams"` // in the order in which they are preferred
+		Allow     []netip.Prefix   `json:"allow"`
+		Entries   int              `json:"entries"` // of the cache
+		Bytes     int              `json:"bytes"`
+		Hits      uint64           `json:"hits"`
+		Misses    uint64           `json:"misses"`
+		Stale     uint64           `json:"stale"`
+		Loops     uint64           `json:"loops,omitempty"`
+	}
+	// UpstreamStatus is one that is asked.
+	UpstreamStatus struct {
+		Address  netip.AddrPort `json:"address"`
+		TLS      bool           `json:"tls,omitempty"`
+		Answers  uint64         `json:"answers"`
+		Failures uint64         `json:"failures"`
+		Error    string         `json:"error,omitempty"` // why it is left alone now
+	}
+	// QueryLogStatus is what became of queries and their answers that were to be logged.
+	QueryLogStatus struct {
+		Written uint64 `json:"written"`
+		Dropped uint64 `json:"dropped"`
+		Error   string `json:"error,omitempty"` // why nothing is written now
 	}
 	// ZoneStatus is a zone, and the answer of what changes its keys.
 	ZoneStatus struct {
@@ -38,12 +65,30 @@ func (s *Server) dnsStatus() DNSStatus {
 		status.Listen, status.TLS, status.HTTPS = nonNil(s.dns.Addrs()), s.dns.TLSAddrs(), s.dns.HTTPSAddrs()
 		status.Secondaries = s.copies.Status()
 	}
+	if s.forwarder != nil {
+		status.Forward = s.forwardStatus()
+	}
+	if s.queryLog != nil {
+		stats := QueryLogStatus(s.queryLog.Stats())
+		status.QueryLog = &stats
+	}
 	for _, z := range s.zones.Load() {
 		name := z.Origin().String()
 		status.Zones = append(status.Zones, ZoneStatus{Zone: name, Serial: z.Serial(), Keys: []dnssec.KeyStatus{}, Error: s.unsigned[name]})
 	}
 	for _, keys := range s.keys {
 		s.addKeys(&status, keys.Status())
+	}
+	return status
+}
+
+func (s *Server) forwardStatus() *ForwardStatus {
+	stats := s.forwarder.Stats()
+	status := &ForwardStatus{
+		Allow: s.forwardFor, Entries: stats.Entries, Bytes: stats.Size, Hits: stats.Hits, Misses: stats.Misses, Stale: stats.Stale, Loops: stats.Loops,
+	}
+	for _, u := range stats.Upstreams {
+		status.Upstreams = append(status.Upstreams, UpstreamStatus{Address: u.Addr, TLS: u.TLS, Answers: u.Answers, Failures: u.Failures, Error: u.Error})
 	}
 	return status
 }

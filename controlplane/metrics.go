@@ -18,11 +18,14 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 
 // descriptions are the metrics that a collector exports.
 type descriptions struct {
-	number, services, endpoints, conflicts                                                      *prometheus.Desc
-	regUp, regState, regView, regServices, regEndpoints, regProblems, regErrors                 *prometheus.Desc
-	regDoubted, regReleased                                                                     *prometheus.Desc
-	clients, nacks, dnsQueries, dnsTruncated, dnsLimited, dnsUnsigned, dnsSignatures, dnsSigned *prometheus.Desc
-	dnsCopied, dnsNotified, dnsNotifyFailures                                                   *prometheus.Desc
+	number, services, endpoints, conflicts                                                          *prometheus.Desc
+	regUp, regState, regView, regServices, regEndpoints, regProblems, regErrors                     *prometheus.Desc
+	regDoubted, regReleased                                                                         *prometheus.Desc
+	clients, nacks, dnsQueries, dnsTruncated, dnsLimited, dnsUnsigned, dnsSignatures, dnsSigned     *prometheus.Desc
+	dnsCopied, dnsNotified, dnsNotifyFailures                                                       *prometheus.Desc
+	dnsIgnored, dnsRefusedConns, dnsSocketErrors, dnsPanics                                         *prometheus.Desc
+	fwdAnswers, fwdFailures, fwdUp, fwdCache, fwdRefused, fwdLoops, fwdEntries, fwdBytes, fwdFlying *prometheus.Desc
+	dnsLogged, dnsUnlogged, dnsLogUp                                                                *prometheus.Desc
 }
 
 func newDescriptions() descriptions {
@@ -48,6 +51,25 @@ func newDescriptions() descriptions {
 		dnsUnsigned:   describe("dns_unsigned_total", "DNS queries with DO that were held back, as too many signatures were to be made."),
 		dnsSigned:     describe("dns_zone_signed", "Whether the zone is signed (1), or not although it should be (0).", "zone"),
 		dnsSignatures: describe("dns_signatures_total", "Signatures made for answers of DNS."),
+
+		dnsIgnored:      describe("dns_ignored_total", "Messages that got no answer: they are no queries, or too many were being waited for."),
+		dnsRefusedConns: describe("dns_refused_connections_total", "Connections for DNS that were closed, as too many were open."),
+		dnsSocketErrors: describe("dns_socket_errors_total", "Errors of the sockets of DNS."),
+		dnsPanics:       describe("dns_panics_total", "DNS queries that made the server panic; the log has them."),
+
+		fwdAnswers:  describe("dns_forward_answers_total", "Answers of upstreams.", "upstream"),
+		fwdFailures: describe("dns_forward_failures_total", "Questions that the upstream did not answer.", "upstream"),
+		fwdUp:       describe("dns_forward_upstream_up", "Whether the upstream has answered last (1) or not (0).", "upstream"),
+		fwdCache:    describe("dns_forward_cache_total", "Forwarded queries by where their answer came from: the cache (hit), the cache after its time (stale), an upstream (miss), nobody as such names are not asked for (local).", "result"),
+		fwdRefused:  describe("dns_forward_refused_total", "Forwarded queries that were not answered, as too many were waiting."),
+		fwdLoops:    describe("dns_forward_loops_total", "Queries to upstreams that came back."),
+		fwdEntries:  describe("dns_forward_cache_entries", "Answers in the cache."),
+		fwdBytes:    describe("dns_forward_cache_bytes", "Memory of the cache, more or less."),
+		fwdFlying:   describe("dns_forward_in_flight", "Questions that upstreams are asked now."),
+
+		dnsLogged:   describe("dns_query_log_written_total", "DNS queries, with their answers, that were written to the query log."),
+		dnsUnlogged: describe("dns_query_log_dropped_total", "DNS queries that were to be logged, and were not taken in time."),
+		dnsLogUp:    describe("dns_query_log_up", "Whether the query log is written now (1) or not (0)."),
 
 		dnsCopied:         describe("dns_secondary_serial", "The serial of the zone that the secondary has copied last, 0 before it has.", "zone", "secondary"),
 		dnsNotified:       describe("dns_secondary_notified_serial", "The serial that the secondary has confirmed to have been told of.", "zone", "secondary"),
@@ -168,9 +190,24 @@ func (c collector) collectDNS(out chan<- prometheus.Metric) {
 	for _, q := range stats.Queries {
 		out <- prometheus.MustNewConstMetric(c.dnsQueries, prometheus.CounterValue, float64(q.Count), q.Zone, q.Transport, q.Type, q.Rcode)
 	}
-	out <- prometheus.MustNewConstMetric(c.dnsTruncated, prometheus.CounterValue, float64(stats.Truncated))
-	out <- prometheus.MustNewConstMetric(c.dnsLimited, prometheus.CounterValue, float64(stats.Limited))
-	out <- prometheus.MustNewConstMetric(c.dnsUnsigned, prometheus.CounterValue, float64(stats.Unsigned))
+	for desc, n := range map[*prometheus.Desc]uint64{
+		c.dnsTruncated: stats.Truncated, c.dnsLimited: stats.Limited, c.dnsUnsigned: stats.Unsigned, c.dnsIgnored: stats.Ignored,
+		c.dnsRefusedConns: stats.RefusedConns, c.dnsSocketErrors: stats.SocketErrors, c.dnsPanics: stats.Panics,
+	} {
+		out <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n))
+	}
+	if c.server.forwarder != nil {
+		c.collectForward(out)
+	}
+	if c.server.queryLog != nil {
+		log, up := c.server.queryLog.Stats(), 0.0
+		if log.Error == "" {
+			up = 1
+		}
+		out <- prometheus.MustNewConstMetric(c.dnsLogged, prometheus.CounterValue, float64(log.Written))
+		out <- prometheus.MustNewConstMetric(c.dnsUnlogged, prometheus.CounterValue, float64(log.Dropped))
+		out <- prometheus.MustNewConstMetric(c.dnsLogUp, prometheus.GaugeValue, up)
+	}
 	for _, keys := range c.server.keys {
 		out <- prometheus.MustNewConstMetric(c.dnsSigned, prometheus.GaugeValue, 1, keys.Zone())
 	}
@@ -188,4 +225,28 @@ func (c collector) collectDNS(out chan<- prometheus.Metric) {
 		made += signer.Made()
 	}
 	out <- prometheus.MustNewConstMetric(c.dnsSignatures, prometheus.CounterValue, float64(made))
+}
+
+func (c collector) collectForward(out chan<- prometheus.Metric) {
+	stats := c.server.forwarder.Stats()
+	send := func(d *prometheus.Desc, kind prometheus.ValueType, n float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, kind, n, labels...)
+	}
+	for _, u := range stats.Upstreams {
+		up := 0.0
+		if u.Error == "" {
+			up = 1
+		}
+		send(c.fwdAnswers, prometheus.CounterValue, float64(u.Answers), u.Addr.String())
+		send(c.fwdFailures, prometheus.CounterValue, float64(u.Failures), u.Addr.String())
+		send(c.fwdUp, prometheus.GaugeValue, up, u.Addr.String())
+	}
+	for result, n := range map[string]uint64{"hit": stats.Hits, "miss": stats.Misses, "stale": stats.Stale, "local": stats.Local} {
+		send(c.fwdCache, prometheus.CounterValue, float64(n), result)
+	}
+	send(c.fwdRefused, prometheus.CounterValue, float64(stats.Refused))
+	send(c.fwdLoops, prometheus.CounterValue, float64(stats.Loops))
+	send(c.fwdEntries, prometheus.GaugeValue, float64(stats.Entries))
+	send(c.fwdBytes, prometheus.GaugeValue, float64(stats.Size))
+	send(c.fwdFlying, prometheus.GaugeValue, float64(stats.InFlight))
 }

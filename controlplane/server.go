@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -19,6 +20,8 @@ import (
 	"github.com/hostmesh/hostmesh/controlplane/xds"
 	"github.com/hostmesh/hostmesh/dnsserver"
 	"github.com/hostmesh/hostmesh/dnsserver/dnssec"
+	"github.com/hostmesh/hostmesh/dnsserver/dnstap"
+	"github.com/hostmesh/hostmesh/dnsserver/forward"
 	"github.com/hostmesh/hostmesh/dnsserver/transfer"
 	"github.com/hostmesh/hostmesh/internal/watch"
 	"github.com/hostmesh/hostmesh/registry"
@@ -42,15 +45,19 @@ type Server struct {
 	xds       *xds.Server
 	hds       *hds.Server
 	dns       *dnsserver.Server
-	copies    *transfer.Primary // of the zones; nil as dns is
-	keys      []*dnssec.Keys    // of the zones that are signed
-	signers   []*dnssec.Signer
-	unsigned  map[string]string // zones whose keys cannot be used, and why
-	resources *watch.Value[*compile.Common]
-	zones     *watch.Value[[]*dnsserver.Zone]
-	compiler  compiler
-	listeners []net.Listener // for xDS
-	http      net.Listener
+	queryLog  *dnstap.Log        // nil without one
+	forwarder *forward.Forwarder // nil without one
+
+	forwardFor []netip.Prefix
+	copies     *transfer.Primary // of the zones; nil as dns is
+	keys       []*dnssec.Keys    // of the zones that are signed
+	signers    []*dnssec.Signer
+	unsigned   map[string]string // zones whose keys cannot be used, and why
+	resources  *watch.Value[*compile.Common]
+	zones      *watch.Value[[]*dnsserver.Zone]
+	compiler   compiler
+	listeners  []net.Listener // for xDS
+	http       net.Listener
 }
 
 const (
@@ -105,7 +112,8 @@ func New(o Options) (_ *Server, err error) {
 		})
 		options := o.DNS.options(s.zones.Load, o.Log)
 		options.Copies = s.copies
-		s.dns = dnsserver.New(options)
+		s.dns, s.queryLog, s.forwarder = dnsserver.New(options), o.DNS.QueryLog, o.DNS.Forward
+		s.forwardFor = o.DNS.ForwardFor
 		if err := s.dns.Listen(); err != nil {
 			return nil, err
 		}
@@ -132,6 +140,12 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.dns != nil {
 		group.Go(func() error { return s.dns.Run(ctx) })
 		group.Go(func() error { return s.copies.Run(ctx) })
+	}
+	if s.forwarder != nil {
+		group.Go(func() error { return s.forwarder.Run(ctx) })
+	}
+	if s.queryLog != nil {
+		group.Go(func() error { return s.queryLog.Run(ctx) })
 	}
 	for _, keys := range s.keys {
 		group.Go(func() error { return keys.Run(ctx) })

@@ -15,12 +15,15 @@ func (r *responder) answer() Name {
 	q := &r.query
 	zone := r.zoneOf(q.asked())
 	switch {
+	case zone == nil && r.forwards():
+		return r.forward()
 	case len(r.zones) == 0:
 		r.rcode = dns.RcodeServerFailure
 		r.explain(dns.ExtendedErrorCodeNotReady, "no zone yet")
 		return ""
 	case q.class != dns.ClassINET:
 		r.rcode = dns.RcodeRefused
+		r.explain(dns.ExtendedErrorCodeNotAuthoritative, "")
 		return ""
 	case q.qtype == dns.TypeAXFR || q.qtype == dns.TypeIXFR:
 		r.aa = true
@@ -63,7 +66,9 @@ func (r *responder) answer() Name {
 			r.records(zone, s)
 		} else if alias := n.set(dns.TypeCNAME); alias != nil && q.qtype != dns.TypeNSEC && q.qtype != dns.TypeRRSIG {
 			r.records(zone, alias)
-			r.follow(alias)
+			if outside := r.follow(alias); outside != "" && r.forwards() && r.mayForward() {
+				r.forwardFrom(outside)
+			}
 		} else {
 			r.denial(zone, n)
 		}
@@ -315,18 +320,21 @@ func (r *responder) appendOwned(image []byte, owner int) (n int) {
 const maxAliases = 8
 
 // follow appends what an alias, which was appended last, leads to in the server's zones, as far as there is room (RFC 1034
-// §4.3.2). Where that ends the client asks on.
-func (r *responder) follow(alias *Set) {
+// §4.3.2). Where that ends the client asks on; it returns the name if that is in none of them.
+func (r *responder) follow(alias *Set) (outside Name) {
 	owner := questionName + r.query.length + 4 + recordBytes
 	for range maxAliases {
 		target := alias.Data[0]
 		zone := r.zoneOf(target)
-		if r.tc || r.failed || r.held || zone == nil {
-			return
+		if r.tc || r.failed || r.held {
+			return ""
+		}
+		if zone == nil {
+			return Name(target)
 		}
 		n := zone.index.find(target)
 		if n == nil {
-			return
+			return ""
 		}
 		s := n.set(r.query.qtype)
 		next := n.set(dns.TypeCNAME)
@@ -334,25 +342,26 @@ func (r *responder) follow(alias *Set) {
 			s = next
 		}
 		if s == nil {
-			return
+			return ""
 		}
 		w := s.choose()
 		records := s.image[s.start(w.from):s.start(w.to)]
 		var rrsigs [][]byte
 		if r.signs(zone) {
 			if rrsigs = r.signAs(zone, target, s, w); rrsigs == nil {
-				return
+				return ""
 			}
 		}
 		at := len(r.b)
 		if at+len(records)+signatureBytes(rrsigs) > r.limit {
-			return
+			return ""
 		}
 		r.answers += r.appendOwned(records, owner)
 		r.answers += r.appendSignatures(rrsigs, owner, s.TTL)
 		if s != next {
-			return
+			return ""
 		}
 		alias, owner = next, at+recordBytes
 	}
+	return ""
 }

@@ -74,6 +74,7 @@ func (l *udpLoop) later(i int) {
 	}
 	to, r := l.clientPort(i), &responder{server: s, counts: l.counts, zones: l.zones, now: l.now, patient: true}
 	r.query.by, r.query.client = udp, l.query.client
+	r.peer, r.local = l.peer, l.local
 	conn := l.socket.conn
 	s.later.Go(func() {
 		defer s.awaited.Add(-1)

@@ -58,6 +58,14 @@ type Options struct {
 	Keys []*tsig.Key
 	// Copies has the zones for those who sign with a key and for the host itself; nil: for nobody.
 	Copies Copies
+
+	// Forward answers for names of no zone, to clients in ForwardFor, who ask for recursion; nil: such names are refused. It must know
+	// which names are never to leave, as Zones may be empty. Queries that have to wait for it wait as for Await.
+	Forward    Forwarder
+	ForwardFor []netip.Prefix
+
+	// Tap is shown all queries and answers; nil: nobody is.
+	Tap Tap
 }
 
 const maxUDPLoops = 4 // for each address

@@ -119,6 +119,10 @@ func (h *httpsHandler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	client, _ := netip.ParseAddrPort(req.RemoteAddr)
 	q.query.by, q.query.client = overHTTPS, client.Addr().Unmap()
+	q.peer = netip.AddrPortFrom(q.query.client, client.Port())
+	if local, ok := req.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		q.local = portOf(local)
+	}
 	q.zones, q.now = h.server.opts.Zones(), uint32(time.Now().Unix())
 	answer := q.respond(message, q.answer[:0])
 	if answer == nil || len(answer) > dns.MaxMsgSize {

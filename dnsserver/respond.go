@@ -3,6 +3,7 @@ package dnsserver
 import (
 	"encoding/binary"
 	"log/slog"
+	"net/netip"
 	"runtime/debug"
 	"time"
 
@@ -41,6 +42,14 @@ type responder struct {
 
 	tlsVersion uint16 // of the connection
 
+	passedOn  bool // the answer is the Forwarder's
+	authentic bool // and was validated
+
+	// For who taps.
+	peer, local netip.AddrPort
+	origin      Name // of the zone that was asked
+	silent      bool // the message was no query
+
 	session *tsig.Session // of a query that was signed
 	wanted  *wanted       // a copy of a zone; the answer so far is what its first message begins with
 }
@@ -52,9 +61,9 @@ type extendedError struct {
 	text  string
 }
 
-// respond writes the answer to a message into the memory of to, or larger memory, and returns it; nil when none is due. Who
+// reply writes the answer to a message into the memory of to, or larger memory, and returns it; nil when none is due. Who
 // asks and how was set in the query before.
-func (r *responder) respond(message, to []byte) (answer []byte) {
+func (r *responder) reply(message, to []byte) (answer []byte) {
 	// The message library, which reads what is uncommon, has had bugs that crash on some hostile packet. One packet must not
 	// end the server.
 	defer func() {
@@ -65,14 +74,13 @@ func (r *responder) respond(message, to []byte) (answer []byte) {
 		}
 	}()
 	q := &r.query
-	r.deferred = false
+	r.deferred, r.origin = false, ""
 	verdict := q.parse(message)
-	if verdict == silence {
+	if r.silent = verdict == silence; r.silent {
 		r.counts.ignored.Add(1)
 		return nil
 	}
 	r.start(to)
-	var origin Name
 	switch {
 	case verdict == notImplemented:
 		r.rcode = dns.RcodeNotImplemented
@@ -87,7 +95,7 @@ func (r *responder) respond(message, to []byte) (answer []byte) {
 	case q.edns.present && q.edns.version != 0:
 		r.rcode = dns.RcodeBadVers
 	default:
-		origin = r.answer()
+		r.origin = r.answer()
 		if r.deferred {
 			return nil
 		}
@@ -98,7 +106,7 @@ func (r *responder) respond(message, to []byte) (answer []byte) {
 	if r.wanted != nil {
 		return r.b
 	}
-	r.counts.count(origin, q.qtype, r.rcode)
+	r.counts.count(r.origin, q.qtype, r.rcode)
 	return r.finish()
 }
 
@@ -129,6 +137,7 @@ func (r *responder) start(to []byte) {
 	r.rcode, r.aa, r.tc, r.ede.given, r.located = dns.RcodeSuccess, false, false, false, false
 	r.signed, r.failed, r.held = false, false, false
 	r.session, r.wanted = nil, nil
+	r.passedOn, r.authentic = false, false
 	r.answers, r.authority, r.additional = 0, 0, 0
 	r.limit = dns.MaxMsgSize
 	if q.by == udp {
@@ -155,7 +164,10 @@ func (r *responder) finish() []byte {
 		h[2] |= 0x02
 		r.counts.truncated.Add(1)
 	}
-	h[3] = h[3]&0x10 | byte(r.rcode&0xf) // CD is the query's (RFC 4035 §3.1.6); RA and AD stay 0
+	h[3] = h[3]&0x10 | byte(r.rcode&0xf) // CD is the query's (RFC 4035 §3.1.6)
+	if r.server.opts.Forward != nil {
+		r.recursion()
+	}
 	binary.BigEndian.PutUint16(h[4:], uint16(min(q.length, 1)))
 	binary.BigEndian.PutUint16(h[6:], uint16(r.answers))
 	binary.BigEndian.PutUint16(h[8:], uint16(r.authority))

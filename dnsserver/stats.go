@@ -26,7 +26,7 @@ type QueryCount struct {
 	Zone      string // the zone's domain with the last dot, "" for what no zone was asked for
 	Transport string // "udp", "tcp", "tls", "https"
 	Type      string // "A", …; "other" for types that nobody would have metrics of
-	Rcode     string // "NOERROR", …
+	Rcode     string // "NOERROR", …; "other" for those that the server does not give by itself
 	Count     uint64
 }
 
@@ -46,11 +46,17 @@ func (t transport) String() string { return [...]string{"udp", "tcp", "tls", "ht
 // kinds are the types that are counted by name; the last stands for all others.
 var kinds = [...]uint16{
 	dns.TypeA, dns.TypeAAAA, dns.TypeSRV, dns.TypeSOA, dns.TypeNS, dns.TypeANY, dns.TypeTXT, dns.TypePTR, dns.TypeHTTPS, dns.TypeSVCB,
-	dns.TypeDNSKEY, dns.TypeDS, dns.TypeAXFR, dns.TypeIXFR, dns.TypeNone,
+	dns.TypeDNSKEY, dns.TypeDS, dns.TypeAXFR, dns.TypeIXFR, dns.TypeCNAME, dns.TypeMX, dns.TypeCAA, dns.TypeNAPTR, dns.TypeTLSA,
+	dns.TypeRRSIG, dns.TypeNSEC, dns.TypeNSEC3, dns.TypeNSEC3PARAM, dns.TypeCDS, dns.TypeCDNSKEY, dns.TypeNone,
 }
 
-// rcodes are those that the server gives. Their places are what is counted by.
-var rcodes = [...]int{dns.RcodeSuccess, dns.RcodeFormatError, dns.RcodeServerFailure, dns.RcodeNameError, dns.RcodeNotImplemented, dns.RcodeRefused, dns.RcodeNotAuth, dns.RcodeBadVers}
+// rcodes are those that the server gives. Their places are what is counted by; the last stands for all others.
+var rcodes = [...]int{
+	dns.RcodeSuccess, dns.RcodeFormatError, dns.RcodeServerFailure, dns.RcodeNameError, dns.RcodeNotImplemented, dns.RcodeRefused,
+	dns.RcodeNotAuth, dns.RcodeBadVers, otherRcode,
+}
+
+const otherRcode = -1
 
 // shard counts for those that seldom meet: a loop, or the connections of one transport.
 type shard struct {
@@ -103,7 +109,9 @@ func (z *zoneCounts) add(qtype uint16, rcode int) {
 	}
 	place := rcode
 	if rcode >= 6 { // the first six are their own places
-		place = slices.Index(rcodes[:], rcode)
+		if place = slices.Index(rcodes[:], rcode); place < 0 {
+			place = len(rcodes) - 1
+		}
 	}
 	z.counts[kind][place].Add(1)
 }
@@ -141,7 +149,10 @@ func (z *zoneCounts) sum(by transport, sums map[QueryCount]uint64) {
 	for kind := range z.counts {
 		for i := range z.counts[kind] {
 			if n := z.counts[kind][i].Load(); n > 0 {
-				key.Type, key.Rcode = "other", dns.RcodeToString[rcodes[i]]
+				key.Type, key.Rcode = "other", "other"
+				if rcodes[i] != otherRcode {
+					key.Rcode = dns.RcodeToString[rcodes[i]]
+				}
 				if kinds[kind] != dns.TypeNone {
 					key.Type = dns.TypeToString[kinds[kind]]
 				}

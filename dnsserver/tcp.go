@@ -86,11 +86,14 @@ func (c *connections) end() {
 }
 
 // clientOf is the address at the other end.
-func clientOf(conn net.Conn) netip.Addr {
-	if addr, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
-		return addr.AddrPort().Addr().Unmap()
+func clientOf(conn net.Conn) netip.Addr { return portOf(conn.RemoteAddr()).Addr() }
+
+// portOf is one end of a connection.
+func portOf(end net.Addr) netip.AddrPort {
+	if addr, ok := end.(*net.TCPAddr); ok {
+		return netip.AddrPortFrom(addr.AddrPort().Addr().Unmap(), addr.AddrPort().Port())
 	}
-	return netip.Addr{}
+	return netip.AddrPort{}
 }
 
 // serveStream serves a listener's connections, over TLS when it has a configuration.
@@ -140,6 +143,7 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, counts *shard) {
 	in, out := bufio.NewReaderSize(conn, tcpBuffer), bufio.NewWriterSize(conn, tcpBuffer)
 	r := &responder{server: s, counts: counts, patient: true}
 	r.query.by, r.query.client = counts.by, clientOf(conn)
+	r.peer, r.local = portOf(conn.RemoteAddr()), portOf(conn.LocalAddr())
 	if secure, ok := conn.(*tls.Conn); ok {
 		r.tlsVersion = secure.ConnectionState().Version
 	}

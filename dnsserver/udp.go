@@ -216,6 +216,9 @@ func (l *udpLoop) answerAll() {
 			continue
 		}
 		l.query.client = l.client(i)
+		if l.server.opts.Tap != nil {
+			l.ends(i)
+		}
 		answer := l.respond(l.queries[i][:m.n], l.answers[l.send][:0])
 		if answer == nil {
 			if l.deferred {

@@ -37,6 +37,8 @@ var mayImport = map[string][]string{
 	"proxy/http2":   {"proxy/message"},
 
 	"dnsserver/dnssec":   {"internal/seal"},
+	"dnsserver/dnstap":   {"dnsserver"},
+	"dnsserver/forward":  {"dnsserver", "internal/dnsask"},
 	"dnsserver/tsig":     nil,
 	"dnsserver/transfer": {"dnsserver", "dnsserver/dnssec", "dnsserver/tsig", "internal/watch"},
 

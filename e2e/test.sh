@@ -40,6 +40,10 @@ if ! command -v kdig >/dev/null; then
   left_out+=(Kdig)
   reason+=("those with kdig: it is not installed, and installing it needs root")
 fi
+if ! command -v fstrm_capture >/dev/null || ! command -v dnstap-read >/dev/null; then
+  left_out+=(DnstapTools)
+  reason+=("those with receivers of dnstap: they are not installed, and installing them needs root")
+fi
 if ! command -v delv >/dev/null || ! PATH=$PATH:/usr/sbin command -v unbound-host >/dev/null; then
   left_out+=(Validators)
   reason+=("those with delv and unbound-host: they are not installed, and installing them needs root")
@@ -56,6 +60,17 @@ for server in nsd knotd named; do
   if ! PATH=$PATH:/usr/sbin command -v "$server" >/dev/null; then
     left_out+=(Secondaries)
     reason+=("those with NSD, Knot and BIND as secondaries: $server is not installed, and installing it needs root")
+    break
+  fi
+done
+if ! command -v drill >/dev/null; then
+  left_out+=(Drill)
+  reason+=("those with drill: it is not installed, and installing it needs root")
+fi
+for checker in zonemaster-cli kzonecheck ldns-verify-zone named-checkzone; do
+  if ! PATH=$PATH:/usr/sbin command -v "$checker" >/dev/null; then
+    left_out+=(ZoneCheckers)
+    reason+=("those with checkers of zones: $checker is not installed, and installing it needs root")
     break
   fi
 done

@@ -98,7 +98,7 @@ func runControl(ctx context.Context, config controlFile, again func() (controlFi
 	if err != nil {
 		return err
 	}
-	names, err := config.DNS.options(config.State, log)
+	names, err := config.DNS.options(config.Domain, config.State, log)
 	if err != nil {
 		return err
 	}

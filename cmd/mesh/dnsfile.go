@@ -40,6 +40,9 @@ type dnsSection struct {
 
 	Keys        []keySection       `yaml:"keys"`
 	Secondaries []secondarySection `yaml:"secondaries"`
+
+	QueryLog *queryLogSection `yaml:"queryLog"`
+	Forward  *forwardSection  `yaml:"forward"`
 }
 
 type nameServerSection struct {
@@ -100,6 +103,7 @@ func (d *dnsSection) check(domain string, report func(path, got, want string)) {
 	}
 	d.checkReverse(report)
 	d.checkTransfers(report)
+	d.checkLoops(report)
 	if _, ok := mailboxName(d.Mailbox); d.Mailbox != "" && !ok {
 		report("mailbox", fmt.Sprintf("%q", d.Mailbox), "a mail address, such as hostmaster@example.org")
 	}
@@ -195,8 +199,8 @@ func mailboxName(mail string) (name string, ok bool) {
 	return name, err == nil
 }
 
-// options makes what the control plane serves. state is the directory of its keys.
-func (d *dnsSection) options(state string, log *slog.Logger) (controlplane.DNS, error) {
+// options makes what the control plane serves for a domain. state is the directory of its keys.
+func (d *dnsSection) options(domain, state string, log *slog.Logger) (controlplane.DNS, error) {
 	seconds := func(t time.Duration) uint32 { return uint32(min(t/time.Second, math.MaxInt32)) }
 	o := controlplane.DNS{
 		Listen: d.Listen, TLS: d.TLS, HTTPS: d.HTTPS,
@@ -215,6 +219,12 @@ func (d *dnsSection) options(state string, log *slog.Logger) (controlplane.DNS, 
 	}
 	if d.Signed {
 		o.Keys = state
+	}
+	if d.QueryLog != nil {
+		o.QueryLog = d.QueryLog.log(d.NSID, log)
+	}
+	if err := d.forwarder(domain, &o, log); err != nil {
+		return o, err
 	}
 	if err := d.transfers(&o); err != nil {
 		return o, err

@@ -53,7 +53,7 @@ dns:
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := f.DNS.options("/state", slog.New(slog.DiscardHandler))
+			got, err := f.DNS.options("mesh.internal", "/state", slog.New(slog.DiscardHandler))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -182,7 +182,7 @@ func TestTransferSecrets(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := f.DNS.options("/state", slog.New(slog.DiscardHandler))
+			got, err := f.DNS.options("mesh.internal", "/state", slog.New(slog.DiscardHandler))
 			if c.want != "" {
 				if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), path) || strings.Contains(err.Error(), c.text) {
 					t.Errorf("%v, want %q, the file and not what it holds", err, c.want)
@@ -204,7 +204,22 @@ func TestDNSCertificateThatIsNotThere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.DNS.options("/state", slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "/no/cert.pem") || !strings.Contains(err.Error(), "dns.certFile") {
+	if _, err := f.DNS.options("mesh.internal", "/state", slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "/no/cert.pem") || !strings.Contains(err.Error(), "dns.certFile") {
 		t.Errorf("got %v, want the file and the fields that name it", err)
+	}
+}
+
+func TestQueryLogsMistakesAreTold(t *testing.T) {
+	for text, want := range map[string]string{
+		"{}":                             `dns.queryLog: got socket "" and file "", want one of them`,
+		"{socket: /run/tap, file: /log}": `dns.queryLog: got socket "/run/tap" and file "/log", want one of them`,
+		"{socket: tap}":                  `dns.queryLog.socket: got "tap", want an absolute path`,
+		"{file: /log, fileBytes: 1}":     `dns.queryLog.fileBytes: got 1, want 1000000 or more`,
+		"{file: /log, sample: 0}":        `dns.queryLog.sample: got 0, want of how many`,
+		"{socket: /" + strings.Repeat("x", 107) + "}": `dns.queryLog.socket: got 108 bytes, want at most 107`,
+	} {
+		if _, err := decodeControlFile("control.yaml", []byte("dns:\n  queryLog: "+text+"\n")); err == nil || !strings.Contains(err.Error(), "control.yaml:2: "+want) {
+			t.Errorf("%s: got %v, want %s", text, err, want)
+		}
 	}
 }

@@ -11,6 +11,12 @@ import (
 	"github.com/miekg/dns"
 )
 
+// ErrFlooded is returned by Send when so many messages came over UDP that are no answer to the question that somebody seems to forge
+// them. Over TCP nobody can.
+var ErrFlooded = errors.New("many messages that are no answer came in its place")
+
+const mostOthers = 100
+
 // Send asks once over network ("udp" or "tcp"), from a socket, and so a port, of its own. It takes answers of up to
 // udpBytes by UDP and waits as long as ctx lasts; the error is its cause then. An answer may be Truncated.
 func Send(ctx context.Context, network, address string, q *dns.Msg, udpBytes uint16) (*dns.Msg, error) {
@@ -25,7 +31,10 @@ func Send(ctx context.Context, network, address string, q *dns.Msg, udpBytes uin
 	if err := conn.WriteMsg(q); err != nil {
 		return nil, short(ctx, err)
 	}
-	for {
+	for others := 0; ; others++ {
+		if others > mostOthers {
+			return nil, ErrFlooded
+		}
 		m, err := conn.ReadMsg()
 		if m != nil && Answers(m, q) && (err == nil || m.Truncated) {
 			return m, nil

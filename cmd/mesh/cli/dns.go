@@ -70,6 +70,15 @@ func showDNS(w io.Writer, status controlplane.DNSStatus) {
 		}
 	}
 	showSecondaries(w, status.Secondaries)
+	if status.Forward != nil {
+		showForward(w, status.Forward)
+	}
+	if l := status.QueryLog; l != nil {
+		fmt.Fprintf(w, "\nquery log: %d written, %d dropped\n", l.Written, l.Dropped)
+		if l.Error != "" {
+			fmt.Fprintf(w, "  nothing is written now: %s\n", printable(l.Error))
+		}
+	}
 	if len(status.Listen)+len(status.TLS)+len(status.HTTPS) > 0 {
 		fmt.Fprintln(w)
 	}
@@ -80,6 +89,26 @@ func showDNS(w io.Writer, status controlplane.DNSStatus) {
 		for _, addr := range l.addrs {
 			fmt.Fprintf(w, "served over %s at %s\n", l.how, addr)
 		}
+	}
+}
+
+// showForward shows who is asked for other names.
+func showForward(w io.Writer, f *controlplane.ForwardStatus) {
+	fmt.Fprintln(w)
+	row(w, "UPSTREAM", "OVER", "ANSWERS", "FAILURES", "STATE")
+	for _, u := range f.Upstreams {
+		over, state := "UDP and TCP", "ok"
+		if u.TLS {
+			over = "TLS"
+		}
+		if u.Error != "" {
+			state = printable(u.Error)
+		}
+		row(w, u.Address.String(), over, strconv.FormatUint(u.Answers, 10), strconv.FormatUint(u.Failures, 10), state)
+	}
+	fmt.Fprintf(w, "\nforwarded: %d from the cache, %d asked, %d old ones as no upstream answered; the cache has %d answers, %d bytes\n", f.Hits, f.Misses, f.Stale, f.Entries, f.Bytes)
+	if f.Loops > 0 {
+		fmt.Fprintf(w, "  %d queries came back to us: an upstream forwards to this server\n", f.Loops)
 	}
 }
 

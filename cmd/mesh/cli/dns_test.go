@@ -147,3 +147,28 @@ func TestSecondariesAreShown(t *testing.T) {
 		}
 	}
 }
+
+// TestForwardingAndLogAreShown shows what an operator sees of upstreams and of the query log.
+func TestForwardingAndLogAreShown(t *testing.T) {
+	var out strings.Builder
+	showDNS(&out, controlplane.DNSStatus{
+		Forward: &controlplane.ForwardStatus{
+			Upstreams: []controlplane.UpstreamStatus{
+				{Address: netip.MustParseAddrPort("192.0.2.1:853"), TLS: true, Answers: 7}, {Address: netip.MustParseAddrPort("192.0.2.2:53"), Failures: 3, Error: "no answer within 2s\x1b"},
+			}, Hits: 5, Misses: 8, Stale: 1, Entries: 6, Bytes: 4000, Loops: 2,
+		},
+		QueryLog: &controlplane.QueryLogStatus{Written: 9, Dropped: 4, Error: "connect: no such file\x1b"},
+	})
+	for _, want := range []string{
+		"UPSTREAM\tOVER\tANSWERS\tFAILURES\tSTATE\n192.0.2.1:853\tTLS\t7\t0\tok\n192.0.2.2:53\tUDP and TCP\t0\t3\tno answer within 2s",
+		"forwarded: 5 from the cache, 8 asked, 1 old ones as no upstream answered; the cache has 6 answers, 4000 bytes\n  2 queries came back to us",
+		"query log: 9 written, 4 dropped\n  nothing is written now: connect: no such file",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+	if strings.Contains(out.String(), "\x1b") {
+		t.Error("what is printed is not made printable")
+	}
+}
