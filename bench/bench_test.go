@@ -39,7 +39,7 @@ func TestSummary(t *testing.T) {
 		return s
 	}
 	peers := []*peer{{name: ours}, {name: reference}, {name: "envoy"}}
-	records := summarise("w", "request", peers, map[string][]sample{ours: us(5, 12, 6), reference: us(10, 12, 10), "envoy": us(20, 20, 20)}, limits{0.75, 0.2})
+	records := comparison{"w", "µs/request", ours, reference, limits{0.75, 0.2}}.summarise(peers, map[string][]sample{ours: us(5, 12, 6), reference: us(10, 12, 10), "envoy": us(20, 20, 20)})
 	if len(records) != 4 {
 		t.Fatalf("%+v", records)
 	}

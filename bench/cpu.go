@@ -41,7 +41,12 @@ func pickProcessors(n int) (processors, error) {
 
 // pinSelf has every thread of this process run on these processors; threads and processes to come inherit it.
 func pinSelf(set unix.CPUSet) error {
-	tasks, err := os.ReadDir("/proc/self/task")
+	return eachThread(os.Getpid(), func(tid int) error { return unix.SchedSetaffinity(tid, &set) })
+}
+
+// eachThread does something with every thread of a process that has not ended meanwhile.
+func eachThread(pid int, do func(tid int) error) error {
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {
 		return err
 	}
@@ -50,7 +55,7 @@ func pinSelf(set unix.CPUSet) error {
 		if err != nil {
 			return fmt.Errorf("read thread %q: %w", task.Name(), err)
 		}
-		if err := unix.SchedSetaffinity(tid, &set); err != nil && err != unix.ESRCH {
+		if err := do(tid); err != nil && err != unix.ESRCH {
 			return fmt.Errorf("pin thread %d: %w", tid, err)
 		}
 	}
@@ -91,8 +96,8 @@ func cpuTime(pid int) (time.Duration, error) {
 	return time.Duration(ts.Nano()), nil
 }
 
-// children returns the processes that a process has started.
-func children(pid int) ([]int, error) {
+// descendants returns the processes that a process has started, and those that they have.
+func descendants(pid int) ([]int, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
 	if err != nil {
 		return nil, err
@@ -103,7 +108,11 @@ func children(pid int) ([]int, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read children of %d: %w", pid, err)
 		}
-		pids = append(pids, child)
+		more, err := descendants(child)
+		if err != nil {
+			return nil, err
+		}
+		pids = append(append(pids, child), more...)
 	}
 	return pids, nil
 }

@@ -112,7 +112,7 @@ func (s *stage) pair(ctx context.Context, l *load, work string, p *peer, most li
 	for _, q := range pair {
 		all = append(all, series{q.name, p99[q.name]})
 	}
-	records := compareSeries(work, "p99", "µs", p.name, all, most)
+	records := comparison{work, "µs", ours, p.name, most}.records("p99", all)
 	t := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "%d requests/s: half of %s's peak\tp50 µs\tp99 µs\tratio\tmin\tmax\n", l.rate, p.name)
 	for i, q := range pair {

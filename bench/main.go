@@ -20,6 +20,8 @@ import (
 // options are what the command line says.
 type options struct {
 	peers    []string
+	dnsPeers []string
+	services int // of the works of DNS
 	rounds   int
 	duration time.Duration
 	conns    int           // of p99
@@ -40,8 +42,9 @@ func main() {
 
 func run(args []string, stdout io.Writer) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	names := flags.String("work", "all", "works to do, by comma; all; "+dataplane+" for all that have peers beside mesh-proxy; "+twoCores+" for more of these on two processors")
+	names := flags.String("work", "all", "works to do, by comma; all; "+dataplane+" for all that have peers beside mesh-proxy; "+dnsGroup+" for those of DNS; "+twoCores+" for more of these on two processors")
 	peers := flags.String("peers", "mesh-proxy,haproxy,nginx,envoy", "who does the works of the data plane, by comma")
+	dnsPeers := flags.String("dns-peers", "mesh-control,nsd,knot,coredns", "who does those of DNS, by comma")
 	list := flags.Bool("list", false, "list the works and end")
 	o := options{}
 	flags.IntVar(&o.rounds, "rounds", 5, "rounds; the medians are shown")
@@ -50,15 +53,21 @@ func run(args []string, stdout io.Writer) error {
 	flags.IntVar(&o.idle, "idle", 10000, "connections that memory-idle adds")
 	flags.IntVar(&o.clusters, "clusters", 2000, "that memory-cluster adds")
 	flags.DurationVar(&o.settle, "settle", 30*time.Second, "until memory-cluster reads memory; memory-idle takes a tenth")
+	flags.IntVar(&o.services, "services", 10000, "of 10 endpoints that the works of DNS have")
 	flags.StringVar(&o.bin, "bin", "bin", "folder of mesh-proxy")
 	flags.StringVar(&o.out, "out", "bench/results.jsonl", "file to append results to; empty: none")
 	flags.BoolVar(&o.keep, "keep", false, "keep the peers' configuration and logs, and say where they are")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	o.peers = strings.Split(*peers, ",")
+	o.peers, o.dnsPeers = strings.Split(*peers, ","), strings.Split(*dnsPeers, ",")
 	for _, name := range o.peers {
 		if _, err := findProduct(o.bin, name); err != nil {
+			return err
+		}
+	}
+	for _, name := range o.dnsPeers {
+		if _, err := findDNS(o.bin, name); err != nil {
 			return err
 		}
 	}
@@ -85,7 +94,7 @@ func runAll(ctx context.Context, o options, chosen []work, stdout io.Writer) err
 	installed := false
 	for _, w := range chosen {
 		if w.group != "" && !installed {
-			install(ctx, o, stdout)
+			install(ctx, o, chosen, stdout)
 			installed = true
 		}
 		fmt.Fprintf(stdout, "%s: %s\n", w.name, w.about)
@@ -109,22 +118,40 @@ func runAll(ctx context.Context, o options, chosen []work, stdout io.Writer) err
 }
 
 // install installs the peers when one is missing. What cannot be installed is left out of the works by name.
-func install(ctx context.Context, o options, stdout io.Writer) {
-	for _, name := range o.peers {
-		pr, err := findProduct(o.bin, name)
-		if err != nil || name == ours {
-			continue
-		}
-		if _, err := pr.program(true); err == nil {
-			continue
-		}
-		cmd := exec.CommandContext(ctx, "bench/setup.sh")
-		cmd.Stdout, cmd.Stderr = stdout, os.Stderr
-		if err := cmd.Run(); err != nil {
-			fmt.Fprintln(stdout, "run bench/setup.sh, from the top of the repository:", err)
-		}
+func install(ctx context.Context, o options, chosen []work, stdout io.Writer) {
+	if !missing(ctx, o, chosen) {
 		return
 	}
+	cmd := exec.CommandContext(ctx, "bench/setup.sh")
+	cmd.Stdout, cmd.Stderr = stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		fmt.Fprintln(stdout, "run bench/setup.sh, from the top of the repository:", err)
+	}
+}
+
+// missing says whether a program is not there that the chosen works want.
+func missing(ctx context.Context, o options, chosen []work) bool {
+	for _, w := range chosen {
+		switch w.group {
+		case dataplane, twoCores:
+			for _, name := range o.peers {
+				pr, err := findProduct(o.bin, name)
+				if err != nil || name == ours {
+					continue
+				}
+				if _, err := pr.program(true); err != nil {
+					return true
+				}
+			}
+		case dnsGroup:
+			for _, name := range []string{"nsd", "knotd", "dnsperf"} {
+				if _, err := installed(name)(ctx); err != nil {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // xdsWork runs the control plane's own benchmark, which prints its table and appends its results itself.

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // peer is a product that runs: one process, or one behind the other.
@@ -26,7 +28,7 @@ type peer struct {
 type process struct {
 	cmd    *exec.Cmd
 	exited chan struct{}
-	log    string // access log
+	log    string // access log, "" for a server that has none
 	sink   *sink  // of the access log, or nil
 	stderr *bytes.Buffer
 	logged int64
@@ -103,21 +105,29 @@ func (s *stage) startProcess(ctx context.Context, pr *product, program string, s
 	if err != nil {
 		return fail(p, err)
 	}
-	p.cmd = exec.Command(program, pr.args(config, set)...)
+	if err := s.launch(p, program, pr.args(config, set)...); err != nil {
+		return fail(p, err)
+	}
+	if err := p.ready(ctx, set.Listen); err != nil {
+		return fail(p, err)
+	}
+	return p, set.Listen, nil
+}
+
+// launch starts the process on the peers' processors.
+func (s *stage) launch(p *process, program string, args ...string) error {
+	p.cmd = exec.Command(program, args...)
 	p.cmd.Stderr = p.stderr
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt at the terminal is for us; we then stop it
 	if err := onCPU(s.cpus.proxy, p.cmd.Start); err != nil {
 		p.cmd = nil
-		return fail(p, err)
+		return err
 	}
 	go func() {
 		p.cmd.Wait()
 		close(p.exited)
 	}()
-	if err := p.ready(ctx, set.Listen); err != nil {
-		return fail(p, err)
-	}
-	return p, set.Listen, nil
+	return nil
 }
 
 // freePort returns a port that is free and from which no connection goes out, of which there will be thousands.
@@ -170,6 +180,9 @@ func (p *process) check(ctx context.Context) error {
 			return ctx.Err()
 		default:
 		}
+		if p.log == "" {
+			return nil
+		}
 		info, err := os.Stat(p.log)
 		if err != nil {
 			return fmt.Errorf("read access log: %w", err)
@@ -218,7 +231,7 @@ func (p *peer) stop() {
 func (p *peer) pids() ([]int, error) {
 	var pids []int
 	for _, process := range p.processes {
-		more, err := children(process.pid())
+		more, err := descendants(process.pid())
 		if err != nil {
 			return nil, err
 		}
@@ -244,13 +257,19 @@ func (p *peer) cpuTime() (time.Duration, error) {
 	return sum, nil
 }
 
-// times are its processor time and that of this process.
+// times are its processor time and that of this process, with the load generators that it has run.
 func (p *peer) times() (proxy, self time.Duration, err error) {
 	if proxy, err = p.cpuTime(); err != nil {
 		return 0, 0, err
 	}
-	self, err = cpuTime(os.Getpid())
-	return proxy, self, err
+	if self, err = cpuTime(os.Getpid()); err != nil {
+		return 0, 0, err
+	}
+	var ran unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_CHILDREN, &ran); err != nil {
+		return 0, 0, fmt.Errorf("read processor time of load generators: %w", err)
+	}
+	return proxy, self + time.Duration(ran.Utime.Nano()+ran.Stime.Nano()), nil
 }
 
 // memory is what all of them have resident.

@@ -18,7 +18,10 @@ const (
 	reference = "haproxy"
 )
 
-// limits are the most that mesh-proxy may cost, as a ratio to these peers; 0: no budget.
+// budgetsOf is the most that we may cost, as a ratio to a peer; 0: no budget.
+type budgetsOf interface{ of(peer string) float64 }
+
+// limits are the budgets of mesh-proxy.
 type limits struct{ haproxy, envoy float64 }
 
 func (l limits) of(peer string) float64 {
@@ -62,8 +65,15 @@ type series struct {
 	values []float64
 }
 
-// compareSeries makes a record of each peer, compared with base, and one of mesh-proxy for each other peer that has a budget.
-func compareSeries(work, figure, unit, base string, all []series, most limits) []record {
+// comparison says who is compared with whom.
+type comparison struct {
+	work, unit string
+	us, base   string // whose cost has budgets; who the ratios are relative to
+	most       budgetsOf
+}
+
+// records makes a record of each peer's figure, compared with base, and one of ours for each other peer that has a budget.
+func (c comparison) records(figure string, all []series) []record {
 	find := func(peer string) []float64 {
 		for _, s := range all {
 			if s.peer == peer {
@@ -73,26 +83,26 @@ func compareSeries(work, figure, unit, base string, all []series, most limits) [
 		return nil
 	}
 	compared := func(s series, to string) record {
-		r := record{Work: work, Peer: s.peer, Figure: figure, To: to, Unit: unit, Value: round3(median(s.values)), Time: time.Now().UTC()}
+		r := record{Work: c.work, Peer: s.peer, Figure: figure, To: to, Unit: c.unit, Value: round3(median(s.values)), Time: time.Now().UTC()}
 		if values := find(to); values != nil {
 			var ratios []float64
 			for i := range min(len(values), len(s.values)) {
 				ratios = append(ratios, s.values[i]/values[i])
 			}
 			r.Ratio, r.Min, r.Max = round3(median(ratios)), round3(slices.Min(ratios)), round3(slices.Max(ratios))
-			if s.peer == ours {
-				r.judge(most.of(to))
+			if s.peer == c.us {
+				r.judge(c.most.of(to))
 			}
 		}
 		return r
 	}
 	var records []record
 	for _, s := range all {
-		records = append(records, compared(s, base))
+		records = append(records, compared(s, c.base))
 	}
 	for _, s := range all {
 		for _, to := range all {
-			if s.peer == ours && to.peer != base && most.of(to.peer) > 0 {
+			if s.peer == c.us && to.peer != c.base && c.most.of(to.peer) > 0 {
 				records = append(records, compared(s, to.peer))
 			}
 		}
@@ -100,8 +110,8 @@ func compareSeries(work, figure, unit, base string, all []series, most limits) [
 	return records
 }
 
-// summarise compares each peer's rounds with the reference's.
-func summarise(work, unit string, peers []*peer, samples map[string][]sample, most limits) []record {
+// summarise compares each peer's processor time, round by round.
+func (c comparison) summarise(peers []*peer, samples map[string][]sample) []record {
 	var all []series
 	for _, p := range peers {
 		s := series{peer: p.name}
@@ -110,7 +120,7 @@ func summarise(work, unit string, peers []*peer, samples map[string][]sample, mo
 		}
 		all = append(all, s)
 	}
-	return compareSeries(work, "cpu", "µs/"+unit, reference, all, most)
+	return c.records("cpu", all)
 }
 
 func median(v []float64) float64 {
@@ -128,9 +138,9 @@ func round3(v float64) float64 { return float64(int(v*1000+0.5)) / 1000 }
 
 // printTable prints a line a peer. The two last columns but one say whether the proxy was what was measured: the load's own time, and how
 // busy the proxy's processors were.
-func printTable(w io.Writer, unit string, cores int, peers []*peer, samples map[string][]sample, records []record) {
+func printTable(w io.Writer, unit, base string, cores int, peers []*peer, samples map[string][]sample, records []record) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "peer\tcpu µs/%s\tratio to %s\tmin\tmax\tper cpu s\t%s/s\tload µs\tbusy %%\tRSS MiB\n", unit, reference, unit)
+	fmt.Fprintf(t, "peer\tcpu µs/%s\tratio to %s\tmin\tmax\tper cpu s\t%s/s\tload µs\tbusy %%\tRSS MiB\n", unit, base, unit)
 	for i, p := range peers {
 		var rates, loads, busy []float64
 		for _, s := range samples[p.name] {

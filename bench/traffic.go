@@ -66,8 +66,8 @@ func (w traffic) run(ctx context.Context, o options, stdout io.Writer) ([]record
 		if err != nil || len(s.peers) == 0 {
 			return nil, err
 		}
-		records := summarise(w.name, w.unitName(), s.peers, samples, w.most)
-		printTable(stdout, w.unitName(), len(s.cpus.proxy), s.peers, samples, records)
+		records := comparison{w.name, "µs/" + w.unitName(), ours, reference, w.most}.summarise(s.peers, samples)
+		printTable(stdout, w.unitName(), reference, len(s.cpus.proxy), s.peers, samples, records)
 		return records, nil
 	})
 }

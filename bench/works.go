@@ -20,10 +20,11 @@ type work struct {
 const (
 	dataplane = "dataplane"
 	twoCores  = "two-cores"
+	dnsGroup  = "dns"
 )
 
 func works() []work {
-	return slices.Concat(dataplaneWorks(), twoCoreWorks(), otherWorks())
+	return slices.Concat(dataplaneWorks(), twoCoreWorks(), dnsWorks(), otherWorks())
 }
 
 func dataplaneWorks() []work {

@@ -50,7 +50,7 @@ func subscribe(t *testing.T, ctx context.Context, addr, id string) deltaStream {
 	return stream
 }
 
-func lookUp(t *testing.T, server, name string, qtype uint16) *dns.Msg {
+func lookUp(t testing.TB, server, name string, qtype uint16) *dns.Msg {
 	t.Helper()
 	r, _, err := (&dns.Client{Timeout: 5 * time.Second}).Exchange(new(dns.Msg).SetQuestion(name, qtype), server)
 	if err != nil {

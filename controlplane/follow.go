@@ -21,14 +21,18 @@ type zoneBuilder interface {
 	Build(snapshot *registry.Snapshot) *dnsserver.Zone
 }
 
-func (c *compiler) next(snapshot *registry.Snapshot) (*compile.Common, []*dnsserver.Zone) {
-	c.common = compile.Update(c.common, snapshot, c.options)
-	c.snapshot = snapshot
+// nextZones makes the zones of a snapshot, and nextCommon what proxies are told; both are called for each.
+func (c *compiler) nextZones(snapshot *registry.Snapshot) []*dnsserver.Zone {
 	zones := make([]*dnsserver.Zone, 0, len(c.zones))
 	for _, builder := range c.zones {
 		zones = append(zones, builder.Build(snapshot))
 	}
-	return c.common, zones
+	return zones
+}
+
+func (c *compiler) nextCommon(snapshot *registry.Snapshot) *compile.Common {
+	c.common, c.snapshot = compile.Update(c.common, snapshot, c.options), snapshot
+	return c.common
 }
 
 // follow publishes every snapshot of the catalog, or the latest when they come faster than they compile. It begins when
@@ -54,7 +58,6 @@ func (s *Server) follow(ctx context.Context) error {
 
 // publish hands the zone over first: a name is answered no later than proxies know it.
 func (s *Server) publish(snapshot *registry.Snapshot) {
-	common, zones := s.compiler.next(snapshot)
-	s.zones.Set(zones)
-	s.resources.Set(common)
+	s.zones.Set(s.compiler.nextZones(snapshot))
+	s.resources.Set(s.compiler.nextCommon(snapshot))
 }

@@ -51,7 +51,7 @@ type running struct {
 	api      string
 }
 
-func start(t *testing.T, options controlplane.Options) running {
+func start(t testing.TB, options controlplane.Options) running {
 	t.Helper()
 	r := running{registry: given{make(chan registry.View)}, api: freeAddr(t)}
 	catalog, err := registry.NewCatalog([]registry.Source{{Name: "dc1", Kind: "given", Registry: r.registry}}, registry.Options{StateDir: t.TempDir()})
@@ -78,7 +78,7 @@ func start(t *testing.T, options controlplane.Options) running {
 	return r
 }
 
-func freeAddr(t *testing.T) string {
+func freeAddr(t testing.TB) string {
 	t.Helper()
 	return fmt.Sprintf("127.0.0.1:%d", testbed.FreePort(t))
 }
@@ -103,7 +103,7 @@ func get(t *testing.T, addr, path string, header http.Header) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
-func eventually(t *testing.T, what string, check func() bool) {
+func eventually(t testing.TB, what string, check func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !check(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {

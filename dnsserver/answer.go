@@ -23,6 +23,7 @@ func (r *responder) answer() Name {
 		return ""
 	case q.class != dns.ClassINET:
 		r.rcode = dns.RcodeRefused
+		r.explain(dns.ExtendedErrorCodeNotAuthoritative, "")
 		return ""
 	case q.qtype == dns.TypeAXFR || q.qtype == dns.TypeIXFR:
 		r.aa = true
@@ -143,6 +144,17 @@ func (r *responder) denial(zone *Zone, n *node) {
 // records appends a set, or of a large one a window, with its signatures, and what goes along with it.
 func (r *responder) records(zone *Zone, s *Set) {
 	r.spans = r.spans[:0]
+	if s.alike && !r.signed {
+		if n := len(s.Data); n > 1 {
+			r.rotated(s, 0, n, int(rand.Uint32N(uint32(n))))
+		} else {
+			r.run(s, 0, n)
+		}
+		if s.extra != nil && !r.tc {
+			r.extras(zone, s)
+		}
+		return
+	}
 	where, placed := Locality{}, false
 	if s.Order != nil && s.Order.Localities != nil && r.server.opts.Locality != nil {
 		where, placed = r.locate()
@@ -152,11 +164,11 @@ func (r *responder) records(zone *Zone, s *Set) {
 	r.limit -= room
 	switch {
 	case w != s.all():
-		r.rotated(s, w, w.first())
+		r.rotated(s, w.from, w.to, w.first())
 	case placed:
 		r.ranked(s, where)
 	default:
-		r.rotated(s, w, s.choose().first())
+		r.rotated(s, w.from, w.to, s.choose().first())
 	}
 	r.limit += room
 	if r.tc {
@@ -184,10 +196,10 @@ func (r *responder) part(zone *Zone, s *Set, where Locality, placed bool) (*wind
 // span is a run of a set's records in the answer.
 type span struct{ from, to, at int }
 
-// rotated appends a window that begins with some record.
-func (r *responder) rotated(s *Set, w *window, first int) {
-	r.run(s, first, w.to)
-	r.run(s, w.from, first)
+// rotated appends records, of which one comes first and those before it last.
+func (r *responder) rotated(s *Set, from, to, first int) {
+	r.run(s, first, to)
+	r.run(s, from, first)
 }
 
 // run appends records as far as they fit over TCP. Over UDP a set that does not fit is left out: who got a part of it would have
@@ -197,8 +209,8 @@ func (r *responder) run(s *Set, from, to int) {
 		return
 	}
 	room := r.limit - len(r.b)
-	start := s.starts[from]
-	for int(s.starts[to]-start) > room {
+	start := s.start(from)
+	for s.start(to)-start > room {
 		r.tc = true
 		if r.query.by == udp || r.signed { // a signature is of all of it
 			r.empty()
@@ -209,7 +221,7 @@ func (r *responder) run(s *Set, from, to int) {
 		}
 	}
 	r.spans = append(r.spans, span{from, to, len(r.b)})
-	r.b = append(r.b, s.image[start:s.starts[to]]...)
+	r.b = append(r.b, s.image[start:s.start(to)]...)
 	r.answers += to - from
 }
 
@@ -263,7 +275,7 @@ func (r *responder) extras(zone *Zone, s *Set) {
 				}
 				r.given[e.same] = true
 			}
-			target := run.at + int(s.starts[i]-s.starts[run.from]) + e.target
+			target := run.at + s.start(i) - s.start(run.from) + e.target
 			if target > maxPointer {
 				return
 			}
@@ -276,7 +288,7 @@ func (r *responder) extras(zone *Zone, s *Set) {
 				if n := zone.index.find(nameAt(s.Data[i], e.target-recordBytes)); n != nil {
 					for _, found := range n.sets {
 						if found.Type == dns.TypeA || found.Type == dns.TypeAAAA {
-							r.extra(found.image[:found.starts[found.windows[0].to]], target)
+							r.extra(found.firstWindow(), target)
 						}
 					}
 				}
@@ -333,7 +345,7 @@ func (r *responder) follow(alias *Set) (outside Name) {
 			return ""
 		}
 		w := s.choose()
-		records := s.image[s.starts[w.from]:s.starts[w.to]]
+		records := s.image[s.start(w.from):s.start(w.to)]
 		var rrsigs [][]byte
 		if r.signs(zone) {
 			if rrsigs = r.signAs(zone, target, s, w); rrsigs == nil {

@@ -12,14 +12,28 @@ import (
 type index struct {
 	seed  maphash.Seed
 	shift uint // of a hash: what is left is the page's number
-	pages [][]slot
+	pages []page
 	names int // nodes, roughly: it decides when pages are too full
 }
 
+// page has beside its slots a byte for each, 0 for an empty one: these are so few that they stay in the processor's caches, and of a name
+// that does not exist nothing else is looked at.
+type page struct {
+	tags  []uint8
+	slots []slot
+}
+
+func tagOf(hash uint64) uint8 { return uint8(hash>>32) | 1 } // of bits that choose neither page nor slot
+
+// slot has the node's name beside the node, so that both are waited for at once: of the names of a large zone few are in the
+// processor's caches.
 type slot struct {
 	hash uint64
+	name Name
 	node *node
 }
+
+func slotOf(hash uint64, n *node) slot { return slot{hash, n.name, n} }
 
 // What a page holds on average when it is made, and when all are made anew.
 const (
@@ -36,7 +50,7 @@ type change struct {
 // newIndex makes an index for about so many names.
 func newIndex(seed maphash.Seed, names int) *index {
 	pages := 1 << bits.Len(uint(names/namesOfAPage))
-	return &index{seed: seed, shift: uint(64 - bits.Len(uint(pages)) + 1), pages: make([][]slot, pages), names: 0}
+	return &index{seed: seed, shift: uint(64 - bits.Len(uint(pages)) + 1), pages: make([]page, pages)}
 }
 
 func (x *index) hash(name string) uint64 { return maphash.String(x.seed, name) }
@@ -66,19 +80,19 @@ func (x *index) crowded(changes int) bool { return x.names+changes > mostNamesOf
 // find returns the node of a name in wire form and lower case, nil when there is none.
 func (x *index) find(name []byte) *node {
 	hash := maphash.Bytes(x.seed, name)
-	page := x.pages[hash>>x.shift]
-	if len(page) == 0 {
+	p := &x.pages[hash>>x.shift]
+	if len(p.tags) == 0 {
 		return nil
 	}
-	mask := uint64(len(page) - 1)
-	for at := hash & mask; ; at = (at + 1) & mask {
-		switch s := &page[at]; {
-		case s.node == nil:
-			return nil
-		case s.hash == hash && string(s.node.name) == string(name):
-			return s.node
+	tag, mask := tagOf(hash), uint64(len(p.tags)-1)
+	for at := hash & mask; p.tags[at] != 0; at = (at + 1) & mask {
+		if p.tags[at] == tag {
+			if s := &p.slots[at]; s.hash == hash && string(s.name) == string(name) {
+				return s.node
+			}
 		}
 	}
+	return nil
 }
 
 // with returns the index after changes; those of one name may be many.
@@ -95,15 +109,15 @@ func (x *index) with(changes []change) *index {
 		before := x.pages[number]
 		after := rebuild(before, changes[:n])
 		next.pages[number] = after
-		next.names += used(after) - used(before)
+		next.names += used(after.slots) - used(before.slots)
 		changes = changes[n:]
 	}
 	return &next
 }
 
-func used(page []slot) (n int) {
-	for i := range page {
-		if page[i].node != nil {
+func used(slots []slot) (n int) {
+	for i := range slots {
+		if slots[i].node != nil {
 			n++
 		}
 	}
@@ -111,9 +125,9 @@ func used(page []slot) (n int) {
 }
 
 // rebuild makes a page of another after changes.
-func rebuild(page []slot, changes []change) []slot {
-	kept := make([]slot, 0, used(page)+len(changes))
-	for _, s := range page {
+func rebuild(before page, changes []change) page {
+	kept := make([]slot, 0, used(before.slots)+len(changes))
+	for _, s := range before.slots {
 		if s.node != nil {
 			kept = append(kept, s)
 		}
@@ -123,11 +137,11 @@ func rebuild(page []slot, changes []change) []slot {
 			kept = remove(kept, c.gone)
 		}
 		if c.come != nil {
-			kept = add(kept, slot{c.hash, c.come})
+			kept = add(kept, slotOf(c.hash, c.come))
 		}
 	}
 	if len(kept) == 0 {
-		return nil
+		return page{}
 	}
 	// Where nodes share a name, the one that is to be found comes first in its probe sequence.
 	slices.SortStableFunc(kept, func(a, b slot) int {
@@ -139,14 +153,15 @@ func rebuild(page []slot, changes []change) []slot {
 		}
 		return cmp.Compare(a.node.rank, b.node.rank)
 	})
-	out := make([]slot, 1<<bits.Len(uint(2*len(kept)-1)))
-	mask := uint64(len(out) - 1)
+	size := 1 << bits.Len(uint(2*len(kept)-1))
+	out := page{make([]uint8, size), make([]slot, size)}
+	mask := uint64(size - 1)
 	for _, s := range kept {
 		at := s.hash & mask
-		for out[at].node != nil {
+		for out.tags[at] != 0 {
 			at = (at + 1) & mask
 		}
-		out[at] = s
+		out.tags[at], out.slots[at] = tagOf(s.hash), s
 	}
 	return out
 }
@@ -177,5 +192,5 @@ func add(kept []slot, one slot) []slot {
 			return kept
 		}
 	}
-	return append(kept, slot{one.hash, &node{name: one.node.name, refs: 1}})
+	return append(kept, slotOf(one.hash, &node{name: one.node.name, refs: 1}))
 }

@@ -128,14 +128,21 @@ const (
 )
 
 // prepared is what a branch computes once of a set, so that an answer is little more than copies.
+//
+// What most answers need comes first: names are asked for in no order, so each place in memory that is looked at costs more than
+// the work that is done with it.
 type prepared struct {
-	image   []byte   // all records, each owned by a pointer to the question's name
-	starts  []uint32 // where each record begins in the image, and the image's end
-	windows []window // what answers over UDP give, one of them each
-	full    *full    // all records, where they are more than a window
-	extra   []extra  // nil, or what goes along with each record
+	image  []byte  // all records, each owned by a pointer to the question's name
+	extra  []extra // nil, or what goes along with each record
+	stride uint32  // how large each record is in the image, if all are alike, else 0
+	// alike says that there is one window, and each of its records is as likely as any other to come first, whoever asks.
+	alike bool
 	// repeats says that two records have the same target, far that some target is in the zone and not in this branch.
 	repeats, far bool
+
+	full    *full    // all records, where they are more than a window
+	windows []window // what answers over UDP give, one of them each
+	starts  []uint32 // where each record begins in the image, and the image's end; nil if there is a stride
 }
 
 // window is a run of records that are answered together. It is fixed, and signed as a set of its own. Where the set has localities
@@ -207,17 +214,37 @@ func (s *Set) canonical() {
 func (s *Set) prepare() {
 	s.canonical()
 	size := 0
+	s.stride = uint32(recordBytes + len(s.Data[0]))
 	for _, data := range s.Data {
 		size += recordBytes + len(data)
+		if len(data) != len(s.Data[0]) {
+			s.stride = 0
+		}
 	}
-	s.image, s.starts = make([]byte, 0, size), make([]uint32, 0, len(s.Data)+1)
+	s.image = make([]byte, 0, size)
+	if s.stride == 0 {
+		s.starts = make([]uint32, 0, len(s.Data)+1)
+	}
 	for i, data := range s.Data {
-		s.starts = append(s.starts, uint32(len(s.image)))
+		if s.stride == 0 {
+			s.starts = append(s.starts, uint32(len(s.image)))
+		}
 		s.image = appendRecord(s.image, s.Type, s.TTL, data)
 		s.Data[i] = s.image[len(s.image)-len(data) : len(s.image) : len(s.image)] // one copy of it is enough
 	}
-	s.starts = append(s.starts, uint32(len(s.image)))
+	if s.stride == 0 {
+		s.starts = append(s.starts, uint32(len(s.image)))
+	}
 	s.divide()
+	s.alike = s.full == nil && s.windows[0].chances == nil && (s.Order == nil || s.Order.Localities == nil)
+}
+
+// start is where a record begins in the image, and for the number of records the image's end.
+func (s *Set) start(i int) int {
+	if s.stride != 0 {
+		return i * int(s.stride)
+	}
+	return int(s.starts[i])
 }
 
 // all is the window of all records.
@@ -342,6 +369,26 @@ func (s *Set) attach(origin Name, find func(Name) *node) {
 			s.extra[i].image = n.addresses()
 		} else if target.within(origin) {
 			s.far = true
+		}
+	}
+	s.gather()
+}
+
+// gather puts what goes along with the records together in memory, as it is answered together.
+func (s *Set) gather() {
+	size := 0
+	for i := range s.extra {
+		size += len(s.extra[i].image)
+	}
+	if len(s.extra) < 2 || s.repeats || size == 0 {
+		return
+	}
+	all := make([]byte, 0, size)
+	for i := range s.extra {
+		if e := &s.extra[i]; e.image != nil {
+			from := len(all)
+			all = append(all, e.image...)
+			e.image = all[from:]
 		}
 	}
 }

@@ -268,7 +268,7 @@ func (r *responder) signedExtra(zone *Zone, target []byte, owner int) {
 			continue
 		}
 		w := &s.windows[0]
-		records := s.image[:s.starts[w.to]]
+		records := s.image[:s.start(w.to)]
 		if len(r.b)+len(records) > r.limit {
 			return
 		}

@@ -66,7 +66,7 @@ func listenUDP(network string, addr netip.AddrPort, count int) (sockets []*udpSo
 		if err := sharePort(u.raw); err != nil {
 			return sockets, err
 		}
-		if err := u.learnDestinations(); err != nil {
+		if err := errors.Join(u.enlargeQueue(), u.forbidFragments(), u.learnDestinations()); err != nil {
 			return sockets, err
 		}
 	}
@@ -84,20 +84,44 @@ func sharePort(c syscall.RawConn) error {
 	return nil
 }
 
-func (u *udpSocket) learnDestinations() error {
-	if !u.wildcard {
+// queueBytes is what may wait in a socket while its loop does not run: the queries of a flood, and among them others'.
+const queueBytes = 8 << 20
+
+// enlargeQueue gives the socket as large a queue as the system lets this process have: beyond net.core.rmem_max only with
+// CAP_NET_ADMIN.
+func (u *udpSocket) enlargeQueue() error {
+	if u.option("enlarge the queue", unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, queueBytes) == nil {
 		return nil
 	}
-	level, option := unix.IPPROTO_IP, unix.IP_PKTINFO
+	return u.option("enlarge the queue", unix.SOL_SOCKET, unix.SO_RCVBUF, queueBytes)
+}
+
+// forbidFragments has answers, which are small enough for all links of today, go in one piece or not at all, whatever an ICMP message
+// says of the way, which may be forged: of fragments the second can be forged too (RFC 9715).
+func (u *udpSocket) forbidFragments() error {
 	if u.v6 {
-		level, option = unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO
+		return u.option("forbid fragments", unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE)
 	}
+	return u.option("forbid fragments", unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
+}
+
+func (u *udpSocket) learnDestinations() error {
+	switch {
+	case !u.wildcard:
+		return nil
+	case u.v6:
+		return u.option("learn destinations", unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
+	}
+	return u.option("learn destinations", unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+}
+
+func (u *udpSocket) option(what string, level, option, value int) error {
 	var set error
-	if err := u.raw.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), level, option, 1) }); err != nil {
+	if err := u.raw.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), level, option, value) }); err != nil {
 		return err
 	}
 	if set != nil {
-		return fmt.Errorf("learn destinations: %w", set)
+		return fmt.Errorf("%s: %w", what, set)
 	}
 	return nil
 }
@@ -122,10 +146,9 @@ type udpLoop struct {
 func (s *Server) serveUDP(ctx context.Context, u *udpSocket, counts *shard) error {
 	l := &udpLoop{socket: u, responder: responder{server: s, counts: counts}}
 	l.query.by = udp
-	receive, send := l.receive, l.transmit // one allocation each
+	serve, send := l.serve, l.sendAll // one allocation each
 	for {
-		l.prepare()
-		if err := u.raw.Read(receive); err != nil {
+		if err := u.raw.Read(serve); err != nil {
 			if errors.Is(err, net.ErrClosed) {
 				return context.Cause(ctx)
 			}
@@ -137,24 +160,37 @@ func (s *Server) serveUDP(ctx context.Context, u *udpSocket, counts *shard) erro
 			time.Sleep(time.Millisecond)
 			continue
 		}
-		l.zones, l.now = s.opts.Zones(), uint32(time.Now().Unix())
-		l.answerAll()
-		for l.sent < l.send {
-			if err := u.raw.Write(send); err != nil {
-				return context.Cause(ctx)
-			}
-			if l.errno != 0 { // of the first that was not sent
-				s.socketErrors.Add(1)
-				l.sent++
-			}
+		if err := u.raw.Write(send); err != nil {
+			return context.Cause(ctx)
 		}
 	}
+}
+
+// serve answers what there is, and returns false to wait for more: a batch that is not full was all, and what came since wakes the
+// loop up. It returns true when receiving failed, when the socket takes no more answers now, and when there may be more, so that who
+// closes the socket is noticed.
+func (l *udpLoop) serve(fd uintptr) bool {
+	l.prepare()
+	n, _, errno := syscall.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&l.in[0])), batch, unix.MSG_DONTWAIT, 0, 0)
+	l.received, l.errno = 0, 0
+	switch errno {
+	case 0:
+		l.received = int(n)
+	case unix.EAGAIN:
+		return false
+	default:
+		l.errno = errno
+		return true
+	}
+	l.zones, l.now = l.server.opts.Zones(), uint32(time.Now().Unix())
+	l.answerAll()
+	return !l.sendAll(fd) || l.received == batch
 }
 
 // prepare makes the messages ready for a batch: the kernel has written to what was used before.
 func (l *udpLoop) prepare() {
 	used := l.received
-	if used == 0 {
+	if l.in[0].hdr.Iov == nil {
 		used = batch // the first time
 	}
 	for i := range used {
@@ -168,20 +204,6 @@ func (l *udpLoop) prepare() {
 			h.SetControllen(controlSize)
 		}
 	}
-}
-
-// receive takes what is there; false means that there is nothing yet.
-func (l *udpLoop) receive(fd uintptr) bool {
-	n, _, errno := syscall.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&l.in[0])), batch, unix.MSG_DONTWAIT, 0, 0)
-	switch errno {
-	case 0:
-		l.received, l.errno = int(n), 0
-		return true
-	case unix.EAGAIN:
-		return false
-	}
-	l.received, l.errno = 0, errno
-	return true
 }
 
 // answerAll answers a batch.
@@ -217,17 +239,20 @@ func (l *udpLoop) answerAll() {
 	}
 }
 
-// transmit sends what is left of the batch; false means that the socket takes nothing now.
-func (l *udpLoop) transmit(fd uintptr) bool {
-	n, _, errno := syscall.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&l.out[l.sent])), uintptr(l.send-l.sent), unix.MSG_DONTWAIT, 0, 0)
-	switch errno {
-	case 0:
-		l.sent, l.errno = l.sent+int(n), 0
-		return true
-	case unix.EAGAIN:
-		return false
+// sendAll sends what is left of the batch; false means that the socket takes nothing now.
+func (l *udpLoop) sendAll(fd uintptr) bool {
+	for l.sent < l.send {
+		n, _, errno := syscall.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&l.out[l.sent])), uintptr(l.send-l.sent), unix.MSG_DONTWAIT, 0, 0)
+		switch errno {
+		case 0:
+			l.sent += int(n)
+		case unix.EAGAIN:
+			return false
+		default: // of the first that was not sent
+			l.server.socketErrors.Add(1)
+			l.sent++
+		}
 	}
-	l.errno = errno
 	return true
 }
 

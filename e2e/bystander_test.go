@@ -60,13 +60,24 @@ const wellBehaved = "/well-behaved"
 // startBystanders starts the clients. Unless all of them speak HTTP/1, every second one speaks HTTP/2.
 func startBystanders(t testing.TB, addr string, speak speech) *bystanders {
 	t.Helper()
+	return startAsking(t, func(i int) (ask func() error, end func()) {
+		url, transport := speak.client(addr, i%2 == 1)
+		client := &http.Client{Transport: transport, Timeout: 10 * time.Second}
+		return func() error { return bystanderRequest(client, url) }, client.CloseIdleConnections
+	})
+}
+
+// startAsking starts clients, each of which asks in its own way.
+func startAsking(t testing.TB, client func(i int) (ask func() error, end func())) *bystanders {
+	t.Helper()
 	b := &bystanders{t: t, stop: make(chan struct{}), took: map[string][]time.Duration{}}
 	b.during("before")
 	for i := range bystanderClients {
-		url, transport := speak.client(addr, i%2 == 1)
+		ask, end := client(i)
 		b.clients.Go(func() {
+			defer end()
 			time.Sleep(time.Duration(i) * time.Second / bystanderRate / bystanderClients) // not all at once
-			b.client(&http.Client{Transport: transport, Timeout: 10 * time.Second}, url)
+			b.client(ask)
 		})
 	}
 	t.Cleanup(b.end)
@@ -76,8 +87,7 @@ func startBystanders(t testing.TB, addr string, speak speech) *bystanders {
 // during names what goes on from now on.
 func (b *bystanders) during(what string) { b.period.Store(&what) }
 
-func (b *bystanders) client(client *http.Client, url string) {
-	defer client.CloseIdleConnections()
+func (b *bystanders) client(ask func() error) {
 	tick := time.NewTicker(time.Second / bystanderRate)
 	defer tick.Stop()
 	for {
@@ -87,7 +97,7 @@ func (b *bystanders) client(client *http.Client, url string) {
 		case <-tick.C:
 		}
 		during, began := *b.period.Load(), time.Now()
-		err := bystanderRequest(client, url)
+		err := ask()
 		took := time.Since(began)
 		b.mu.Lock()
 		b.took[during] = append(b.took[during], took)

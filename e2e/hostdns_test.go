@@ -110,6 +110,10 @@ endpoints: [{address: 10.77.0.1}, {address: 10.77.0.2}]
 service: data/db
 ports: [{name: sql, port: 5432}, {name: metrics, port: 9187, protocol: http}]
 endpoints: [{address: 127.0.0.1}]
+---
+service: idle
+ports: [{name: syslog, port: 514, protocol: udp}]
+endpoints: []
 `)
 	control, proxy := h.startPair(t)
 	web := strings.TrimSpace(strings.Split(h.has(t, "127.", "+short", "web.mesh.internal"), "\n")[0])
@@ -126,6 +130,12 @@ endpoints: [{address: 127.0.0.1}]
 		{"missing.mesh.internal", "A", "status: NXDOMAIN"},
 		{"default.mesh.internal", "A", "status: NOERROR, id"},
 		{"data.mesh.internal", "A", "status: NOERROR, id"},
+		{"_http._tcp.web.mesh.internal", "SRV", "0 0 80 web.mesh.internal."},
+		{"_sql._tcp.db.data.mesh.internal", "SRV", "0 0 5432 db.data.mesh.internal."},
+		{"_metrics._tcp.db.data.mesh.internal", "SRV", "0 0 9187 db.data.mesh.internal."},
+		{"_smtp._tcp.web.mesh.internal", "SRV", "status: NXDOMAIN"},
+		{"_ntp._udp.clock.mesh.internal", "SRV", "EDE: 21"},
+		{"idle.mesh.internal", "A", "SOA	localhost.host.mesh.internal."},
 		{"a.web.default.mesh.internal", "A", "EDE: 21"},
 		{"example.com", "A", "status: REFUSED"},
 		{"mesh.internal", "SOA", "localhost.host.mesh.internal."},
@@ -152,7 +162,7 @@ endpoints: [{address: 127.0.0.1}]
 
 	eventually(t, 20*time.Second, "the proxy has sealed its configuration", func() error {
 		data, err := os.ReadFile(filepath.Join(h.dir, "proxy", "proxy-config.sealed"))
-		for _, name := range []string{"web", "clock"} {
+		for _, name := range []string{"web", "clock", "idle"} {
 			if err == nil && !strings.Contains(string(data), name+".default.mesh.internal") {
 				err = errors.New(name + " is not in it yet")
 			}
@@ -169,6 +179,8 @@ endpoints: [{address: 127.0.0.1}]
 		proxy = h.startProxy(t)
 		h.has(t, web, "+short", "web.mesh.internal")
 		h.has(t, "10.77.0.1", "+short", "clock.mesh.internal")
+		h.has(t, "SOA\tlocalhost.host.mesh.internal.", "idle.mesh.internal")
+		h.has(t, "0 0 5432 db.data.mesh.internal.", "_sql._tcp.db.data.mesh.internal", "SRV")
 		h.gets(t, "web.mesh.internal", "web v1\n")
 		if out := h.dig(t, "missing.mesh.internal"); !strings.Contains(out, "SERVFAIL") {
 			t.Errorf("of what is not known it is said:\n%s", out)

@@ -61,10 +61,14 @@ func http1Hostilities() []hostility {
 // http2Hostilities are what a listener of HTTP/2 meets.
 func http2Hostilities() (all []hostility) {
 	for _, k := range [][2]string{
-		{"rapid-reset", countedResets}, {"made-you-reset", countedResets},
-		{"continuation", `http2\.header_overflow`}, {"empty-continuation", `http2\.inbound_empty_frames_flood`},
-		{"settings", `http2\.outbound_control_flood`}, {"ping", `http2\.outbound_control_flood`},
-		{"priority", `http2\.inbound_priority_frames_flood`}, {"empty-data", `http2\.inbound_empty_frames_flood`},
+		{"rapid-reset", countedResets},
+		{"made-you-reset", countedResets},
+		{"continuation", `http2\.header_overflow`},
+		{"empty-continuation", `http2\.inbound_empty_frames_flood`},
+		{"settings", `http2\.outbound_control_flood`},
+		{"ping", `http2\.outbound_control_flood`},
+		{"priority", `http2\.inbound_priority_frames_flood`},
+		{"empty-data", `http2\.inbound_empty_frames_flood`},
 		{"window-updates", `http2\.inbound_window_update_frames_flood`},
 	} {
 		all = append(all, hostility{attack: k[0], connections: 4, lasts: 2 * time.Second, ended: true, counted: k[1]})

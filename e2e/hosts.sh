@@ -8,20 +8,21 @@ dir=$(realpath -m "${HOSTS_DIR:-$cache/run}")
 root=$cache/rootfs
 net=10.77.7
 bridge=meshtest0
-packages=systemd,systemd-sysv,dbus,systemd-resolved,iproute2,curl,bind9-dnsutils,procps
+packages=systemd,systemd-sysv,dbus,systemd-resolved,iproute2,curl,bind9-dnsutils,procps,network-manager,dnsmasq-base
 
 rootfs() {
-  [ ! -e "$cache/done" ] || return 0
+  [ "$(cat "$cache/done" 2>/dev/null)" != "$packages" ] || return 0
   mkdir -p "$cache"
   rm -rf "$root"
   mmdebstrap -q --variant=minbase --mode=root --include=$packages --aptopt='APT::Install-Recommends "false"' \
     --dpkgopt=force-unsafe-io --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' bookworm "$root"
   : >"$root/etc/machine-id"
   rm -f "$root/etc/hostname"
-  for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer console-getty.service getty@.service; do
+  for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer console-getty.service getty@.service \
+    NetworkManager.service NetworkManager-wait-online.service NetworkManager-dispatcher.service wpa_supplicant.service; do
     ln -sf /dev/null "$root/etc/systemd/system/$unit"
   done
-  touch "$cache/done"
+  echo "$packages" >"$cache/done"
 }
 
 # attach runs a command in a host as its root.

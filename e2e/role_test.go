@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 	if len(role) == 0 {
 		os.Exit(m.Run())
 	}
-	play := map[string]func(...string) error{"interop": playInterop, "attack": playAttack}[role[0]]
+	play := map[string]func(...string) error{"interop": playInterop, "attack": playAttack, "dnsflood": playDNSFlood}[role[0]]
 	if play == nil {
 		fmt.Fprintln(os.Stderr, "no role", role[0])
 		os.Exit(2)

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 
 # gcc is what the race detector links with; ZooKeeper and a Curator client are Debian's, and javac is what java runs a
 # source file with.
-install_packages gcc=build-essential dig=bind9-dnsutils unbound-host=unbound-host unbound=unbound dnsmasq=dnsmasq-base kdig=knot-dnsutils knotd=knot nsd=nsd haproxy=haproxy nginx=nginx-light shellcheck=shellcheck yamllint=yamllint \
+install_packages gcc=build-essential dig=bind9-dnsutils unbound-host=unbound-host unbound=unbound dnsmasq=dnsmasq-base kdig=knot-dnsutils knotd=knot nsd=nsd dnsperf=dnsperf drill=ldnsutils zonemaster-cli=zonemaster-cli kzonecheck=knot-dnssecutils named-checkzone=bind9-utils haproxy=haproxy nginx=nginx-light shellcheck=shellcheck yamllint=yamllint \
   curl=curl pgrep=procps pip3=python3-pip named=bind9 fstrm_capture=fstrm-bin ip=iproute2 unshare=util-linux nft=nftables \
   slowhttptest=slowhttptest openssl=openssl systemd-analyze=systemd \
   java=default-jre-headless javac=default-jdk-headless /usr/share/java/zookeeper.jar=libzookeeper-java \

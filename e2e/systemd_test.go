@@ -98,11 +98,9 @@ func (h systemdHost) install(t testing.TB) {
 	h.run(t, "chmod 755 /usr/bin/mesh /usr/bin/mesh-proxy; useradd -r -s /usr/sbin/nologin hostmesh; systemctl daemon-reload; mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf")
 }
 
-// TestSystemdHostNamesDig: on a real host, systemd-resolved sends mesh-proxy the mesh's names and nothing else, the kernel steers
-// connections, and what the host itself runs on the same ports neither answers for a service nor is in anybody's way.
-func TestSystemdHostNamesDig(t *testing.T) {
-	h := startSystemd(t)
-	h.install(t)
+// startNames has a control plane and services web and shop, and a server of other names, 127.0.0.9, which systemd-resolved asks for all.
+func (h systemdHost) startNames(t testing.TB) {
+	t.Helper()
 	h.put(t, "/etc/hostmesh/proxy.yaml", "node: {id: h1}\ncontrol: unix:/run/control/xds.sock\nadminSocket: /run/hostmesh/admin.sock\ndns: {}\n")
 	h.put(t, "/etc/hostmesh/control.yaml", "state: /var/lib/control\nlisten: {xds: [\"unix:/run/control/xds.sock\"]}\ndns: {listen: [\"127.0.0.1:8053\"]}\nregistries: [{name: static, file: {path: /etc/hostmesh/static.d}}]\n")
 	h.put(t, "/etc/hostmesh/other.yaml", "domain: other.test\nstate: /var/lib/other\nlisten: {xds: [\"unix:/run/other.sock\"], http: \"127.0.0.1:25014\"}\ndns: {listen: [\"127.0.0.9:53\"], signed: false}\nregistries: [{name: static, file: {path: /etc/hostmesh/static.d}}]\n")
@@ -115,10 +113,19 @@ systemd-run -q --unit=control -p User=hostmesh -p StateDirectory=control mesh co
 systemd-run -q --unit=other -p StateDirectory=other mesh control --config /etc/hostmesh/other.yaml
 systemd-run -q --unit=web mesh demo web --listen 127.0.0.1:18081
 systemd-run -q --unit=shop mesh demo shop --listen 127.0.0.1:18082
+systemctl restart systemd-resolved`)
+}
+
+// TestSystemdHostNamesDig: on a real host, systemd-resolved sends mesh-proxy the mesh's names and nothing else, the kernel steers
+// connections, and what the host itself runs on the same ports neither answers for a service nor is in anybody's way.
+func TestSystemdHostNamesDig(t *testing.T) {
+	h := startSystemd(t)
+	h.install(t)
+	h.startNames(t)
+	h.run(t, `
 printf '[Service]\nExecStart=/usr/bin/mesh demo app --listen %%I\n' >/etc/systemd/system/app@.service
 systemctl daemon-reload
 systemctl start app@:80 app@:8080
-systemctl restart systemd-resolved
 systemctl enable --now mesh-steer.socket mesh-steer.service mesh-proxy.service mesh-resolve.service`)
 	h.says(t, "getent hosts web.mesh.internal", "127.")
 	h.says(t, "getent hosts web.other.test", "127.0.0.1")

@@ -63,6 +63,24 @@ for server in nsd knotd named; do
     break
   fi
 done
+if ! command -v drill >/dev/null; then
+  left_out+=(Drill)
+  reason+=("those with drill: it is not installed, and installing it needs root")
+fi
+for checker in zonemaster-cli kzonecheck ldns-verify-zone named-checkzone; do
+  if ! PATH=$PATH:/usr/sbin command -v "$checker" >/dev/null; then
+    left_out+=(ZoneCheckers)
+    reason+=("those with checkers of zones: $checker is not installed, and installing it needs root")
+    break
+  fi
+done
+for program in nsd knotd dnsperf; do
+  if ! PATH=$PATH:/usr/sbin command -v "$program" >/dev/null; then
+    left_out+=(DNSPerf)
+    reason+=("those that measure NSD and Knot with dnsperf: $program is not installed, and installing it needs root")
+    break
+  fi
+done
 # These are left out where they are started, whatever the test is called: package testbed reads the list.
 servers=()
 if [ ! -e /usr/share/java/zookeeper.jar ] || ! command -v java >/dev/null; then

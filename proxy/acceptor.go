@@ -76,8 +76,16 @@ func (w *worker) listen(addr config.Address, fd int, r *reception, c *crowd) err
 			return err
 		}
 	}
+	a.keepAlive()
 	w.acceptors[addr] = a
 	return nil
+}
+
+// keepAlive has connections probed, as the listener says. Those of before stay as they are.
+func (a *acceptor) keepAlive() {
+	if k := a.reception.cfg.Keepalive; k != nil && a.socket.IsOpen() && !a.addr.IsUnix() {
+		_ = a.socket.KeepAlive(k.Time, k.Interval, k.Probes) // whose bounds are checked
+	}
 }
 
 func (w *worker) newAcceptor(addr config.Address, r *reception, c *crowd) *acceptor {
@@ -95,6 +103,7 @@ func (a *acceptor) serve(r *reception) {
 		r.limit.force(a.taken)
 	}
 	a.reception = r
+	a.keepAlive()
 	before := make(map[identity]*branch, len(a.branches))
 	for _, b := range a.branches {
 		before[b.served.identity] = b

@@ -150,8 +150,8 @@ func (x *exchange) appendLog(b []byte, now int64) []byte {
 	b = append(b, ' ')
 	b = strconv.AppendInt(b, (now-x.began)/1e6, 10)
 	b = append(b, ' ')
-	if x.cluster != nil && x.firstByte > 0 && x.up0() {
-		b = strconv.AppendInt(b, (x.firstByte-x.connectAt)/1e6, 10)
+	if ms, ok := x.serviceTime(); ok && x.cluster != nil && x.firstByte > 0 && x.up0() {
+		b = strconv.AppendInt(b, ms, 10)
 	} else {
 		b = append(b, '-')
 	}

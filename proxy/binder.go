@@ -46,28 +46,6 @@ type binder struct {
 	changes listenerChanges             // guarded by mu
 }
 
-// listenerChanges count what became of listeners.
-type listenerChanges struct{ added, modified, removed uint64 }
-
-// count takes a change of the configuration's listeners.
-func (n *listenerChanges) count(old, now []*config.Listener) {
-	before := make(map[string]*config.Listener, len(old))
-	for _, l := range old {
-		before[l.Name] = l
-	}
-	for _, l := range now {
-		switch was := before[l.Name]; was {
-		case l:
-		case nil:
-			n.added++
-		default:
-			n.modified++
-		}
-		delete(before, l.Name)
-	}
-	n.removed += uint64(len(before))
-}
-
 // binding is the state of one listening address.
 type binding struct {
 	addr   config.Address

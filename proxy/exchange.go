@@ -29,14 +29,15 @@ type exchange struct {
 	stats  *httpStats
 	w      *worker
 
-	req    message.Head
-	edit   message.Edit // what the proxy changes in req
-	text   []byte       // of edit
-	id     []byte       // the request's identity
-	xff    []byte       // its x-forwarded-for
-	tail   *message.Fields
-	match  router.Request
-	method message.Method
+	req        message.Head
+	edit       message.Edit // what the proxy changes in req
+	text       []byte       // of edit
+	id         []byte       // the request's identity
+	xff        []byte       // its x-forwarded-for
+	tail       *message.Fields
+	instructed instruction
+	match      router.Request
+	method     message.Method
 
 	route   *config.Route
 	cluster *upstream.Cluster
@@ -51,7 +52,6 @@ type exchange struct {
 
 	began     int64 // first byte of the request
 	received  int64 // last byte of the request
-	connectAt int64
 	firstByte int64 // of the response
 
 	routeTimer, tryTimer, idleTimer loop.Timer

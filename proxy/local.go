@@ -179,6 +179,10 @@ func (x *exchange) replyFields(h *message.Head, text string) {
 	if x.redirect {
 		h.AddBytes(message.Location, x.edit.Target)
 	}
+	if x.tellClientAttempts(text) {
+		x.w.attempt = x.appendAttempt(x.w.attempt[:0])
+		h.AddBytes(message.XEnvoyAttemptCount, x.w.attempt)
+	}
 	if text == textOverflow && !x.served.http().SuppressEnvoyHeaders {
 		h.AddField("x-envoy-overloaded", "true")
 	}

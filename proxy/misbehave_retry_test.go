@@ -100,20 +100,20 @@ func TestClientsDoNotChooseThePolicy(t *testing.T) {
 
 // TestNothingIsHedged: an attempt that takes too long has ended before the next one begins, whatever the client asks for.
 func TestNothingIsHedged(t *testing.T) {
-	attempts := make(chan net.Conn, 3) // that were made before
+	attempts, ends := make(chan net.Conn, 3), make(chan error, 3) // the one before, and how that ended
 	backend := rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
 		if readHead(r) == "" {
 			return
 		}
 		select {
 		case before := <-attempts:
-			_ = before.SetReadDeadline(time.Now().Add(10 * time.Second))
-			if _, err := before.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
-				t.Error("an attempt goes on while there is another")
-			}
+			attempts <- conn
+			_ = before.SetReadDeadline(time.Now().Add(5 * time.Second))
+			_, err := before.Read(make([]byte, 1))
+			ends <- err
 		default:
+			attempts <- conn
 		}
-		attempts <- conn
 		<-t.Context().Done() // and no answer
 	})
 	v := vhost("web.mesh.internal", "web")
@@ -122,6 +122,11 @@ func TestNothingIsHedged(t *testing.T) {
 	got := p.raw("GET / HTTP/1.1\r\nHost: web.mesh.internal\r\nConnection: close\r\nx-envoy-hedge-on-per-try-timeout: true\r\n\r\n")
 	if n := p.stat("cluster.web.upstream_rq_per_try_timeout"); !strings.HasPrefix(got, "HTTP/1.1 504 ") || n != "3" {
 		t.Errorf("%q after %s attempts, want 504 after 3", got, n)
+	}
+	for range 2 {
+		if err := <-ends; errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error("an attempt goes on while there is another")
+		}
 	}
 }
 

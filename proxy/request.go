@@ -119,7 +119,6 @@ func (x *exchange) connect() {
 func (x *exchange) acquire(h *upstream.Host) {
 	x.host = h
 	x.tried[(x.attempts-1)%maxTried] = h
-	x.connectAt = x.w.loop.Clock()
 	// What was sent on a connection that the host has closed can only be repeated if the method is idempotent.
 	want := upstream.Pooled
 	switch {
@@ -198,6 +197,7 @@ func (x *exchange) send() {
 	}
 	x.ended = x.whole && x.tail == nil && !x.upgrade
 	up := x.up
+	x.tellAttempt()
 	up.Send(&x.req, &x.edit, content, x.ended)
 	if x.up != up { // it was refused, and what is to be done was done
 		return

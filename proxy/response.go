@@ -67,9 +67,14 @@ func (x *exchange) answerEdit(h *message.Head) *message.Edit {
 	e.Set = append(e.Set, message.SetKnown(message.Server, x.served.server))
 	if x.served.http().SuppressEnvoyHeaders {
 		e.Drop = message.Names(message.Server) // what the host says passes, as in Envoy
-	} else {
-		w.extra = strconv.AppendInt(w.extra[:0], (x.firstByte-x.connectAt)/1e6, 10)
+	} else if ms, ok := x.serviceTime(); ok {
+		w.extra = strconv.AppendInt(w.extra[:0], ms, 10)
 		e.Set = append(e.Set, message.SetKnown(message.XEnvoyUpstreamServiceTime, w.extra))
+	}
+	if x.route.TellClientAttempts {
+		w.attempt = x.appendAttempt(w.attempt[:0])
+		e.Drop = e.Drop.Or(message.Names(message.XEnvoyAttemptCount))
+		e.Set = append(e.Set, message.SetKnown(message.XEnvoyAttemptCount, w.attempt))
 	}
 	if via := x.served.via; via != nil {
 		e.Set = append(e.Set, message.SetKnown(message.Via, via))

@@ -206,13 +206,7 @@ func (x *exchange) startLimits(m *router.Match) {
 	if p := &x.route.Retry; len(p.RequestHeaders) > 0 {
 		x.noRetry = !router.AnyHeader(p.RequestHeaders, &x.match, m.Path)
 	}
-	d := x.route.MaxDuration
-	if d == 0 {
-		d = x.served.http().MaxStreamDuration
-	}
-	if d > 0 {
-		x.w.loop.Start(&x.streamTimer, d, x)
-	}
+	x.limitDuration()
 }
 
 // durationOver ends an exchange that has gone on for too long, whatever it is doing.

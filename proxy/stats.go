@@ -1,6 +1,9 @@
 package proxy
 
-import "github.com/hostmesh/hostmesh/proxy/upstream"
+import (
+	"github.com/hostmesh/hostmesh/proxy/config"
+	"github.com/hostmesh/hostmesh/proxy/upstream"
+)
 
 // httpCounter is one of the counters of HTTP listeners that share a stat prefix.
 type httpCounter uint8
@@ -248,4 +251,26 @@ func (s *listenerStats) add(other *listenerStats) {
 	for i, n := range other.count {
 		s.count[i] += n
 	}
+}
+
+// listenerChanges count what became of listeners.
+type listenerChanges struct{ added, modified, removed uint64 }
+
+// count takes a change of the configuration's listeners.
+func (n *listenerChanges) count(old, now []*config.Listener) {
+	before := make(map[string]*config.Listener, len(old))
+	for _, l := range old {
+		before[l.Name] = l
+	}
+	for _, l := range now {
+		switch was := before[l.Name]; was {
+		case l:
+		case nil:
+			n.added++
+		default:
+			n.modified++
+		}
+		delete(before, l.Name)
+	}
+	n.removed += uint64(len(before))
 }

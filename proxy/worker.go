@@ -53,6 +53,7 @@ type worker struct {
 	lanes       []*lane     // free
 	fresh       []*lane     // whose exchanges begin when a session has been told everything
 	extra, path []byte      // scratch
+	attempt     []byte      // scratch
 	edit        message.Edit
 	reply       message.Head
 	clock       wallClock

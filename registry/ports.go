@@ -284,3 +284,32 @@ func whoNames(claims []claim, port string) string {
 	}
 	return ""
 }
+
+// ServiceLabels returns how a port's SRV records are called below the service (RFC 2782): "_http._tcp". A port without a name goes by its
+// protocol. "" for one that has no such records.
+func (p Port) ServiceLabels() string {
+	const longest = 62 // and the underscore
+	name := p.Name
+	if name == "" {
+		name = string(p.Protocol)
+	}
+	if name == "" || p.Name == "" && (p.Protocol == TCP || p.Protocol == UDP) {
+		return ""
+	}
+	name = strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'A' && r <= 'Z':
+			return r - 'A' + 'a'
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
+			return r
+		}
+		return '-'
+	}, name)
+	if len(name) > longest {
+		return ""
+	}
+	if p.Protocol == UDP {
+		return "_" + name + "._udp"
+	}
+	return "_" + name + "._tcp"
+}

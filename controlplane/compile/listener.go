@@ -2,14 +2,17 @@ package compile
 
 import (
 	"net/netip"
+	"strconv"
 
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	filev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
@@ -23,6 +26,9 @@ const (
 	routerFilter  = "envoy.filters.http.router"
 	fileAccessLog = "envoy.access_loggers.file"
 )
+
+// portMetadata is where a listener has the names of its ports: by number, "_http._tcp". Others than mesh-proxy take no notice of it.
+const portMetadata = "hostmesh.ports"
 
 // outboundListener takes HTTP at the node's outbound address and routes it by Host.
 func outboundListener(at netip.AddrPort) *listenerv3.Listener {
@@ -42,6 +48,7 @@ func (s *service) listener() *listenerv3.Listener {
 			Address: socketAddress(s.addr.String(), p.Number),
 		})
 	}
+	l.Metadata = s.portLabels()
 	rest := s.ports
 	if http := s.httpPorts(); len(http) > 0 {
 		l.FilterChains, rest = chain(hcmFilter, connectionManager(s.fqdn, http[0].route)), rest[len(http):]
@@ -54,6 +61,17 @@ func (s *service) listener() *listenerv3.Listener {
 		l.FilterChains = append(l.FilterChains, own...)
 	}
 	return l
+}
+
+// portLabels says how the ports are called in DNS, for the resolver of a mesh host: a listener has names of its addresses nowhere else.
+func (s *service) portLabels() *corev3.Metadata {
+	labels := map[string]*structpb.Value{}
+	for _, p := range s.ports {
+		if name := p.ServiceLabels(); name != "" {
+			labels[strconv.Itoa(int(p.Number))] = structpb.NewStringValue(name)
+		}
+	}
+	return &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{portMetadata: {Fields: labels}}}
 }
 
 // passed passes the bytes of a port on; i is its place among those that do not speak HTTP.

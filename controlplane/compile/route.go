@@ -45,7 +45,9 @@ func (s *service) virtualHost(p port, anyPort bool) *routev3.VirtualHost {
 		Action: &routev3.Route_Route{Route: &routev3.RouteAction{
 			ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: p.cluster},
 			Timeout:          durationpb.New(0),
-			RetryPolicy:      &routev3.RetryPolicy{RetryOn: retryOn, NumRetries: wrapperspb.UInt32(retryTimes)},
+			// What a caller of gRPC has set itself as its deadline is kept on the way, too: nobody waits for what is given up.
+			MaxStreamDuration: &routev3.RouteAction_MaxStreamDuration{GrpcTimeoutHeaderMax: durationpb.New(0)},
+			RetryPolicy:       &routev3.RetryPolicy{RetryOn: retryOn, NumRetries: wrapperspb.UInt32(retryTimes)},
 		}},
 	}}
 	return host

@@ -108,7 +108,7 @@ func (n *naming) ports() {
 		if len(n.targets) < len(n.service.Endpoints) {
 			srv = onePerPlace(srv)
 		}
-		name := portName(p)
+		name := p.ServiceLabels()
 		if name != "" {
 			ports[name] = append(ports[name], srv...) // two names may differ only in what DNS cannot tell
 		}
@@ -279,32 +279,4 @@ func Label(addr netip.Addr) string {
 		return strings.ReplaceAll(addr.String(), ".", "-")
 	}
 	return strings.ReplaceAll(addr.StringExpanded(), ":", "-")
-}
-
-// portName returns the name of a port's SRV records relative to the service, "" for a port that has none.
-func portName(p registry.Port) string {
-	const longest = 62 // and the underscore
-	name := p.Name
-	if name == "" {
-		name = string(p.Protocol)
-	}
-	if name == "" || p.Name == "" && (p.Protocol == registry.TCP || p.Protocol == registry.UDP) {
-		return ""
-	}
-	name = strings.Map(func(r rune) rune {
-		switch {
-		case r >= 'A' && r <= 'Z':
-			return r - 'A' + 'a'
-		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
-			return r
-		}
-		return '-'
-	}, name)
-	if len(name) > longest {
-		return ""
-	}
-	if p.Protocol == registry.UDP {
-		return "_" + name + "._udp"
-	}
-	return "_" + name + "._tcp"
 }

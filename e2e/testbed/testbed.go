@@ -28,7 +28,7 @@ const modulePath = "github.com/hostmesh/hostmesh"
 var goFlags = [...]string{"-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags=-s -w"}
 
 // Servers returns the names that Build knows, in the order in which they are best built. One of them is a client: h2spec.
-func Servers() []string { return []string{"h2spec", "consul", "etcd", "kube-apiserver"} }
+func Servers() []string { return []string{"h2spec", "coredns", "consul", "etcd", "kube-apiserver"} }
 
 // Build returns the path of the server's executable, after building it if this machine has not got it. A cold build
 // takes minutes and says so on stderr; a second caller, in whatever process, waits for the first.

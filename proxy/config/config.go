@@ -39,6 +39,9 @@ type Listener struct {
 	// OriginalDst: where a connection was going before it was redirected here is asked of the kernel.
 	OriginalDst bool
 	Balance     Balance
+	Keepalive   *TCPKeepalive // of clients' connections; nil: none
+	// PortLabels are how ports are called in DNS, such as "_http._tcp", by their number; nil: nobody said so.
+	PortLabels map[uint16]string
 }
 
 // HTTP says how requests on a listener are read, changed and routed (Envoy's HttpConnectionManager). Durations of 0
@@ -62,7 +65,7 @@ type HTTP struct {
 	Protocol              Protocol // that clients speak; not ProtocolDownstream
 	HTTP2                 HTTP2
 	AccessLogs            []AccessLog
-	SuppressEnvoyHeaders  bool // x-envoy-upstream-service-time and x-envoy-overloaded are not added to responses
+	SuppressEnvoyHeaders  bool // x-envoy-upstream-service-time and x-envoy-overloaded are not added to responses, x-envoy-expected-rq-timeout-ms not to requests
 	RequestPolicy
 }
 
@@ -113,9 +116,19 @@ type Route struct {
 	Timeout         time.Duration // for the whole response; 0: none
 	IdleTimeout     time.Duration // 0: the HTTP's StreamIdleTimeout
 	MaxDuration     time.Duration // of a request and its response; 0: the HTTP's MaxStreamDuration, less than 0: no limit
-	Retry           Retry
-	Upgrades        []Upgrade // what differs from the HTTP's Upgrades
-	Terminate       bool      // of PathConnect: the hosts get the tunnel's bytes and do not see CONNECT
+	GRPCTimeout     *GRPCTimeout  // a client's grpc-timeout takes the place of MaxDuration; nil: it does not
+	TellDeadline    bool          // hosts are told by grpc-timeout what a call of gRPC may take, whatever its client said
+	// TellHostAttempts and TellClientAttempts add x-envoy-attempt-count to requests and to responses.
+	TellHostAttempts, TellClientAttempts bool
+	Retry                                Retry
+	Upgrades                             []Upgrade // what differs from the HTTP's Upgrades
+	Terminate                            bool      // of PathConnect: the hosts get the tunnel's bytes and do not see CONNECT
+}
+
+// GRPCTimeout is how far a client's grpc-timeout is gone by.
+type GRPCTimeout struct {
+	Max    time.Duration // 0: no limit
+	Offset time.Duration // by which it is shortened, at most to nothing
 }
 
 // HeaderMatch compares one request header. Pseudo headers (":method", ":path", ":authority") are allowed.
@@ -144,6 +157,7 @@ type Cluster struct {
 	Name           string
 	Policy         Policy
 	ConnectTimeout time.Duration // more than 0
+	Keepalive      *TCPKeepalive // nil: none
 	// PanicThreshold in percent: when fewer endpoints are healthy, health is ignored. 0: never.
 	PanicThreshold float64
 	Balancing

@@ -17,4 +17,5 @@ type HTTP2 struct {
 	StreamWindow    uint32 // bytes
 	ConnWindow      uint32 // bytes
 	ExtendedConnect bool   // tunnels by :protocol (RFC 8441)
+	Keepalive       Keepalive
 }

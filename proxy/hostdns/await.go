@@ -12,7 +12,7 @@ import (
 
 // await returns when the zone has what there is of a name, or says why that is not known.
 func (r *Resolver) await(ctx context.Context, name string) error {
-	service, err := r.serviceOf(name)
+	service, port, err := r.serviceOf(name)
 	if err != nil {
 		return err
 	}
@@ -22,6 +22,9 @@ func (r *Resolver) await(ctx context.Context, name string) error {
 		_, bound := r.opts.Bound.Get()
 		if cfg != nil {
 			done, err := r.try(service)
+			if done && err == nil && port {
+				err = portsOf(look(cfg, service))
+			}
 			if done || err != nil {
 				return err
 			}
@@ -35,20 +38,36 @@ func (r *Resolver) await(ctx context.Context, name string) error {
 	}
 }
 
-// serviceOf returns the service that a name speaks of, as the control plane names it.
-func (r *Resolver) serviceOf(name string) (string, error) {
+// serviceOf returns the service that a name speaks of, as the control plane names it, and whether it is a port's name.
+func (r *Resolver) serviceOf(name string) (service string, port bool, err error) {
 	labels := strings.Split(strings.TrimSuffix(name, "."+r.origin.String()), ".")
-	last := labels[len(labels)-1]
-	switch {
-	case strings.HasPrefix(labels[0], "_") || len(labels) > 2 || last == "host":
-		return "", &dnsserver.Failure{
-			Code: dns.ExtendedErrorCodeNotSupported,
-			Text: "mesh hosts answer names of services; ports, endpoints and hosts are answered by the DNS of mesh control",
-		}
-	case len(labels) == 1:
-		last = "default"
+	for len(labels) > 0 && strings.HasPrefix(labels[0], "_") {
+		labels, port = labels[1:], true
 	}
-	return labels[0] + "." + last + "." + r.opts.Domain, nil
+	if len(labels) == 0 || len(labels) > 2 || labels[len(labels)-1] == "host" {
+		return "", false, elsewhere("endpoints and hosts")
+	}
+	namespace := "default"
+	if len(labels) == 2 {
+		namespace = labels[1]
+	}
+	return labels[0] + "." + namespace + "." + r.opts.Domain, port, nil
+}
+
+// portsOf returns why it is not known which ports a service has.
+func portsOf(a answer) error {
+	switch {
+	case a.cluster != nil && a.cluster.DNS == nil:
+		return elsewhere("ports of services that no proxy stands for")
+	case a.listener != nil && a.listener.PortLabels == nil:
+		return elsewhere("ports without names in the configuration")
+	}
+	return nil
+}
+
+// elsewhere says that something is not told to mesh hosts: it may exist.
+func elsewhere(what string) error {
+	return &dnsserver.Failure{Code: dns.ExtendedErrorCodeNotSupported, Text: "mesh hosts answer names of services; " + what + " are answered by the DNS of mesh control"}
 }
 
 // try puts a service into the zone if that is known to be right, and reports whether the zone now says what there is.

@@ -169,7 +169,7 @@ func (r *Resolver) drop(cfg *config.Config) {
 			continue
 		}
 		changed = true
-		if now.listener != nil && a.listener != nil && slices.Equal(now.listener.Addresses, a.listener.Addresses) {
+		if now.listener != nil && a.listener != nil && slices.Equal(now.listener.Addresses, a.listener.Addresses) && maps.Equal(now.listener.PortLabels, a.listener.PortLabels) {
 			r.answered[service] = answer{listener: now.listener, branch: a.branch}
 			continue
 		}
@@ -221,6 +221,7 @@ func (r *Resolver) branch(service string, a answer) *dnsserver.Branch {
 	sets := map[string][]dnsserver.Set{}
 	for _, name := range names {
 		sets[name] = r.sets(name, a)
+		r.ports(sets, name, a.listener)
 	}
 	return dnsserver.NewBranch(r.origin, 0, sets)
 }
@@ -238,13 +239,34 @@ func (r *Resolver) sets(name string, a answer) []dnsserver.Set {
 		return dnsserver.Addresses(endpointTTL, addrs, nil)
 	}
 	sets := dnsserver.Addresses(ttl, []netip.Addr{a.listener.Addresses[0].Addr()}, nil)
+	return append(sets, r.srv(name, a.listener, func(uint16) bool { return true }))
+}
+
+// ports adds what is at the names of a service's ports: they lead to its loopback address, as all of it does.
+func (r *Resolver) ports(sets map[string][]dnsserver.Set, name string, l *config.Listener) {
+	if l == nil {
+		return
+	}
+	for _, at := range l.Addresses {
+		if label := l.PortLabels[at.Port()]; label != "" {
+			sets[label+"."+name] = []dnsserver.Set{r.srv(name, l, func(port uint16) bool { return l.PortLabels[port] == label })}
+		}
+	}
+}
+
+// srv is the SRV records of some of a listener's ports, whose target is the service itself.
+func (r *Resolver) srv(name string, l *config.Listener, of func(port uint16) bool) dnsserver.Set {
 	srv := dnsserver.Set{Type: dns.TypeSRV, TTL: ttl}
-	if target, err := dnsserver.Join(name, r.origin); err == nil {
-		for _, at := range a.listener.Addresses {
+	target, err := dnsserver.Join(name, r.origin)
+	if err != nil {
+		return srv
+	}
+	for _, at := range l.Addresses {
+		if of(at.Port()) {
 			srv.Data = append(srv.Data, dnsserver.ServiceData(0, 0, at.Port(), target))
 		}
 	}
-	return append(sets, srv)
+	return srv
 }
 
 // alias is what is answered for a service that is another name for something outside of the mesh.

@@ -86,6 +86,9 @@ func (b *bed) ask(t *testing.T, name string, rtype uint16) string {
 		return ""
 	}
 	says := []string{dns.RcodeToString[answer.Rcode]}
+	if _, ok := first(answer.Ns).(*dns.SOA); ok != (len(answer.Answer) == 0 && answer.Authoritative) || len(answer.Ns) > 1 {
+		t.Errorf("%s %s: the authority section is %v", name, dns.TypeToString[rtype], answer.Ns) // RFC 2308 §2
+	}
 	var data []string
 	for _, rr := range answer.Answer {
 		data = append(data, fmt.Sprint(rr.Header().Ttl, " ", strings.TrimPrefix(rr.String(), rr.Header().String())))
@@ -98,6 +101,13 @@ func (b *bed) ask(t *testing.T, name string, rtype uint16) string {
 		}
 	}
 	return strings.Join(says, "; ")
+}
+
+func first(records []dns.RR) dns.RR {
+	if len(records) == 0 {
+		return nil
+	}
+	return records[0]
 }
 
 func listener(name, addr string, ports ...uint16) *config.Listener {
@@ -118,20 +128,22 @@ func cluster(name string, health config.Health, addrs ...string) *config.Cluster
 
 func TestAnswers(t *testing.T) {
 	b := newBed(t)
+	empty := cluster("empty.default.mesh.internal", config.Healthy)
 	web, db, named := listener("web.default.mesh.internal", "127.64.0.1", 80, 81), listener("db.data.mesh.internal", "127.64.0.2", 5432), listener("named.default.mesh.internal", "127.64.0.3", 90)
 	ntp := cluster("ntp.default.mesh.internal", config.Healthy, "10.0.0.1:123", "10.0.0.2:123", "10.0.0.1:124", "[2001:db8::1]:123")
 	ntp.Endpoints = append(ntp.Endpoints, cluster("", config.Unhealthy, "10.0.0.9:123").Endpoints...)
 	sick := cluster("sick.default.mesh.internal", config.Unhealthy, "10.0.0.9:123")
+	web.PortLabels = map[uint16]string{80: "_http._tcp", 81: "_admin._tcp", 99: "_other._tcp"}
 	b.mu.Lock()
 	b.withheld["shop.default.mesh.internal"] = "port 8080 is not bound for it"
 	b.mu.Unlock()
 	b.bound.Set(map[netip.AddrPort]error{web.Addresses[0]: nil, web.Addresses[1]: nil, db.Addresses[0]: nil, named.Addresses[0]: errors.New("address in use")})
 	b.config.Set(&config.Config{
 		Listeners: []*config.Listener{db, named, listener("ntp.default.mesh.internal", "127.64.0.9", 123), web},
-		Clusters:  map[string]*config.Cluster{ntp.Name: ntp, sick.Name: sick, "alias.default.mesh.internal": {Name: "alias.default.mesh.internal", Assigned: true, DNS: &config.DNS{Names: []config.DNSName{{Host: "www.example.com"}}}}, "late.default.mesh.internal": {Name: "late.default.mesh.internal"}},
+		Clusters:  map[string]*config.Cluster{ntp.Name: ntp, sick.Name: sick, empty.Name: empty, "alias.default.mesh.internal": {Name: "alias.default.mesh.internal", Assigned: true, DNS: &config.DNS{Names: []config.DNSName{{Host: "www.example.com"}}}}, "late.default.mesh.internal": {Name: "late.default.mesh.internal"}},
 		Absent:    map[string]bool{"gone.default.mesh.internal": true, "data.default.mesh.internal": true},
 	})
-	const control = "mesh hosts answer names of services; ports, endpoints and hosts are answered by the DNS of mesh control"
+	const before, after = "SERVFAIL; EDE 21 mesh hosts answer names of services; ", " are answered by the DNS of mesh control"
 	for _, c := range []struct {
 		name  string
 		rtype uint16
@@ -154,9 +166,23 @@ func TestAnswers(t *testing.T) {
 		{"gone.mesh.internal.", dns.TypeA, "NXDOMAIN"},
 		{"unknown.mesh.internal.", dns.TypeA, "SERVFAIL; EDE 14 unknown.default.mesh.internal: the control plane is away"},
 		{"late.mesh.internal.", dns.TypeA, "SERVFAIL; EDE 14 late.default.mesh.internal: the control plane is away"},
-		{"_http._tcp.web.mesh.internal.", dns.TypeSRV, "SERVFAIL; EDE 21 " + control},
-		{"h1.host.mesh.internal.", dns.TypeA, "SERVFAIL; EDE 21 " + control},
-		{"e.web.default.mesh.internal.", dns.TypeA, "SERVFAIL; EDE 21 " + control},
+		{"_http._tcp.web.mesh.internal.", dns.TypeSRV, "NOERROR; 30 0 0 80 web.mesh.internal."},
+		{"_ADMIN._tcp.Web.default.mesh.internal.", dns.TypeSRV, "NOERROR; 30 0 0 81 web.default.mesh.internal."},
+		{"_http._tcp.web.mesh.internal.", dns.TypeA, "NOERROR"},
+		{"_tcp.web.mesh.internal.", dns.TypeSRV, "NOERROR"},
+		{"_sql._tcp.web.mesh.internal.", dns.TypeSRV, "NXDOMAIN"},
+		{"_other._tcp.web.mesh.internal.", dns.TypeSRV, "NXDOMAIN"}, // it does not listen there
+		{"_http._udp.web.mesh.internal.", dns.TypeSRV, "NXDOMAIN"},
+		{"_http._tcp.gone.mesh.internal.", dns.TypeSRV, "NXDOMAIN"},
+		{"_http._tcp.alias.mesh.internal.", dns.TypeSRV, "NXDOMAIN"},
+		{"_http._tcp.unknown.mesh.internal.", dns.TypeSRV, "SERVFAIL; EDE 14 unknown.default.mesh.internal: the control plane is away"},
+		{"_sql._tcp.db.data.mesh.internal.", dns.TypeSRV, before + "ports without names in the configuration" + after},
+		{"_ntp._udp.ntp.mesh.internal.", dns.TypeSRV, before + "ports of services that no proxy stands for" + after},
+		{"_mesh-control._tcp.mesh.internal.", dns.TypeSRV, before + "endpoints and hosts" + after},
+		{"empty.mesh.internal.", dns.TypeA, "NOERROR"},
+		{"empty.mesh.internal.", dns.TypeSRV, "NOERROR"},
+		{"h1.host.mesh.internal.", dns.TypeA, before + "endpoints and hosts" + after},
+		{"e.web.default.mesh.internal.", dns.TypeA, before + "endpoints and hosts" + after},
 		{`we\.b.mesh.internal.`, dns.TypeA, `SERVFAIL; EDE 14 we\.b.mesh.internal: the control plane is away`},
 		{"localhost.host.mesh.internal.", dns.TypeA, "NOERROR; 30 127.0.0.1"},
 		{"example.com.", dns.TypeA, "REFUSED; EDE 20 "},
@@ -165,13 +191,13 @@ func TestAnswers(t *testing.T) {
 			t.Errorf("%s %s: got %s, want %s", c.name, dns.TypeToString[c.rtype], got, c.want)
 		}
 	}
-	if got := b.Services(); !slices.Equal(got, []string{"alias.default.mesh.internal", "db.data.mesh.internal", "ntp.default.mesh.internal", "sick.default.mesh.internal", "web.default.mesh.internal"}) {
+	if got := b.Services(); !slices.Equal(got, []string{"alias.default.mesh.internal", "db.data.mesh.internal", "empty.default.mesh.internal", "ntp.default.mesh.internal", "sick.default.mesh.internal", "web.default.mesh.internal"}) {
 		t.Errorf("answers %q", got)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	slices.Sort(b.kept)
-	if diff := cmp.Diff([]string{"alias.default.mesh.internal", "ntp.default.mesh.internal", "sick.default.mesh.internal"}, slices.Compact(b.kept)); diff != "" {
+	if diff := cmp.Diff([]string{"alias.default.mesh.internal", "empty.default.mesh.internal", "ntp.default.mesh.internal", "sick.default.mesh.internal"}, slices.Compact(b.kept)); diff != "" {
 		t.Errorf("kept (-want +got):\n%s", diff)
 	}
 }

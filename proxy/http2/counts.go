@@ -15,7 +15,8 @@ const (
 	ResetReceived                             // RST_STREAM
 	ResetSent
 	GoAwaySent
-	Trailers // sections received
+	KeepaliveTimeout // pings without an answer
+	Trailers         // sections received
 	NumCounters
 )
 
@@ -30,6 +31,7 @@ var counterNames = [NumCounters]string{
 	ResetReceived:              "rx_reset",
 	ResetSent:                  "tx_reset",
 	GoAwaySent:                 "goaway_sent",
+	KeepaliveTimeout:           "keepalive_timeout",
 	Trailers:                   "trailers",
 }
 
@@ -53,6 +55,9 @@ func (n *Counts) Add(other *Counts) {
 
 // Count has what happens from now on counted in n, which other connections on the same loop may share.
 func (c *Conn) Count(n *Counts) { c.counts = n }
+
+// CountOne counts what the connection's user has found out.
+func (c *Conn) CountOne(k Counter) { c.count(k) }
 
 func (c *Conn) count(k Counter) {
 	if c.counts != nil {

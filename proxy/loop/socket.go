@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/netip"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -178,6 +179,19 @@ func (s *Socket) Dial(l *Loop, addr netip.AddrPort, h Handler) error {
 		return errno
 	}
 	return s.Open(l, int(fd), h)
+}
+
+// KeepAlive has the kernel find out by probes that the peer of a TCP connection is gone, also of those accepted on a listening socket from
+// now on: the first one after idle, others after interval each, and so many of them, each in whole seconds, or as the kernel has it where
+// it is 0.
+func (s *Socket) KeepAlive(idle, interval time.Duration, probes int) error {
+	err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+	for option, v := range map[int]int{unix.TCP_KEEPIDLE: int(idle / time.Second), unix.TCP_KEEPINTVL: int(interval / time.Second), unix.TCP_KEEPCNT: probes} {
+		if v > 0 && err == nil {
+			err = unix.SetsockoptInt(s.fd, unix.IPPROTO_TCP, option, v)
+		}
+	}
+	return err
 }
 
 // LocalAddr is the address the socket is bound to.

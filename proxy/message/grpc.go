@@ -1,5 +1,11 @@
 package message
 
+import (
+	"math"
+	"strconv"
+	"time"
+)
+
 // Statuses of gRPC (google.golang.org/grpc/codes) that are named here; GRPCInvalid is what is none.
 const (
 	GRPCInvalid          = -1
@@ -59,4 +65,56 @@ func AppendGRPCText(dst []byte, text string) []byte {
 		}
 	}
 	return dst
+}
+
+const maxGRPCTimeout = 99_999_999 // eight digits
+
+// ParseGRPCTimeout reads a grpc-timeout: at most eight digits and a unit. A part of a millisecond is taken as a whole one.
+func ParseGRPCTimeout(value []byte) (d time.Duration, ok bool) {
+	if len(value) < 2 {
+		return 0, false
+	}
+	digits := value[:len(value)-1]
+	n, ok := ParseLength(digits)
+	if !ok || n > maxGRPCTimeout || len(digits) > 8 {
+		return 0, false
+	}
+	unit := time.Duration(0)
+	switch value[len(value)-1] {
+	case 'H':
+		unit = time.Hour
+		n = min(n, int64(math.MaxInt64/time.Hour)) // 292 years
+	case 'M':
+		unit = time.Minute
+	case 'S':
+		unit = time.Second
+	case 'm':
+		unit = time.Millisecond
+	case 'u':
+		unit = time.Microsecond
+	case 'n':
+		unit = time.Nanosecond
+	default:
+		return 0, false
+	}
+	d = time.Duration(n) * unit
+	if rest := d % time.Millisecond; rest > 0 {
+		d += time.Millisecond - rest
+	}
+	return d, true
+}
+
+// AppendGRPCTimeout writes a grpc-timeout in the finest unit, but for parts of a millisecond, that eight digits allow.
+func AppendGRPCTimeout(dst []byte, d time.Duration) []byte {
+	unit, n := byte('m'), int64(d/time.Millisecond)
+	for _, next := range [...]struct {
+		unit byte
+		of   int64
+	}{{'S', 1000}, {'M', 60}, {'H', 60}} {
+		if n <= maxGRPCTimeout {
+			break
+		}
+		unit, n = next.unit, n/next.of
+	}
+	return append(strconv.AppendInt(dst, min(n, maxGRPCTimeout), 10), unit)
 }

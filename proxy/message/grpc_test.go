@@ -1,8 +1,10 @@
 package message
 
 import (
+	"math"
 	"net/url"
 	"testing"
+	"time"
 )
 
 func TestIsGRPC(t *testing.T) {
@@ -49,5 +51,30 @@ func TestAppendGRPCText(t *testing.T) {
 	}
 	if n := testing.AllocsPerRun(10, func() { got = AppendGRPCText(got[:0], "a%b") }); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// TestGRPCTimeouts are read and written as the stock Envoy 1.40 does.
+func TestGRPCTimeouts(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"0m": 0, "400m": 400 * time.Millisecond, "3S": 3 * time.Second, "2M": 2 * time.Minute, "1H": time.Hour, "1500u": 2 * time.Millisecond,
+		"1n": time.Millisecond, "2000000n": 2 * time.Millisecond, "99999999S": 99_999_999 * time.Second, "99999999H": math.MaxInt64 / time.Hour * time.Hour,
+		"": -1, "m": -1, "1": -1, "1s": -1, "-1S": -1, "123456789S": -1, "1 S": -1, "xx": -1, "000000001S": -1, "1.5S": -1,
+	} {
+		got, ok := ParseGRPCTimeout([]byte(text))
+		if !ok {
+			got = -1
+		}
+		if got != want {
+			t.Errorf("ParseGRPCTimeout(%q) = %v, want %v", text, got, want)
+		}
+	}
+	for d, want := range map[time.Duration]string{
+		0: "0m", 400 * time.Millisecond: "400m", 1500 * time.Microsecond: "1m", 99_999_999 * time.Millisecond: "99999999m",
+		100_000_000 * time.Millisecond: "100000S", 99_999_999 * time.Second: "99999999S", 99_999_999 * time.Minute: "99999999M", math.MaxInt64: "2562047H",
+	} {
+		if got := string(AppendGRPCTimeout(nil, d)); got != want {
+			t.Errorf("AppendGRPCTimeout(%v) = %s, want %s", d, got, want)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package mux
 import (
 	"errors"
 	"syscall"
+	"time"
 
 	"github.com/hostmesh/hostmesh/proxy/http2"
 	"github.com/hostmesh/hostmesh/proxy/loop"
@@ -63,6 +64,9 @@ func (c *Conn) end(err error) {
 // lose ends every stream.
 func (c *Conn) lose() {
 	c.closed = true
+	if c.pulse != nil {
+		c.pulse.timer.Stop()
+	}
 	c.Close(http2.InternalError, (*handler)(c))
 	c.loop.Release(c.out)
 	c.loop.Release(c.in)
@@ -71,7 +75,7 @@ func (c *Conn) lose() {
 
 // ByPeer reports whether it was the peer that closed a connection which ended by err, and not this side.
 func (c *Conn) ByPeer(err error) bool {
-	return !errors.As(err, new(http2.ErrCode)) && !errors.Is(err, syscall.ECONNABORTED) && c.failed == nil
+	return !errors.As(err, new(http2.ErrCode)) && !errors.Is(err, syscall.ECONNABORTED) && !errors.Is(err, ErrSilent) && c.failed == nil
 }
 
 func (c *Conn) part(err error) {
@@ -87,7 +91,7 @@ func (c *Conn) shun() {
 		c.socket.CloseWrite()
 	}
 	c.shunned = &shunned{conn: c}
-	c.loop.Start(&c.shunned.timer, c.patience, c.shunned)
+	c.loop.Start(&c.shunned.timer, time.Duration(c.patience)*time.Millisecond, c.shunned)
 }
 
 // shunned is a connection whose time to read why it ended runs out.

@@ -7,6 +7,7 @@ package mux
 
 import (
 	"errors"
+	"math"
 	"syscall"
 	"time"
 
@@ -81,23 +82,25 @@ type Conn struct {
 	at  int
 	in  []byte // received and not used yet: a part of a frame
 
-	before  uint32 // field sections before the one that is partial, or may be
-	partial bool
+	waiting *Stream  // congested ones, to be told when out is gone
+	failed  error    // the connection ends, when out is sent if that may still be
+	shunned *shunned // a client that broke the rules
+	pulse   *pulse   // nil: nobody has asked yet whether the peer is there
 
-	waiting  *Stream // congested ones, to be told when out is gone
+	before   uint32 // field sections before the one that is partial, or may be
+	patience uint32 // of a server with who breaks the rules, in ms
+	heard    uint32 // when something came from the peer, in ms of the loop's clock
+	partial  bool
 	server   bool
 	dirty    bool // Flush will be called
 	stuck    bool // the kernel takes no more
 	readable bool
 	hup      bool
 	closed   bool
-	busy     bool          // within feed
-	resting  bool          // until a stream begins
-	linger   bool          // the connection does not end before the peer has ended it
-	parting  bool          // all is sent, and the peer knows
-	failed   error         // the connection ends, when out is sent if that may still be
-	patience time.Duration // of a server with who broke the rules
-	shunned  *shunned      // one did
+	busy     bool // within feed
+	resting  bool // until a stream begins
+	linger   bool // the connection does not end before the peer has ended it
+	parting  bool // all is sent, and the peer knows
 }
 
 // Serve begins a server's connection on an open socket, whose events have to be given to Ready. early is what was read from it, at
@@ -105,7 +108,7 @@ type Conn struct {
 // can read why, and cannot begin anew as fast as it can write.
 func (c *Conn) Serve(l *loop.Loop, socket *loop.Conn, limits http2.Limits, a *Arena, owner Owner, counts Counts, patience time.Duration, early []byte) {
 	c.begin(l, socket, a, owner, counts)
-	c.server, c.patience = true, patience
+	c.server, c.patience = true, uint32(min(patience.Milliseconds(), math.MaxUint32))
 	c.InitServer(limits, &a.Arena)
 	c.Count(counts.Frames)
 	if len(early) > 0 {
@@ -126,6 +129,7 @@ func (c *Conn) Dial(l *loop.Loop, socket *loop.Conn, limits http2.Limits, a *Are
 
 func (c *Conn) begin(l *loop.Loop, socket *loop.Conn, a *Arena, owner Owner, counts Counts) {
 	*c = Conn{arena: a, loop: l, socket: socket, owner: owner, counts: counts}
+	c.hear()
 }
 
 // Ready takes the socket's events.
@@ -212,6 +216,7 @@ func (c *Conn) Rest() {
 }
 
 func (c *Conn) feed(data []byte) {
+	c.hear()
 	c.Tick(uint32(c.loop.Now()/1e9) + 1)
 	c.busy = true
 	used, err := c.Feed(data, (*handler)(c))
@@ -422,4 +427,9 @@ func (h *handler) Writable(s *http2.Stream) {
 	}
 }
 
-func (h *handler) Event(e http2.Event) { h.owner.Event(e) }
+func (h *handler) Event(e http2.Event) {
+	if e == http2.EventPingAck && h.pulse != nil && h.pulse.answered() && h.server {
+		return
+	}
+	h.owner.Event(e)
+}

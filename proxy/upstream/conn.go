@@ -115,7 +115,14 @@ func (conn *Conn) dial(at config.Address) error {
 	if at.IsUnix() {
 		return conn.DialUnix(conn.Host.cluster.loop, at.Path, conn)
 	}
-	return conn.Dial(conn.Host.cluster.loop, at.IP, conn)
+	c := conn.Host.cluster
+	if err := conn.Dial(c.loop, at.IP, conn); err != nil {
+		return err
+	}
+	if k := c.cfg.Keepalive; k != nil {
+		_ = conn.KeepAlive(k.Time, k.Interval, k.Probes) // a connection that is closed already says so itself
+	}
+	return nil
 }
 
 // unreachable counts a connection that could not even begin. With TCP that is this host's own fault, and so is a want of descriptors;

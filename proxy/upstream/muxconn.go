@@ -17,6 +17,16 @@ const defaultStreams = 1024
 // 6.5.2), and what is too much would be refused.
 const unsettledStreams = 100
 
+// A request that is given up before its host has answered, on a connection on which nothing has come for doubtAfter, makes one doubt that
+// the host is there: it may have lost its power, and to find that out takes the kernel a quarter of an hour. The host is asked by a ping, once
+// in doubtEvery (servers of gRPC take offence at more), and for as long as the answer may take, doubtTime at most, the connection is not
+// used for others.
+const (
+	doubtAfter = 2 * time.Second
+	doubtTime  = 5 * time.Second
+	doubtEvery = 30 * time.Second
+)
+
 // flushTime is how long a host may take to read the last of a connection.
 const flushTime = 30 * time.Second
 
@@ -123,7 +133,7 @@ func (m *muxConn) forget(w *Waiter) {
 
 // open begins a stream; nil when there is none to be had.
 func (m *muxConn) open(r Receiver) *muxCall {
-	if !m.ready || m.draining || m.Clogged() || m.Slots() == 0 || !m.settled && m.Active() >= unsettledStreams {
+	if !m.ready || m.draining || m.Doubted() || m.Clogged() || m.Slots() == 0 || !m.settled && m.Active() >= unsettledStreams {
 		return nil
 	}
 	if m.conn.worn() {
@@ -134,6 +144,9 @@ func (m *muxConn) open(r Receiver) *muxCall {
 	*k = muxCall{m: m, recv: r}
 	if k.s = m.Conn.Open(k); k.s == nil {
 		return nil
+	}
+	if idle := m.conn.Host.cluster.cfg.HTTP2.Keepalive; idle.Idle > 0 && m.Silence() >= idle.Idle {
+		m.Ask(idle.Timeout)
 	}
 	m.conn.timer.Stop()
 	m.conn.Requests++
@@ -183,6 +196,7 @@ func (m *muxConn) begin() {
 	m.Dial(c.loop, &conn.Conn, http2.Limits{
 		Streams: int(c.streams()), Window: int(o.StreamWindow), ConnWindow: int(o.ConnWindow),
 	}, &c.memory().Arena, m, mux.Counts{Received: &c.Stats.Count[ConnRxBytes], Sent: &c.Stats.Count[ConnTxBytes], Frames: c.Stats.HTTP2})
+	m.KeepAlive(mux.Keepalive{Interval: o.Keepalive.Interval, Jitter: o.Keepalive.Jitter, Timeout: o.Keepalive.Timeout})
 }
 
 // leave takes the connection out of its host's.
@@ -218,6 +232,8 @@ func (m *muxConn) Event(e http2.Event) {
 	switch e {
 	case http2.EventGoAway:
 		m.drain()
+	case http2.EventPingAck: // there is no doubt any more
+		m.conn.Host.cluster.serveWaiting()
 	case http2.EventSettings:
 		m.settled = true
 		defer m.conn.Host.cluster.serveWaiting()
@@ -279,6 +295,9 @@ func (k *muxCall) close() {
 	a := h.cluster.memory()
 	if k.head != nil { // it may wait still, and k will be another request
 		k.m.tunnels = slices.DeleteFunc(k.m.tunnels, func(other *muxCall) bool { return other == k })
+	}
+	if k.sent && !k.seen && !k.m.Lost() && k.m.Silence() >= doubtAfter {
+		k.m.Doubt(doubtTime, doubtEvery)
 	}
 	*k = muxCall{m: k.m}
 	h.busy(-1)

@@ -89,8 +89,8 @@ func TestProtocols(t *testing.T) {
 		return edsYAML + `typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {"@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, ` + inner + "}}\n"
 	}
 	tls := upstreamSocket("validation_context: {trusted_ca: {filename: /ca}}", "")
-	const limits = "{max_concurrent_streams: 7, initial_stream_window_size: 65535, initial_connection_window_size: 1048576, allow_connect: true}"
-	full := config.HTTP2{MaxStreams: 7, StreamWindow: 65535, ConnWindow: 1 << 20, ExtendedConnect: true}
+	const limits = "{max_concurrent_streams: 7, initial_stream_window_size: 65535, initial_connection_window_size: 1048576, allow_connect: true, connection_keepalive: {interval: 30s, timeout: 10s}}"
+	full := config.HTTP2{MaxStreams: 7, StreamWindow: 65535, ConnWindow: 1 << 20, ExtendedConnect: true, Keepalive: config.Keepalive{Interval: 30 * time.Second, Timeout: 10 * time.Second, Jitter: 0.15}}
 	for _, c := range []struct {
 		name, text string
 		protocol   config.Protocol
@@ -108,6 +108,23 @@ func TestProtocols(t *testing.T) {
 			t.Errorf("%s: %v", c.name, err)
 		} else if c2 := got.(*cluster); c2.Protocol != c.protocol || c2.HTTP2 != c.http2 {
 			t.Errorf("%s: got %v, %+v", c.name, c2.Protocol, c2.HTTP2)
+		}
+	}
+	got, err := decoded(t, clusters, edsYAML+"upstream_connection_options: {tcp_keepalive: {keepalive_time: 60, keepalive_interval: 10, keepalive_probes: 3}}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k := got.(*cluster).Keepalive; k == nil || *k != (config.TCPKeepalive{Time: time.Minute, Interval: 10 * time.Second, Probes: 3}) {
+		t.Errorf("probes of the kernel's: got %+v", k)
+	}
+	for line, want := range map[string]string{
+		"upstream_connection_options: {tcp_keepalive: {keepalive_probes: 128}}":                        "tcp_keepalive.keepalive_probes: got 128, want a number from 1 to 127",
+		"http2_protocol_options: {connection_keepalive: {interval: 1s}}":                               "KeepaliveSettings.Timeout: value is required",
+		"http2_protocol_options: {connection_keepalive: {interval: 0.0001s, timeout: 1s}}":             "KeepaliveSettings.Interval: value must be greater than or equal to 1ms",
+		"http2_protocol_options: {connection_keepalive: {timeout: 1s, interval_jitter: {value: 101}}}": "KeepaliveSettings.IntervalJitter",
+	} {
+		if _, err := decoded(t, clusters, edsYAML+line); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %s", line, err, want)
 		}
 	}
 	if _, err := decoded(t, clusters, options("auto_config: {}")); err == nil || !strings.Contains(err.Error(), "auto_config: got no TLS") {

@@ -38,6 +38,7 @@ func (r *reader) cluster(at *path, m *clusterv3.Cluster) *cluster {
 		Cluster: config.Cluster{
 			Name:           intern(m.GetName()),
 			ConnectTimeout: r.duration(at.field("connect_timeout"), m.GetConnectTimeout(), defaultConnectTimeout),
+			Keepalive:      r.tcpKeepalive(at.field("upstream_connection_options").field("tcp_keepalive"), m.GetUpstreamConnectionOptions().GetTcpKeepalive()),
 			PanicThreshold: defaultPanicThreshold,
 			IdleTimeout:    defaultPoolIdleTimeout,
 		},

@@ -89,6 +89,7 @@ address: {socket_address: {address: 127.64.0.1, port_value: 80}}
 additional_addresses: [{address: {socket_address: {address: "::1", port_value: 8080}}}]
 traffic_direction: OUTBOUND
 enable_reuse_port: true
+metadata: {filter_metadata: {hostmesh.ports: {"80": _http._tcp, "8080": _admin._tcp}, others: {a: b}}}
 access_log: [{name: a, typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StderrAccessLog}}]
 filter_chains:
 - filters:
@@ -121,6 +122,7 @@ filter_chains:
 	want := &listener{Listener: config.Listener{
 		Name:       "x",
 		Addresses:  []netip.AddrPort{netip.MustParseAddrPort("127.64.0.1:80"), netip.MustParseAddrPort("[::1]:8080")},
+		PortLabels: map[uint16]string{80: "_http._tcp", 8080: "_admin._tcp"},
 		AccessLogs: []config.AccessLog{{Path: "/dev/stderr"}},
 		Filters:    config.Filters{Timeout: 15 * time.Second},
 		HTTP: &config.HTTP{

@@ -6,12 +6,13 @@ import (
 	"github.com/hostmesh/hostmesh/proxy/config"
 )
 
-// mostAbsent is how many names are kept that were asked for and do not exist. Of more the oldest are asked for no longer.
-const mostAbsent = 1000
+// mostUnknown is how many names are kept that were asked for and of which the server has told nothing, or that they do not exist. Of
+// more the oldest are asked for no longer: whoever may look names up can think of names without end.
+const mostUnknown = 1000
 
 // Want asks the server for what is behind each of the names: the listener of that name with all that it leads to, and the cluster
 // of that name. What there is comes with the configuration; what there is not, in its Absent. A name is asked for as long as the
-// Client lives, unless it does not exist and many others do not either.
+// Client lives, unless nothing is known of it, nor of many others.
 func (c *Client) Want(names ...string) {
 	if c.options.Bootstrap.Control == "" || c.options.Bootstrap.noLDS || c.options.Bootstrap.noCDS {
 		return
@@ -56,23 +57,30 @@ func (s *store) want(name string, now time.Time) bool {
 	if !s.asked[name].IsZero() {
 		return false
 	}
-	s.forgetAbsent()
+	s.forgetUnknown()
 	s.asked[name] = now
 	s.types[listeners].wanted[name] = now
 	s.refer(now)
 	return true
 }
 
-// forgetAbsent makes room for another name.
-func (s *store) forgetAbsent() {
-	if len(s.current.Absent) < mostAbsent {
+// forgetUnknown makes room for another name.
+func (s *store) forgetUnknown() {
+	if len(s.asked) < mostUnknown {
 		return
 	}
-	var oldest string
-	for name := range s.current.Absent {
-		if since := s.asked[name]; !since.IsZero() && (oldest == "" || since.Before(s.asked[oldest])) {
+	oldest, unknown := "", 0
+	for name, since := range s.asked {
+		if s.listeners[name] != nil || s.built[name] != nil {
+			continue
+		}
+		unknown++
+		if oldest == "" || since.Before(s.asked[oldest]) {
 			oldest = name
 		}
+	}
+	if unknown < mostUnknown {
+		return
 	}
 	delete(s.asked, oldest)
 	delete(s.types[listeners].wanted, oldest)

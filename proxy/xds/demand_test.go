@@ -113,7 +113,7 @@ func TestAbsentNamesAreBounded(t *testing.T) {
 	s.tell(clusters, nil)
 	s.want("web", s.now)
 	s.tell(listeners, list(listenerNamed(t, "web", 1, "r")), "x")
-	for i := range mostAbsent + 10 {
+	for i := range mostUnknown + 10 {
 		name := fmt.Sprint("random-", i)
 		s.now = s.now.Add(1)
 		s.want(name, s.now)
@@ -121,13 +121,33 @@ func TestAbsentNamesAreBounded(t *testing.T) {
 		s.tell(listeners, nil, name)
 	}
 	cfg := s.after(0)
-	if n := len(s.asked); n != mostAbsent+1 || len(cfg.Absent) != mostAbsent || s.asked["web"].IsZero() {
+	if n := len(s.asked); n != mostUnknown+1 || len(cfg.Absent) != mostUnknown || s.asked["web"].IsZero() {
 		t.Errorf("%d names are asked for, %d of them absent", n, len(cfg.Absent))
 	}
-	if cfg.Absent["random-0"] || !cfg.Absent[fmt.Sprint("random-", mostAbsent+9)] {
+	if cfg.Absent["random-0"] || !cfg.Absent[fmt.Sprint("random-", mostUnknown+9)] {
 		t.Error("another name than the oldest was forgotten")
 	}
-	if len(s.types[listeners].wanted) != len(s.asked) || len(s.types[clusters].wanted) != len(s.asked) || len(s.types[clusters].absent) != mostAbsent {
+	if len(s.types[listeners].wanted) != len(s.asked) || len(s.types[clusters].wanted) != len(s.asked) || len(s.types[clusters].absent) != mostUnknown {
 		t.Errorf("more is remembered: %d, %d, %d", len(s.types[listeners].wanted), len(s.types[clusters].wanted), len(s.types[clusters].absent))
+	}
+}
+
+// TestCVEClass29_NamesThatNobodyKnowsAreBounded: whoever looks up random names while the server says nothing, for it is away, fills no
+// memory, has no end of names asked for when it is back, and drives out no name of which something is known.
+func TestCVEClass29_NamesThatNobodyKnowsAreBounded(t *testing.T) {
+	s := newTold(t)
+	s.tell(clusters, nil, "web")
+	s.want("web", s.now)
+	s.tell(listeners, list(listenerNamed(t, "web", 1, "r")))
+	for i := range 3 * mostUnknown {
+		s.now = s.now.Add(1)
+		s.want(fmt.Sprint("random-", i), s.now)
+	}
+	newest := fmt.Sprint("random-", 3*mostUnknown-1)
+	if n := len(s.asked); n != mostUnknown+1 || s.asked["web"].IsZero() || s.asked[newest].IsZero() {
+		t.Errorf("%d names are asked for, web since %v, the newest since %v", n, s.asked["web"], s.asked[newest])
+	}
+	if len(s.types[listeners].wanted) != len(s.asked) || len(s.types[clusters].wanted) != len(s.asked) {
+		t.Errorf("more is asked for: %d, %d", len(s.types[listeners].wanted), len(s.types[clusters].wanted))
 	}
 }

@@ -49,10 +49,34 @@ func (r *reader) listener(at *path, m *listenerv3.Listener) *listener {
 		r.wrong(at.field("bind_to_port"), false, "true or nothing")
 	}
 	l.AccessLogs = r.accessLogs(at, m.GetAccessLog())
+	l.Keepalive = r.tcpKeepalive(at.field("tcp_keepalive"), m.GetTcpKeepalive())
 	l.Balance = r.balance(m.GetConnectionBalanceConfig())
+	l.PortLabels = r.portLabels(at.field("metadata").field("filter_metadata"), m.GetMetadata())
 	r.listenerFilters(at, m, l)
 	r.chains(at, m, l)
 	return l
+}
+
+// portMetadata is where mesh control tells how a listener's ports are called in DNS.
+const portMetadata = "hostmesh.ports"
+
+// portLabels reads how ports are called in DNS.
+func (r *reader) portLabels(at *path, m *corev3.Metadata) map[uint16]string {
+	told := m.GetFilterMetadata()[portMetadata]
+	if told == nil {
+		return nil
+	}
+	labels := make(map[uint16]string, len(told.GetFields()))
+	for number, value := range told.GetFields() {
+		port, err := strconv.ParseUint(number, 10, 16)
+		label := value.GetStringValue()
+		if service, proto, ok := strings.Cut(label, "."); err != nil || !ok || len(service) < 2 || service[0] != '_' || proto != "_tcp" {
+			r.wrong(at.field(portMetadata), strconv.Quote(clip(number))+": "+strconv.Quote(clip(label)), `a port's number with a name such as "_http._tcp"`)
+			continue
+		}
+		labels[uint16(port)] = intern(label)
+	}
+	return labels
 }
 
 // listenerAddress reads an address to listen on, of either kind.

@@ -24,7 +24,7 @@ const socketMark = "envoy.transport_socket_match"
 func (schema) addProtocols(add func(protoreflect.FullName, string)) {
 	const http = "envoy.extensions.upstreams.http.v3."
 	add("envoy.config.core.v3.Http1ProtocolOptions", "")
-	add("envoy.config.core.v3.Http2ProtocolOptions", "max_concurrent_streams initial_stream_window_size initial_connection_window_size allow_connect")
+	add("envoy.config.core.v3.Http2ProtocolOptions", "max_concurrent_streams initial_stream_window_size initial_connection_window_size allow_connect connection_keepalive")
 	add("envoy.config.core.v3.UpstreamHttpProtocolOptions", "")
 	add(http+"HttpProtocolOptions", `common_http_protocol_options upstream_http_protocol_options explicit_http_config use_downstream_protocol_config
 		auto_config`)
@@ -46,7 +46,11 @@ func (r *reader) codec(at *path, m *hcmv3.HttpConnectionManager, h *config.HTTP)
 	default:
 		r.wrong(at.field("codec_type"), c, "AUTO, HTTP1 or HTTP2")
 	}
-	h.HTTP2 = r.http2(at.field("http2_protocol_options"), m.GetHttp2ProtocolOptions())
+	at = at.field("http2_protocol_options")
+	h.HTTP2 = r.http2(at, m.GetHttp2ProtocolOptions())
+	if v := h.HTTP2.Keepalive.Idle; v > 0 {
+		r.wrong(at.field("connection_keepalive").field("connection_idle_interval"), v, "none: it is for connections to hosts")
+	}
 }
 
 // http2 reads the limits of HTTP/2. What is not set is left to package http2.
@@ -63,6 +67,7 @@ func (r *reader) http2(at *path, m *corev3.Http2ProtocolOptions) config.HTTP2 {
 		StreamWindow:    number("initial_stream_window_size", m.GetInitialStreamWindowSize(), 65535),
 		ConnWindow:      number("initial_connection_window_size", m.GetInitialConnectionWindowSize(), 65535),
 		ExtendedConnect: m.GetAllowConnect(),
+		Keepalive:       pings(m.GetConnectionKeepalive()),
 	}
 }
 

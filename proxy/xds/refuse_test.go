@@ -37,6 +37,9 @@ func TestResourcesRefused(t *testing.T) {
 		text string
 		want []string
 	}{
+		{"name of a port", listeners, hcmYAML + "metadata: {filter_metadata: {hostmesh.ports: {\"80\": http}}}\n", []string{`metadata.filter_metadata.hostmesh.ports: got "80": "http", want a port's number with a name such as "_http._tcp"`}},
+		{"number of a port", listeners, hcmYAML + "metadata: {filter_metadata: {hostmesh.ports: {\"65536\": _http._tcp}}}\n", []string{`metadata.filter_metadata.hostmesh.ports: got "65536": "_http._tcp", want`}},
+		{"name of a port below others", listeners, hcmYAML + "metadata: {filter_metadata: {hostmesh.ports: {\"80\": _x._tcp.web}}}\n", []string{`hostmesh.ports: got "80": "_x._tcp.web", want`}},
 		{"listener field", listeners, hcmYAML + "tcp_backlog_size: 7\n", []string{"tcp_backlog_size: got 7, want it unset"}},
 		{"no attempt to connect", listeners, tcp("max_connect_attempts: 0"), []string{"invalid TcpProxy.MaxConnectAttempts: value must be greater than or equal to 1"}},
 		{"too many attempts to connect", listeners, tcp("max_connect_attempts: 101"), []string{chain + "max_connect_attempts: got 101, want at most 100"}},

@@ -31,7 +31,7 @@ func (schema) addRetry(add func(protoreflect.FullName, string)) {
 	add(retry+".RetryBackOff", "base_interval max_interval")
 	add(retry+".RateLimitedRetryBackOff", "reset_headers max_interval")
 	add(retry+".ResetHeader", "name format")
-	add("envoy.config.route.v3.RouteAction.MaxStreamDuration", "max_stream_duration")
+	add("envoy.config.route.v3.RouteAction.MaxStreamDuration", "max_stream_duration grpc_timeout_header_max grpc_timeout_header_offset")
 	add(budget, "budget_percent min_retry_concurrency")
 }
 
@@ -144,15 +144,24 @@ func (r *reader) backOff(at *path, m *routev3.RetryPolicy, out *config.Retry) {
 	}
 }
 
-// maxStreamDuration reads a route's limit: 0 when the listener's holds, less when there is none.
-func (r *reader) maxStreamDuration(at *path, m *routev3.RouteAction_MaxStreamDuration) time.Duration {
-	if m.GetMaxStreamDuration() == nil {
-		return 0
+// maxStreamDuration reads a route's limits. As in Envoy a route that has them has no timeout, and tells hosts of its calls' deadlines.
+func (r *reader) maxStreamDuration(at *path, m *routev3.RouteAction_MaxStreamDuration, out *config.Route) {
+	if m == nil {
+		return
 	}
-	if d := r.duration(at.field("max_stream_duration"), m.GetMaxStreamDuration(), 0); d > 0 {
-		return d
+	out.Timeout, out.TellDeadline = 0, true
+	if m.GetMaxStreamDuration() != nil {
+		out.MaxDuration = r.duration(at.field("max_stream_duration"), m.GetMaxStreamDuration(), 0)
+		if out.MaxDuration == 0 {
+			out.MaxDuration = -1
+		}
 	}
-	return -1
+	if m.GetGrpcTimeoutHeaderMax() != nil {
+		out.GRPCTimeout = &config.GRPCTimeout{
+			Max:    r.duration(at.field("grpc_timeout_header_max"), m.GetGrpcTimeoutHeaderMax(), 0),
+			Offset: r.duration(at.field("grpc_timeout_header_offset"), m.GetGrpcTimeoutHeaderOffset(), 0),
+		}
+	}
 }
 
 // retryBudget reads a budget; nil is none.

@@ -101,6 +101,28 @@ func TestMaxStreamDuration(t *testing.T) {
 	}
 }
 
+// TestDeadlines: a route with a max_stream_duration of any kind has no timeout, as in Envoy.
+func TestDeadlines(t *testing.T) {
+	for text, want := range map[string]config.Route{
+		"timeout: 4s":                          {Timeout: 4 * time.Second},
+		"timeout: 4s, max_stream_duration: {}": {TellDeadline: true},
+		"timeout: 4s, max_stream_duration: {grpc_timeout_header_max: 0s}": {TellDeadline: true, GRPCTimeout: &config.GRPCTimeout{}},
+		"max_stream_duration: {max_stream_duration: 1s, grpc_timeout_header_max: 3s, grpc_timeout_header_offset: 0.5s}": {
+			TellDeadline: true, MaxDuration: time.Second, GRPCTimeout: &config.GRPCTimeout{Max: 3 * time.Second, Offset: 500 * time.Millisecond},
+		},
+		"max_stream_duration: {grpc_timeout_header_offset: 0.5s}": {TellDeadline: true},
+	} {
+		got, err := decoded(t, routeTables, "name: x\nvirtual_hosts: [{name: v, domains: [a], include_request_attempt_count: true, routes: [{match: {prefix: /}, route: {cluster: c, "+text+"}}]}]")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := got.(*config.RouteTable).VirtualHosts[0].Routes[0]
+		if diff := cmp.Diff(want, config.Route{Timeout: r.Timeout, TellDeadline: r.TellDeadline, MaxDuration: r.MaxDuration, GRPCTimeout: r.GRPCTimeout}); diff != "" || !r.TellHostAttempts || r.TellClientAttempts {
+			t.Errorf("%s: %s", text, diff)
+		}
+	}
+}
+
 func TestClusterLimits(t *testing.T) {
 	const eds = "name: x\ntype: EDS\neds_cluster_config: {eds_config: {ads: {}}}\n"
 	got, err := decoded(t, clusters, eds+"common_http_protocol_options: {max_requests_per_connection: 5, max_connection_duration: 60s}\ncircuit_breakers: {thresholds: [{retry_budget: {budget_percent: {value: 30}}}]}")

@@ -49,7 +49,9 @@ func (r *reader) routes(at *path, m *routev3.RouteConfiguration) *config.RouteTa
 		}
 		retry := r.retry(p.field("retry_policy"), vh.GetRetryPolicy())
 		for j, route := range vh.GetRoutes() {
-			out.Routes = append(out.Routes, r.route(p.at("routes", j), route, retry, limit))
+			own := r.route(p.at("routes", j), route, retry, limit)
+			own.TellHostAttempts, own.TellClientAttempts = vh.GetIncludeRequestAttemptCount(), vh.GetIncludeAttemptCountInResponse()
+			out.Routes = append(out.Routes, own)
 		}
 		t.VirtualHosts = append(t.VirtualHosts, out)
 	}
@@ -146,7 +148,7 @@ func (r *reader) action(at *path, m *routev3.RouteAction, out *config.Route, ret
 	if m.GetIdleTimeout() != nil && out.IdleTimeout == 0 {
 		r.wrong(at.field("idle_timeout"), "0s", "more than 0s, or nothing")
 	}
-	out.MaxDuration = r.maxStreamDuration(at.field("max_stream_duration"), m.GetMaxStreamDuration())
+	r.maxStreamDuration(at.field("max_stream_duration"), m.GetMaxStreamDuration(), out)
 	out.Hash = r.hashPolicies(at, m.GetHashPolicy())
 	r.routeUpgrades(at, m.GetUpgradeConfigs(), out)
 	out.Retry = retry

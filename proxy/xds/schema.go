@@ -25,6 +25,7 @@ func newSchema() schema {
 	s.addPolicy(add)
 	s.addListener(add)
 	s.addListenerFilters(add)
+	s.addKeepalives(add)
 	s.addLimits(add)
 	s.addOverload(add)
 	s.addChains(add)
@@ -65,7 +66,7 @@ func (schema) addListener(add func(protoreflect.FullName, string)) {
 		network  = "envoy.extensions.filters.network."
 		hcm      = network + "http_connection_manager.v3."
 	)
-	add(listener+"Listener", "name address additional_addresses metadata traffic_direction access_log enable_reuse_port bind_to_port"+listenerFilterFields+chainFields+limitFields)
+	add(listener+"Listener", "name address additional_addresses metadata traffic_direction access_log enable_reuse_port bind_to_port tcp_keepalive"+listenerFilterFields+chainFields+limitFields)
 	add(listener+"AdditionalAddress", "address")
 	add(listener+"Filter", "name typed_config")
 	add(hcm+"HttpConnectionManager", `codec_type http2_protocol_options stat_prefix rds route_config http_filters common_http_protocol_options
@@ -82,7 +83,7 @@ func (schema) addListener(add func(protoreflect.FullName, string)) {
 func (schema) addRoute(add func(protoreflect.FullName, string)) {
 	const route = "envoy.config.route.v3."
 	add(route+"RouteConfiguration", "name virtual_hosts validate_clusters max_direct_response_body_size_bytes metadata")
-	add(route+"VirtualHost", "name domains routes retry_policy metadata")
+	add(route+"VirtualHost", "name domains routes retry_policy metadata include_request_attempt_count include_attempt_count_in_response")
 	add(route+"Route", "name match route direct_response metadata")
 	add(route+"RouteMatch", "prefix path path_separated_prefix connect_matcher case_sensitive headers")
 	add(route+"HeaderMatcher", "name exact_match present_match string_match invert_match")
@@ -98,7 +99,7 @@ func (schema) addCluster(add func(protoreflect.FullName, string)) {
 		endpoint = "envoy.config.endpoint.v3."
 	)
 	add(cluster+"Cluster", `name type eds_cluster_config connect_timeout lb_policy load_assignment circuit_breakers
-		common_http_protocol_options typed_extension_protocol_options least_request_lb_config common_lb_config metadata max_requests_per_connection`+protocolFields)
+		common_http_protocol_options typed_extension_protocol_options least_request_lb_config common_lb_config metadata max_requests_per_connection upstream_connection_options`+protocolFields)
 	add(cluster+"Cluster.EdsClusterConfig", "eds_config service_name")
 	add(cluster+"Cluster.CommonLbConfig", "healthy_panic_threshold locality_weighted_lb_config")
 	add(cluster+"Cluster.CommonLbConfig.LocalityWeightedLbConfig", "")

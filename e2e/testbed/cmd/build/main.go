@@ -1,6 +1,6 @@
 // Command build builds the servers that the tests run against, and prints where each is.
 //
-//	go run ./e2e/testbed/cmd/build [h2spec|consul|etcd|kube-apiserver ..]   all of them if none is named
+//	go run ./e2e/testbed/cmd/build [h2spec|coredns|consul|etcd|kube-apiserver ..]   all of them if none is named
 package main
 
 import (
