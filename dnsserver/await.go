@@ -14,7 +14,7 @@ import (
 
 const (
 	awaitTime   = 900 * time.Millisecond // for Await, so that the answer is there within a second
-	mostAwaited = 1000                   // queries over UDP that are awaited at a time
+	mostAwaited = 1000                   // queries over UDP that are awaited at a time, and so many over connections
 )
 
 // Failure is an error of Await that has a code of RFC 8914 to be told by.
@@ -59,6 +59,13 @@ func (r *responder) fail(err error) {
 	r.explain(failure.Code, failure.Text)
 }
 
+// patiently is a responder that may wait, for a query of the same client.
+func (r *responder) patiently() *responder {
+	p := &responder{server: r.server, counts: r.counts, zones: r.zones, now: r.now, tlsVersion: r.tlsVersion, peer: r.peer, local: r.local, patient: true}
+	p.query.by, p.query.client = r.query.by, r.query.client
+	return p
+}
+
 // later answers a query over UDP on a goroutine of its own.
 func (l *udpLoop) later(i int) {
 	s := l.server
@@ -72,10 +79,7 @@ func (l *udpLoop) later(i int) {
 	if l.socket.wildcard && l.socket.reply(l.control[i][:l.in[i].hdr.Controllen]) {
 		control = append(control, l.control[i][:l.in[i].hdr.Controllen]...)
 	}
-	to, r := l.clientPort(i), &responder{server: s, counts: l.counts, zones: l.zones, now: l.now, patient: true}
-	r.query.by, r.query.client = udp, l.query.client
-	r.peer, r.local = l.peer, l.local
-	conn := l.socket.conn
+	to, r, conn := l.clientPort(i), l.patiently(), l.socket.conn
 	s.later.Go(func() {
 		defer s.awaited.Add(-1)
 		if answer := r.respond(message, make([]byte, 0, maxUDPPayload)); answer != nil {

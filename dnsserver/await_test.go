@@ -2,9 +2,13 @@ package dnsserver_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"log/slog"
+	"net"
 	"net/netip"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -131,4 +135,126 @@ func explained(m *dns.Msg) string {
 		}
 	}
 	return ""
+}
+
+// TestNoQueryOfAConnectionWaitsForAnother: what has to wait is answered when it can be, and holds back neither answers nor queries.
+func TestNoQueryOfAConnectionWaitsForAnother(t *testing.T) {
+	zone := testZone()
+	var asked atomic.Int64
+	release := make(chan struct{})
+	s := dnsserver.New(dnsserver.Options{
+		Addrs: []string{"127.0.0.1:0"}, Log: slog.New(slog.DiscardHandler), Zones: only(zone),
+		Await: func(context.Context, string) error {
+			asked.Add(1)
+			<-release
+			return nil
+		},
+	})
+	if err := s.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	let := sync.OnceFunc(func() { close(release) })
+	defer func() { let(); cancel(); <-done }()
+
+	conns := map[string]*pipeline{}
+	for _, name := range []string{"few", "many", "cut off", "half closed"} {
+		conns[name] = dialPipeline(t, s.Addrs()[0])
+	}
+	const there, slow = "web.default.mesh.internal.", "slow.mesh.internal."
+	few := conns["few"]
+	few.write(append(append(message(t, 1, there), message(t, 2, slow)...), message(t, 3, there)...))
+	few.want("what waits holds nothing back", 1, 3)
+	few.write(message(t, 4, slow))
+	few.write(message(t, 5, there))
+	few.want("nor what comes later", 5)
+
+	last := message(t, 7, there)
+	conns["cut off"].write(append(message(t, 6, there), last[:1]...))
+	conns["cut off"].want("an answer waits for no rest of the next query", 6)
+	conns["cut off"].write(last[1:])
+	conns["cut off"].want("which is answered when it is there", 7)
+
+	conns["half closed"].write(message(t, 8, slow))
+	if err := conns["half closed"].CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+
+	const most = 32
+	many, all, ids := conns["many"], message(t, 100, there), []uint16{}
+	for i := range uint16(3 * most) {
+		all = append(all, message(t, 101+i, slow)...)
+		ids = append(ids, 101+i)
+	}
+	many.write(all)
+	many.want("before so much as may wait does", 100)
+	for asked.Load() < 3+most+1 {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(50 * time.Millisecond) // for any more to come
+	if n := asked.Load(); n != 3+most+1 {
+		t.Errorf("%d queries of a connection wait, want %d and the one that its reader waits with", n-3, most)
+	}
+	let()
+	few.want("what has waited", 2, 4)
+	conns["half closed"].want("who asks no more gets what he has asked for", 8)
+	many.want("all that has waited", ids...)
+}
+
+// pipeline is a connection that many queries are sent over.
+type pipeline struct {
+	*net.TCPConn
+	t *testing.T
+}
+
+func dialPipeline(t *testing.T, to netip.AddrPort) *pipeline {
+	t.Helper()
+	conn, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(to))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	return &pipeline{conn, t}
+}
+
+func (p *pipeline) write(b []byte) {
+	p.t.Helper()
+	if _, err := p.Write(b); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// want takes as many answers as there are numbers, in whatever order.
+func (p *pipeline) want(what string, ids ...uint16) {
+	p.t.Helper()
+	var got []uint16
+	conn := &dns.Conn{Conn: p.TCPConn}
+	for range ids {
+		m, err := conn.ReadMsg()
+		if err != nil {
+			p.t.Fatalf("%s: %v after answers %d, want %d", what, err, got, ids)
+		}
+		got = append(got, m.Id)
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, ids) {
+		p.t.Errorf("%s: answers %d, want %d", what, got, ids)
+	}
+}
+
+// message is a query as it goes over a connection.
+func message(t *testing.T, id uint16, name string) []byte {
+	t.Helper()
+	m := question(name, dns.TypeA)
+	m.Id = id
+	packed, err := m.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(binary.BigEndian.AppendUint16(nil, uint16(len(packed))), packed...)
 }

@@ -87,9 +87,10 @@ type Server struct {
 
 	refusedConns, socketErrors, panics atomic.Uint64
 
-	life    context.Context // that of Run
-	awaited atomic.Int64    // queries over UDP that Await is asked about
-	later   sync.WaitGroup  // of their goroutines
+	life           context.Context // that of Run
+	awaited        atomic.Int64    // queries over UDP that wait
+	later          sync.WaitGroup  // of their goroutines
+	awaitedStreams atomic.Int64    // queries over connections that wait
 }
 
 // New returns a server that does nothing until Listen or Run.

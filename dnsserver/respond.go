@@ -74,7 +74,7 @@ func (r *responder) reply(message, to []byte) (answer []byte) {
 		}
 	}()
 	q := &r.query
-	r.deferred, r.origin = false, ""
+	r.deferred, r.origin, r.wanted = false, "", nil
 	verdict := q.parse(message)
 	if r.silent = verdict == silence; r.silent {
 		r.counts.ignored.Add(1)
@@ -136,7 +136,7 @@ func (r *responder) start(to []byte) {
 	r.b = append(to[:0], q.message[:end]...)
 	r.rcode, r.aa, r.tc, r.ede.given, r.located = dns.RcodeSuccess, false, false, false, false
 	r.signed, r.failed, r.held = false, false, false
-	r.session, r.wanted = nil, nil
+	r.session = nil
 	r.passedOn, r.authentic = false, false
 	r.answers, r.authority, r.additional = 0, 0, 0
 	r.limit = dns.MaxMsgSize

@@ -2,6 +2,7 @@ package dnsserver
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -24,6 +26,7 @@ const (
 	handshakeTime   = 5 * time.Second
 	tcpBuffer       = 2 + maxQueryBytes
 	tcpAnswerMemory = 2048 // for each connection; a larger answer is allocated
+	maxConnAwaited  = 32   // queries of a connection that wait beside each other; of all, mostAwaited
 )
 
 // connections are those that are open, of all transports.
@@ -136,12 +139,25 @@ func (s *Server) serveStream(ctx context.Context, l *net.TCPListener, counts *sh
 	}
 }
 
-// serveConn answers the queries of a connection in their order: each is answered before the next is looked at, so none waits
-// for another. Pipelined ones are read no faster than their answers are taken: nothing but one read and one write buffer is
-// ever held for a client.
+// stream is a connection that queries come by. Its reader answers in their order what can be answered at once. What has to wait does so on
+// a goroutine of its own and is answered when it can be: no query waits for another (RFC 7766 §6.2.1.1).
+type stream struct {
+	server  *Server
+	conn    net.Conn
+	waiting atomic.Int64   // queries
+	later   sync.WaitGroup // their goroutines
+
+	mu  sync.Mutex
+	out *bufio.Writer // guarded by mu
+}
+
+// serveConn answers the queries of a connection. Pipelined ones are read no faster than their answers are taken: nothing but one read
+// and one write buffer, and the few queries that wait, is ever held for a client.
 func (s *Server) serveConn(ctx context.Context, conn net.Conn, counts *shard) {
-	in, out := bufio.NewReaderSize(conn, tcpBuffer), bufio.NewWriterSize(conn, tcpBuffer)
-	r := &responder{server: s, counts: counts, patient: true}
+	in := bufio.NewReaderSize(conn, tcpBuffer)
+	c := &stream{server: s, conn: conn, out: bufio.NewWriterSize(conn, tcpBuffer)}
+	defer c.finish()
+	r := &responder{server: s, counts: counts}
 	r.query.by, r.query.client = counts.by, clientOf(conn)
 	r.peer, r.local = portOf(conn.RemoteAddr()), portOf(conn.LocalAddr())
 	if secure, ok := conn.(*tls.Conn); ok {
@@ -149,43 +165,104 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, counts *shard) {
 	}
 	memory := make([]byte, 0, tcpAnswerMemory)
 	for {
-		if in.Buffered() == 0 {
+		if !ready(in) {
 			// The deadline is set before ctx is looked at: that of connections.end, past, is not lost.
 			now := time.Now()
 			_ = conn.SetReadDeadline(now.Add(tcpIdleTimeout))
 			r.zones, r.now = s.opts.Zones(), uint32(now.Unix())
 			if ctx.Err() != nil {
-				break
+				return
 			}
 		}
 		message := s.readMessage(in, counts)
 		if message == nil {
-			break
-		}
-		answer := r.respond(message, memory)
-		_, _ = in.Discard(2 + len(message)) // the answer repeats it, so not before
-		if r.wanted != nil {
-			if s.serveCopy(ctx, conn, out, r) != nil {
-				return
-			}
-			continue
-		}
-		if answer == nil || len(answer) > dns.MaxMsgSize {
-			break
-		}
-		if len(answer)+2 > out.Available() || in.Buffered() == 0 {
-			_ = conn.SetWriteDeadline(time.Now().Add(tcpWriteTime))
-		}
-		_, _ = out.Write([]byte{byte(len(answer) >> 8), byte(len(answer))}) // errors stay with the writer
-		if _, err := out.Write(answer); err != nil {
 			return
 		}
-		if in.Buffered() == 0 && out.Flush() != nil {
+		answer := r.respond(message, memory)
+		later := r.deferred && c.answerLater(r, message)
+		if r.deferred && !later { // the connection waits with it
+			c.flush()
+			r.patient = true
+			answer = r.respond(message, memory)
+			r.patient = false
+		}
+		_, _ = in.Discard(2 + len(message)) // the answer repeats it, so not before
+		switch {
+		case later:
+			if !ready(in) {
+				c.flush()
+			}
+		case r.wanted != nil:
+			c.finish() // nobody else writes now
+			if s.serveCopy(ctx, conn, c.out, r) != nil {
+				return
+			}
+		case !c.write(answer, !ready(in)):
 			return
 		}
 	}
-	_ = conn.SetWriteDeadline(time.Now().Add(tcpWriteTime))
-	_ = out.Flush()
+}
+
+// ready says whether a whole message is there, so that nobody waits for it.
+func ready(in *bufio.Reader) bool {
+	if in.Buffered() < 2 {
+		return false
+	}
+	size, _ := in.Peek(2)
+	return in.Buffered() >= 2+int(binary.BigEndian.Uint16(size))
+}
+
+// answerLater answers a query when it can be, unless too many wait already. The message is the caller's again when it returns.
+func (c *stream) answerLater(r *responder, message []byte) bool {
+	s := c.server
+	if c.waiting.Load() >= maxConnAwaited {
+		return false
+	}
+	if s.awaitedStreams.Add(1) > mostAwaited {
+		s.awaitedStreams.Add(-1)
+		return false
+	}
+	c.waiting.Add(1)
+	message, patient := bytes.Clone(message), r.patiently()
+	c.later.Go(func() {
+		defer s.awaitedStreams.Add(-1)
+		defer c.waiting.Add(-1)
+		if !c.write(patient.respond(message, make([]byte, 0, maxUDPPayload)), true) {
+			_ = c.conn.Close() // its reader notices
+		}
+	})
+	return true
+}
+
+// write writes an answer, false where there is none or the connection takes none.
+func (c *stream) write(answer []byte, flush bool) bool {
+	if answer == nil || len(answer) > dns.MaxMsgSize {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if flush || len(answer)+2 > c.out.Available() {
+		_ = c.conn.SetWriteDeadline(time.Now().Add(tcpWriteTime))
+	}
+	_, _ = c.out.Write([]byte{byte(len(answer) >> 8), byte(len(answer))}) // errors stay with the writer
+	if _, err := c.out.Write(answer); err != nil {
+		return false
+	}
+	return !flush || c.out.Flush() == nil
+}
+
+// flush sends what is written. An error stays with the writer.
+func (c *stream) flush() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_ = c.conn.SetWriteDeadline(time.Now().Add(tcpWriteTime))
+	_ = c.out.Flush()
+}
+
+// finish sends what is written and waits until what waits is answered.
+func (c *stream) finish() {
+	c.flush()
+	c.later.Wait()
 }
 
 // readMessage returns a message that is good until it is discarded, nil when the connection is to end.
