@@ -61,7 +61,12 @@ func (r *responder) recursionDesired() bool { return r.query.message[2]&0x01 != 
 
 // mayForward says whether the client is one of those that the Forwarder is for.
 func (r *responder) mayForward() bool {
-	return r.server.opts.Forward != nil && slices.ContainsFunc(r.server.opts.ForwardFor, func(p netip.Prefix) bool { return p.Contains(r.query.client) })
+	return r.server.opts.Forward != nil && within(r.server.opts.ForwardFor, r.query.client)
+}
+
+// within says whether an address is in one of some networks, on whatever link.
+func within(networks []netip.Prefix, addr netip.Addr) bool {
+	return slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Contains(addr.WithZone("")) })
 }
 
 // forward answers from what the Forwarder says. It returns the root's origin, as which that is counted.
@@ -138,6 +143,7 @@ func (r *responder) forwardFrom(name Name) {
 		r.rcode = dns.RcodeServerFailure
 	}
 	if r.rcode == dns.RcodeServerFailure {
+		r.aa = false
 		r.empty()
 		return
 	}
@@ -147,7 +153,7 @@ func (r *responder) forwardFrom(name Name) {
 		if err != nil || len(r.b)+n > r.limit {
 			r.empty()
 			if r.tc = r.query.by == udp; !r.tc {
-				r.rcode = dns.RcodeServerFailure
+				r.rcode, r.aa = dns.RcodeServerFailure, false
 			}
 			return
 		}

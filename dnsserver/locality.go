@@ -113,10 +113,5 @@ func (r *responder) locate() (where Locality, known bool) {
 }
 
 func (r *responder) trusted(resolver netip.Addr) bool {
-	for _, prefix := range r.server.opts.SubnetFrom {
-		if prefix.Contains(resolver) {
-			return true
-		}
-	}
-	return false
+	return within(r.server.opts.SubnetFrom, resolver)
 }

@@ -86,7 +86,7 @@ func (r *responder) reply(message, to []byte) (answer []byte) {
 		r.rcode = dns.RcodeNotImplemented
 	case verdict == formatError:
 		r.rcode = dns.RcodeFormatError
-	case q.by == udp && r.server.limiter != nil && !r.permitted():
+	case q.by == udp && !r.patient && r.server.limiter != nil && !r.permitted(): // what was deferred was counted then
 		if r.tc {
 			return r.finish()
 		}
