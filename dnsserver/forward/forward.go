@@ -93,7 +93,9 @@ func New(o Options) *Forwarder {
 // Run waits until ctx ends, ends what is being asked, and returns ctx's cause.
 func (f *Forwarder) Run(ctx context.Context) error {
 	<-ctx.Done()
+	f.mu.Lock() // whoever begins a question has counted it, or sees that it is the end
 	f.end()
+	f.mu.Unlock()
 	f.running.Wait()
 	for _, u := range f.upstreams {
 		u.close()
@@ -270,6 +272,10 @@ func (f *Forwarder) resolve(ctx context.Context, k key, w *flight) *entry {
 			continue
 		}
 		f.lastGood.Store(time.Now().UnixNano())
+		if refers(m) {
+			last = &dnsserver.Failure{Code: dns.ExtendedErrorCodeOther, Text: fmt.Sprintf("upstream %s refers to others, want one that resolves", u.Addr)}
+			continue
+		}
 		if final(m) {
 			e, err := f.entry(k, m, u.trusted)
 			if err == nil {
@@ -290,6 +296,17 @@ func (f *Forwarder) resolve(ctx context.Context, k key, w *flight) *entry {
 // final says whether an answer is one, also for who would ask another upstream.
 func final(m *dns.Msg) bool {
 	return m.Rcode == dns.RcodeSuccess || m.Rcode == dns.RcodeNameError || m.Rcode == dns.RcodeYXDomain
+}
+
+// refers says whether an answer is none but tells whom else to ask, or that it does not: that of a server that does not resolve.
+func refers(m *dns.Msg) bool {
+	if m.Rcode != dns.RcodeSuccess || len(m.Answer) > 0 || m.Authoritative {
+		return false
+	}
+	has := func(qtype uint16) bool {
+		return slices.ContainsFunc(m.Ns, func(rr dns.RR) bool { return rr.Header().Rrtype == qtype })
+	}
+	return !has(dns.TypeSOA) && (has(dns.TypeNS) || !m.RecursionAvailable)
 }
 
 // explanation is what an upstream says why it has no answer, nil for nothing.

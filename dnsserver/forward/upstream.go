@@ -132,12 +132,20 @@ var (
 
 // once sends a query and takes the answer to it.
 func (u *upstream) once(ctx context.Context, k key, sending func(sent), exchange func(context.Context, *dns.Msg) (*dns.Msg, error)) (*dns.Msg, error) {
-	q, id := u.query(k)
-	sending(id)
-	asked := time.Now()
-	m, err := exchange(ctx, q)
-	if u.tap != nil {
-		u.show(q, m, asked)
+	try := func(change func(*dns.Msg)) (*dns.Msg, *dns.Msg, error) {
+		q, id := u.query(k)
+		change(q)
+		sending(id)
+		asked := time.Now()
+		m, err := exchange(ctx, q)
+		if u.tap != nil {
+			u.show(q, m, asked)
+		}
+		return q, m, err
+	}
+	q, m, err := try(func(*dns.Msg) {})
+	if err == nil && m.IsEdns0() == nil && (m.Rcode == dns.RcodeFormatError || m.Rcode == dns.RcodeNotImplemented) {
+		q, m, err = try(func(q *dns.Msg) { q.Extra = nil }) // it does not know EDNS (RFC 6891 §6.2.2)
 	}
 	switch {
 	case err != nil:
