@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -92,5 +93,109 @@ func TestRunEndsWhileQuestionsBegin(t *testing.T) {
 			t.Fatalf("%d questions are under way after Run", n)
 		}
 		asking.Wait()
+	}
+}
+
+// partly is an upstream that says nothing of names that begin with "bad", and keeps which it was asked for.
+type partly struct {
+	addr  netip.AddrPort
+	deaf  atomic.Bool // it says nothing at all
+	mu    sync.Mutex
+	asked map[string]int // guarded by mu
+}
+
+func startPartly(t *testing.T, address string) *partly {
+	t.Helper()
+	p := &partly{asked: map[string]int{}}
+	p.addr = hostile(t, func(conn *net.UDPConn, from netip.AddrPort, q *dns.Msg) {
+		asked := strings.ToLower(q.Question[0].Name)
+		p.mu.Lock()
+		p.asked[asked]++
+		p.mu.Unlock()
+		if !p.deaf.Load() && !strings.HasPrefix(asked, "bad") {
+			send(conn, from, reply(q, q.Question[0].Name+" 60 IN A "+address))
+		}
+	})
+	return p
+}
+
+func (p *partly) names() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.asked)
+}
+
+// TestNamesThatNobodyAnswersAreNotTheUpstreamsFault: it takes several names that get no answer, and nothing else that does, until another
+// is asked first.
+func TestNamesThatNobodyAnswersAreNotTheUpstreamsFault(t *testing.T) {
+	first := startPartly(t, "198.51.100.1")
+	second := hostile(t, func(conn *net.UDPConn, from netip.AddrPort, q *dns.Msg) {
+		send(conn, from, reply(q, q.Question[0].Name+" 60 IN A 198.51.100.2"))
+	})
+	up := plain(first.addr)
+	up.Timeout = time.Second
+	b := newBed(t, nil, up, plain(second))
+	var i atomic.Int32
+	from := func(label string, qtype uint16) string {
+		m := b.ask(t, "tcp", question(fmt.Sprintf("%s%d.example.org.", label, i.Add(1)), qtype))
+		if len(m.Answer) != 1 {
+			return short(m)
+		}
+		return m.Answer[0].(*dns.A).A.String()
+	}
+	firstIs := func(what string, up bool) {
+		t.Helper()
+		if got := b.Stats().Upstreams[0].Error; got == "" != up {
+			t.Errorf("%s: the first is down because of %q, want it up: %v", what, got, up)
+		}
+		want := map[bool]string{true: "198.51.100.1", false: "198.51.100.2"}[up]
+		if got := from("good", dns.TypeA); got != want {
+			t.Errorf("%s: %s answers, want %s", what, got, want)
+		}
+	}
+	firstIs("at first", true)
+	var asking sync.WaitGroup
+	for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeMX, dns.TypeTXT, dns.TypeSRV, dns.TypeHTTPS} {
+		asking.Go(func() { b.ask(t, "tcp", question("bad.example.org.", qtype)) })
+	}
+	asking.Wait()
+	firstIs("after one name, six times", true)
+	for range 3 {
+		asking.Go(func() { from("bad", dns.TypeA) })
+		within(t, "it is asked", func() bool { return b.Stats().InFlight > 0 })
+	}
+	for b.Stats().InFlight > 0 {
+		if got := from("good", dns.TypeA); got != "198.51.100.1" {
+			t.Errorf("%s answers while some names get no answer", got)
+		}
+	}
+	asking.Wait()
+	firstIs("after three names, others between them", true)
+
+	for range 3 {
+		asking.Go(func() { from("bad", dns.TypeA) })
+	}
+	asking.Wait()
+	firstIs("after three names and no others", false)
+	within(t, "it is asked first again", func() bool { return from("good", dns.TypeA) == "198.51.100.1" })
+
+	first.deaf.Store(true)
+	for range 3 {
+		asking.Go(func() { from("good", dns.TypeA) })
+	}
+	asking.Wait()
+	time.Sleep(1100 * time.Millisecond) // until it may be tried
+	before := first.names()
+	for range 20 {
+		asking.Go(func() {
+			if got := from("good", dns.TypeA); got != "198.51.100.2" {
+				t.Errorf("%s answers instead of the one that is up", got)
+			}
+		})
+	}
+	asking.Wait()
+	within(t, "it is tried", func() bool { return first.names() > before })
+	if n := first.names() - before; n != 1 {
+		t.Errorf("%d names are asked of one that is down, want one to see whether it still is", n)
 	}
 }

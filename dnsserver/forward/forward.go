@@ -7,6 +7,7 @@ package forward
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -242,11 +243,15 @@ func (f *Forwarder) fly(k key, w *flight) {
 func (f *Forwarder) resolveSafely(ctx context.Context, k key, w *flight) (e *entry) {
 	defer func() {
 		if cause := recover(); cause != nil {
-			f.opts.Log.Error("an upstream's answer made the forwarder panic", slog.Any("panic", cause), slog.String("stack", string(debug.Stack())))
+			f.panicked(cause)
 			e = unanswered(&dnsserver.Failure{Code: dns.ExtendedErrorCodeOther, Text: "an upstream's answer cannot be read"})
 		}
 	}()
 	return f.resolve(ctx, k, w)
+}
+
+func (f *Forwarder) panicked(cause any) {
+	f.opts.Log.Error("an upstream's answer made the forwarder panic", slog.Any("panic", cause), slog.String("stack", string(debug.Stack())))
 }
 
 // unanswered is what is remembered of a question that nobody answers.
@@ -262,7 +267,8 @@ func (f *Forwarder) resolve(ctx context.Context, k key, w *flight) *entry {
 		w.sent = append(w.sent, s)
 	}
 	last := &dnsserver.Failure{Code: dns.ExtendedErrorCodeNoReachableAuthority, Text: "no upstream answers"}
-	for _, u := range f.inOrder(time.Now()) {
+	f.retry(k, sending)
+	for _, u := range f.inOrder() {
 		m, err := u.ask(ctx, k, sending)
 		if ctx.Err() != nil && err != nil {
 			break
@@ -330,16 +336,36 @@ func bogus(code uint16) bool {
 // clip bounds what is told to clients.
 func clip(text string) string { return text[:min(len(text), 200)] }
 
-// inOrder are the upstreams as they are to be asked: those that answer first, then those that are left alone for a while, the one
-// that is asked again soonest before the others.
-func (f *Forwarder) inOrder(now time.Time) []*upstream {
-	until := map[*upstream]time.Time{}
+// inOrder are the upstreams as they are to be asked: those that answer first.
+func (f *Forwarder) inOrder() []*upstream {
+	var up, down []*upstream
 	for _, u := range f.upstreams {
-		if until[u] = u.downUntil(); until[u].Before(now) {
-			until[u] = time.Time{}
+		if u.health.why() == "" {
+			up = append(up, u)
+		} else {
+			down = append(down, u)
 		}
 	}
-	return slices.SortedStableFunc(slices.Values(f.upstreams), func(a, b *upstream) int { return until[a].Compare(until[b]) })
+	return append(up, down...)
+}
+
+// retry puts a question to those that are down, and due, and would be asked before the first that answers. Nobody waits for that.
+func (f *Forwarder) retry(k key, sending func(sent)) {
+	answering := slices.IndexFunc(f.upstreams, func(u *upstream) bool { return u.health.why() == "" })
+	for _, u := range f.upstreams[:max(answering, 0)] { // where none does they are asked anyway
+		if !u.health.due(time.Now()) {
+			continue
+		}
+		f.running.Go(func() {
+			defer func() {
+				if cause := recover(); cause != nil {
+					f.panicked(cause)
+					u.note(k.name, time.Now(), errors.New("its answer cannot be read"))
+				}
+			}()
+			_, _ = u.ask(f.life, k, sending)
+		})
+	}
 }
 
 // Stats are what a Forwarder has counted since it was made.

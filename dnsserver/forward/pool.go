@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -32,6 +33,8 @@ type idle struct {
 	since time.Time
 }
 
+var errConnect = errors.New("connect")
+
 // exchange asks over a connection that is there, and over a new one if that has ended.
 func (p *pool) exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	if conn := p.take(); conn != nil {
@@ -42,7 +45,7 @@ func (p *pool) exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	dialer := tls.Dialer{Config: p.config}
 	conn, err := dialer.DialContext(ctx, "tcp", p.addr)
 	if err != nil {
-		return nil, because(ctx, err)
+		return nil, fmt.Errorf("%w: %w", errConnect, because(ctx, err))
 	}
 	return p.use(ctx, &dns.Conn{Conn: conn}, q)
 }

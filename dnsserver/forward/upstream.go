@@ -9,8 +9,8 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"strings"
-	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/miekg/dns"
@@ -29,9 +29,7 @@ type Upstream struct {
 
 const (
 	udpBytes     = 1232
-	udpAttempts  = 2 // within the time-out: a packet may be lost
-	firstBackOff = time.Second
-	mostBackOff  = 30 * time.Second
+	udpAttempts  = 2   // within the time-out: a packet may be lost
 	paddingBlock = 128 // RFC 8467 §4.1
 )
 
@@ -50,11 +48,7 @@ type upstream struct {
 	tap     dnsserver.Tap
 
 	answers, failures atomic.Uint64
-
-	mu       sync.Mutex
-	inARow   int       // guarded by mu: failures
-	until    time.Time // guarded by mu: asked again from then on, but if no other answers
-	lastFail string    // guarded by mu; "" while it answers
+	health            health
 }
 
 func newUpstream(u Upstream, log *slog.Logger, tap dnsserver.Tap) *upstream {
@@ -66,25 +60,18 @@ type UpstreamStats struct {
 	Addr              netip.AddrPort
 	TLS               bool
 	Answers, Failures uint64
-	Error             string // why it was not asked last, "" while it answers
+	Error             string // why others are asked before it, "" while it answers
 }
 
 func (u *upstream) stats() UpstreamStats {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return UpstreamStats{u.Addr, u.TLS != nil, u.answers.Load(), u.failures.Load(), u.lastFail}
-}
-
-func (u *upstream) downUntil() time.Time {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.until
+	return UpstreamStats{u.Addr, u.TLS != nil, u.answers.Load(), u.failures.Load(), u.health.why()}
 }
 
 func (u *upstream) close() { u.pool.close() }
 
 // ask asks a question. Sending is called before each query is sent.
 func (u *upstream) ask(ctx context.Context, k key, sending func(sent)) (*dns.Msg, error) {
+	began := time.Now()
 	limited, cancel := context.WithTimeoutCause(ctx, u.Timeout, fmt.Errorf("no answer within %v", u.Timeout))
 	defer cancel()
 	var m *dns.Msg
@@ -97,8 +84,24 @@ func (u *upstream) ask(ctx context.Context, k key, sending func(sent)) (*dns.Msg
 	if ctx.Err() != nil && errors.Is(ctx.Err(), context.Canceled) {
 		return nil, context.Cause(ctx) // we end: that is not its fault
 	}
-	u.note(err)
+	u.note(k.name, began, err)
 	return m, err
+}
+
+// note remembers how it did, and tells when that changes.
+func (u *upstream) note(name dnsserver.Name, asked time.Time, err error) {
+	if err == nil {
+		u.answers.Add(1)
+		if u.health.heard(time.Now()) {
+			u.log.Info("an upstream of dns.forward answers again", "upstream", u.Addr)
+		}
+		return
+	}
+	u.failures.Add(1)
+	var system syscall.Errno // what it was asked has nothing to do with that
+	if u.health.silent(time.Now(), asked, name, err, errors.Is(err, errConnect) || errors.As(err, &system)) {
+		u.log.Warn("an upstream of dns.forward does not answer", "upstream", u.Addr, "err", err)
+	}
 }
 
 // plain asks over UDP, and over TCP where an answer does not fit or somebody sends others.
@@ -231,25 +234,4 @@ func (u *upstream) show(q, m *dns.Msg, asked time.Time) {
 		x.Answer, _ = m.Pack()
 	}
 	u.tap.Show(x)
-}
-
-// note remembers how it did, and tells when that changes.
-func (u *upstream) note(err error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if err == nil {
-		u.answers.Add(1)
-		if u.lastFail != "" {
-			u.log.Info("an upstream of dns.forward answers again", "upstream", u.Addr)
-		}
-		u.inARow, u.until, u.lastFail = 0, time.Time{}, ""
-		return
-	}
-	u.failures.Add(1)
-	if u.lastFail == "" {
-		u.log.Warn("an upstream of dns.forward does not answer", "upstream", u.Addr, "err", err)
-	}
-	u.lastFail = err.Error()
-	u.until = time.Now().Add(min(firstBackOff<<min(u.inARow, 5), mostBackOff))
-	u.inARow++
 }
