@@ -28,6 +28,7 @@ type entry struct {
 	authentic          bool
 	failure            *dnsserver.Failure
 	failed             bool // it is none: no upstream had one
+	unanswered         bool // as none could tell, so that what is old may stand in: not where all refuse, nor where signatures are wrong
 
 	stored time.Time
 	ttl    time.Duration
@@ -37,15 +38,15 @@ type entry struct {
 
 func (e *entry) fresh(now time.Time) bool { return now.Before(e.stored.Add(e.ttl)) }
 
-// hold has it answered as it is for a while, until an upstream answers something.
+// hold has it answered as it is for a while (RFC 8767 §5), or until an upstream is up again.
 func (e *entry) hold(now time.Time) {
 	e.since.Store(now.UnixNano())
 	e.until.Store(now.Add(holdTime).UnixNano())
 }
 
-// held says whether it is to be answered without asking anew; lastGood is when an upstream last answered.
-func (e *entry) held(now time.Time, lastGood int64) bool {
-	return now.UnixNano() < e.until.Load() && lastGood < e.since.Load()
+// held says whether it is to be answered without asking anew; revived is when an upstream that was down last answered again.
+func (e *entry) held(now time.Time, revived int64) bool {
+	return now.UnixNano() < e.until.Load() && revived < e.since.Load()
 }
 
 // at is the answer as it is at some time: TTLs have become less.
@@ -54,13 +55,15 @@ func (e *entry) at(now time.Time) dnsserver.Forwarded {
 	return e.with(func(ttl uint32) uint32 { return ttl - min(age, ttl) }, e.failure)
 }
 
-// old is the answer after its time (RFC 8767 §4).
+// old is the answer after its time (RFC 8767 §4). Its signatures may be too old.
 func (e *entry) old() dnsserver.Forwarded {
 	code := dns.ExtendedErrorCodeStaleAnswer
 	if e.rcode == dns.RcodeNameError {
 		code = dns.ExtendedErrorCodeStaleNXDOMAINAnswer
 	}
-	return e.with(func(uint32) uint32 { return staleTTL }, &dnsserver.Failure{Code: code})
+	said := e.with(func(uint32) uint32 { return staleTTL }, &dnsserver.Failure{Code: code})
+	said.Authentic = false
+	return said
 }
 
 func (e *entry) with(ttl func(uint32) uint32, why *dnsserver.Failure) dnsserver.Forwarded {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"strings"
@@ -197,5 +198,77 @@ func TestNamesThatNobodyAnswersAreNotTheUpstreamsFault(t *testing.T) {
 	within(t, "it is tried", func() bool { return first.names() > before })
 	if n := first.names() - before; n != 1 {
 		t.Errorf("%d names are asked of one that is down, want one to see whether it still is", n)
+	}
+}
+
+// TestWhatIsOldStandsInWhereNobodyCanTell, without a word of signatures, and each name is asked for again after a while only (RFC 8767).
+func TestWhatIsOldStandsInWhereNobodyCanTell(t *testing.T) {
+	var late atomic.Bool
+	var mu sync.Mutex
+	asked := map[string]int{}
+	upstream := hostile(t, func(conn *net.UDPConn, from netip.AddrPort, q *dns.Msg) {
+		m := reply(q, q.Question[0].Name+" 1 IN A 198.51.100.1")
+		m.AuthenticatedData = true
+		label, _, _ := strings.Cut(strings.ToLower(q.Question[0].Name), ".")
+		if late.Load() {
+			mu.Lock()
+			asked[label]++
+			mu.Unlock()
+			switch label {
+			case "bogus":
+				m = new(dns.Msg).SetRcode(q, dns.RcodeServerFailure).SetEdns0(1232, false)
+				m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeDNSBogus}}
+			case "refused":
+				m = new(dns.Msg).SetRcode(q, dns.RcodeRefused).SetEdns0(1232, false)
+			case "failing":
+				m = new(dns.Msg).SetRcode(q, dns.RcodeServerFailure).SetEdns0(1232, false)
+			case "silent":
+				return
+			}
+		}
+		send(conn, from, m)
+	})
+	b := newBed(t, nil, plain(upstream))
+	ask := func(label string) string {
+		q := question(label+".example.org.", dns.TypeA)
+		q.AuthenticatedData = true
+		return short(b.ask(t, "udp", q))
+	}
+	want := map[string]string{
+		"bogus": "ra SERVFAIL; EDE 6", "refused": "ra SERVFAIL; EDE 0",
+		"failing": "ra NOERROR; failing.example.org. 30 IN A 198.51.100.1; EDE 3", "silent": "ra NOERROR; silent.example.org. 30 IN A 198.51.100.1; EDE 3",
+	}
+	for label := range want {
+		if got := ask(label); got != "ra ad NOERROR; "+label+".example.org. 1 IN A 198.51.100.1" {
+			t.Fatalf("%s at first: %s", label, got)
+		}
+	}
+	late.Store(true)
+	time.Sleep(1100 * time.Millisecond) // for the TTL to pass
+	for label, want := range want {
+		if got := ask(label); got != want {
+			t.Errorf("%s: %s, want %s", label, got, want)
+		}
+	}
+	within(t, "the question that gets no answer has ended", func() bool { return b.Stats().InFlight == 0 })
+	mu.Lock()
+	before := maps.Clone(asked)
+	mu.Unlock()
+	for i := range 5 {
+		if got := ask(fmt.Sprintf("other%d", i)); !strings.HasPrefix(got, "ra ad NOERROR") {
+			t.Errorf("other names: %s", got)
+		}
+		for _, label := range []string{"failing", "silent"} {
+			if got := ask(label); got != want[label] {
+				t.Errorf("%s, again: %s", label, got)
+			}
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for _, label := range []string{"failing", "silent"} {
+		if asked[label] != before[label] {
+			t.Errorf("%s was asked for %d times more within a second, want none for 30 s", label, asked[label]-before[label])
+		}
 	}
 }

@@ -63,7 +63,7 @@ type Forwarder struct {
 	flights map[key]*flight    // guarded by mu
 	waiting map[netip.Addr]int // guarded by mu: queries by their sources
 
-	lastGood                                         atomic.Int64 // when an upstream last answered, Unix nanoseconds
+	revived                                          atomic.Int64 // when an upstream that was down last answered again, Unix nanoseconds
 	hits, misses, stale, refused, loops, localAnswer atomic.Uint64
 }
 
@@ -86,7 +86,7 @@ func New(o Options) *Forwarder {
 	f := &Forwarder{opts: o, local: newLocal(o.Own, o.PassOn), cache: newCache(o.CacheBytes), flights: map[key]*flight{}, waiting: map[netip.Addr]int{}}
 	f.life, f.end = context.WithCancel(context.Background())
 	for _, u := range o.Upstreams {
-		f.upstreams = append(f.upstreams, newUpstream(u, o.Log, o.Tap))
+		f.upstreams = append(f.upstreams, newUpstream(u, o.Log, o.Tap, &f.revived))
 	}
 	return f
 }
@@ -118,7 +118,7 @@ func (f *Forwarder) Known(q dnsserver.Question) (dnsserver.Forwarded, bool) {
 	case e.fresh(now):
 		f.hits.Add(1)
 		return e.at(now), true
-	case f.usable(e, now) && e.held(now, f.lastGood.Load()):
+	case f.usable(e, now) && e.held(now, f.revived.Load()):
 		f.stale.Add(1)
 		return e.old(), true
 	}
@@ -155,7 +155,7 @@ func (f *Forwarder) Ask(ctx context.Context, q dnsserver.Question) dnsserver.For
 	}
 	select {
 	case <-w.done:
-		if w.answer.failed && before != nil {
+		if w.answer.unanswered && before != nil {
 			break
 		}
 		return w.answer.at(w.answer.stored)
@@ -226,7 +226,7 @@ func (f *Forwarder) fly(k key, w *flight) {
 	e := f.resolveSafely(ctx, k, w)
 	now := time.Now()
 	switch before := f.cache.get(k); {
-	case e.failed && before != nil && f.usable(before, now):
+	case e.unanswered && before != nil && f.usable(before, now):
 		before.hold(now)
 	case f.life.Err() == nil:
 		f.cache.put(k, e)
@@ -244,7 +244,7 @@ func (f *Forwarder) resolveSafely(ctx context.Context, k key, w *flight) (e *ent
 	defer func() {
 		if cause := recover(); cause != nil {
 			f.panicked(cause)
-			e = unanswered(&dnsserver.Failure{Code: dns.ExtendedErrorCodeOther, Text: "an upstream's answer cannot be read"})
+			e = failed(&dnsserver.Failure{Code: dns.ExtendedErrorCodeOther, Text: "an upstream's answer cannot be read"}, true)
 		}
 	}()
 	return f.resolve(ctx, k, w)
@@ -254,9 +254,9 @@ func (f *Forwarder) panicked(cause any) {
 	f.opts.Log.Error("an upstream's answer made the forwarder panic", slog.Any("panic", cause), slog.String("stack", string(debug.Stack())))
 }
 
-// unanswered is what is remembered of a question that nobody answers.
-func unanswered(why *dnsserver.Failure) *entry {
-	return &entry{rcode: dns.RcodeServerFailure, failure: why, failed: true, stored: time.Now(), ttl: failTTL}
+// failed is what is remembered of a question to which there is no answer. It is unanswered if some upstream may have one another time.
+func failed(why *dnsserver.Failure, unanswered bool) *entry {
+	return &entry{rcode: dns.RcodeServerFailure, failure: why, failed: true, unanswered: unanswered, stored: time.Now(), ttl: failTTL}
 }
 
 // resolve asks upstreams in turn.
@@ -266,6 +266,7 @@ func (f *Forwarder) resolve(ctx context.Context, k key, w *flight) *entry {
 		defer f.mu.Unlock()
 		w.sent = append(w.sent, s)
 	}
+	refusals := 0
 	last := &dnsserver.Failure{Code: dns.ExtendedErrorCodeNoReachableAuthority, Text: "no upstream answers"}
 	f.retry(k, sending)
 	for _, u := range f.inOrder() {
@@ -277,7 +278,6 @@ func (f *Forwarder) resolve(ctx context.Context, k key, w *flight) *entry {
 			last.Text = clip(fmt.Sprintf("upstream %s: %v", u.Addr, err))
 			continue
 		}
-		f.lastGood.Store(time.Now().UnixNano())
 		if refers(m) {
 			last = &dnsserver.Failure{Code: dns.ExtendedErrorCodeOther, Text: fmt.Sprintf("upstream %s refers to others, want one that resolves", u.Addr)}
 			continue
@@ -293,10 +293,13 @@ func (f *Forwarder) resolve(ctx context.Context, k key, w *flight) *entry {
 		if last = explanation(m); last == nil {
 			last = &dnsserver.Failure{Code: dns.ExtendedErrorCodeOther, Text: fmt.Sprintf("upstream %s answers %s", u.Addr, dns.RcodeToString[m.Rcode])}
 		} else if bogus(last.Code) {
-			break // another one that does not validate must not be believed in its place
+			return failed(last, false) // another one that does not validate must not be believed in its place, nor what is old
+		}
+		if m.Rcode == dns.RcodeRefused {
+			refusals++
 		}
 	}
-	return unanswered(last)
+	return failed(last, refusals < len(f.upstreams))
 }
 
 // final says whether an answer is one, also for who would ask another upstream.

@@ -49,10 +49,11 @@ type upstream struct {
 
 	answers, failures atomic.Uint64
 	health            health
+	revived           *atomic.Int64 // the Forwarder's
 }
 
-func newUpstream(u Upstream, log *slog.Logger, tap dnsserver.Tap) *upstream {
-	return &upstream{Upstream: u, trusted: u.TLS != nil || u.Addr.Addr().IsLoopback(), log: log, tap: tap, pool: pool{addr: u.Addr.String(), config: u.TLS}}
+func newUpstream(u Upstream, log *slog.Logger, tap dnsserver.Tap, revived *atomic.Int64) *upstream {
+	return &upstream{Upstream: u, revived: revived, trusted: u.TLS != nil || u.Addr.Addr().IsLoopback(), log: log, tap: tap, pool: pool{addr: u.Addr.String(), config: u.TLS}}
 }
 
 // UpstreamStats are what is known of one.
@@ -92,7 +93,8 @@ func (u *upstream) ask(ctx context.Context, k key, sending func(sent)) (*dns.Msg
 func (u *upstream) note(name dnsserver.Name, asked time.Time, err error) {
 	if err == nil {
 		u.answers.Add(1)
-		if u.health.heard(time.Now()) {
+		if now := time.Now(); u.health.heard(now) {
+			u.revived.Store(now.UnixNano())
 			u.log.Info("an upstream of dns.forward answers again", "upstream", u.Addr)
 		}
 		return

@@ -23,7 +23,7 @@ func TestWhoseWordOfSignaturesCounts(t *testing.T) {
 		tls  *tls.Config
 		want bool
 	}{{"127.0.0.1:53", nil, true}, {"[::1]:53", nil, true}, {"192.0.2.1:53", nil, false}, {"10.0.0.1:53", nil, false}, {"192.0.2.1:853", &tls.Config{MinVersion: tls.VersionTLS12}, true}} {
-		u := newUpstream(Upstream{Addr: netip.MustParseAddrPort(c.addr), TLS: c.tls}, nil, nil)
+		u := newUpstream(Upstream{Addr: netip.MustParseAddrPort(c.addr), TLS: c.tls}, nil, nil, nil)
 		m := &dns.Msg{Answer: []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: "www.example.", Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}, A: []byte{192, 0, 2, 1}}}}
 		m.AuthenticatedData = true
 		e, err := f.entry(k, m, u.trusted)
