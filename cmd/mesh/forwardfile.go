@@ -25,6 +25,8 @@ type forwardSection struct {
 	NegativeTTL time.Duration     `yaml:"negativeTTL"`
 	Stale       time.Duration     `yaml:"stale"`
 	PassOn      []string          `yaml:"passOn"`
+	// PlaintextFallback has upstreams asked without TLS where none that is asked over it answers.
+	PlaintextFallback bool `yaml:"plaintextFallback"`
 }
 
 // upstreamSection is one that is asked.
@@ -67,7 +69,7 @@ func (f *forwardSection) Check(report func(path, got, want string)) {
 	if len(f.To) == 0 {
 		report("to", "none", "at least one upstream, such as {address: 192.0.2.53}")
 	}
-	seen := map[netip.AddrPort]int{}
+	seen, secret := map[netip.AddrPort]int{}, -1
 	for i, u := range f.To {
 		path := fmt.Sprintf("to[%d]", i)
 		addr, ok := u.addr()
@@ -75,6 +77,12 @@ func (f *forwardSection) Check(report func(path, got, want string)) {
 			report(path+".address", u.Address, fmt.Sprintf("each upstream once; to[%d] is that one", first))
 		}
 		seen[addr] = i
+		switch {
+		case u.ServerName != "":
+			secret = i
+		case secret >= 0 && ok && !addr.Addr().IsLoopback() && !f.PlaintextFallback:
+			report(path+".address", u.Address, fmt.Sprintf("one that is asked over TLS, with serverName, as to[%d] before it is; or plaintextFallback: true, for all to read when that one does not answer", secret))
+		}
 	}
 	for i, p := range f.Allow {
 		checkPrefix(p, func(got, want string) { report(fmt.Sprintf("allow[%d]", i), got, want) })

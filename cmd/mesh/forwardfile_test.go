@@ -20,6 +20,7 @@ func TestForwardSectionIsTaken(t *testing.T) {
 	f, err := decodeControlFile("control.yaml", []byte(`dns:
   reverse: [10.1.0.0/16]
   forward:
+    plaintextFallback: true
     to:
       - {address: 192.0.2.1}
       - {address: 192.0.2.2, serverName: dns.example.org, caFile: `+ca+`}
@@ -59,18 +60,19 @@ func TestForwardsMistakesAreTold(t *testing.T) {
 		"{to: []}":                           "dns.forward.to: got none, want at least one upstream",
 		"{to: [{address: dns.example.org}]}": `dns.forward.to[0].address: got "dns.example.org", want IP or IP:port`,
 		"{to: [{address: 0.0.0.0}]}":         `dns.forward.to[0].address: got "0.0.0.0"`,
-		"{to: [{address: 192.0.2.1}, {address: \"192.0.2.1:53\"}]}": `dns.forward.to[1].address: got 192.0.2.1:53, want each upstream once; to[0] is that one`,
-		"{to: [{address: \"127.0.0.1:8053\"}]}":                     `dns.forward.to[0].address: got 127.0.0.1:8053, want another server than this one`,
-		"{to: [{address: 192.0.2.1, caFile: /ca}]}":                 `dns.forward.to[0].caFile: got "/ca", want an absolute path, with serverName`,
-		"{to: [{address: 192.0.2.1, serverName: \"a:b\"}]}":         `dns.forward.to[0].serverName: got "a:b"`,
-		"{to: [{address: 192.0.2.1, timeout: 10s}]}":                `dns.forward.to[0].timeout: got 10s, want 100ms to 5s`,
-		"{to: [{address: 192.0.2.1}], allow: [0.0.0.0/0]}":          `dns.forward.allow[0]: got 0.0.0.0/0, want networks of the site, /8 or longer`,
-		"{to: [{address: 192.0.2.1}], allow: [\"::/0\"]}":           `dns.forward.allow[0]: got ::/0, want networks of the site, /7 or longer`,
-		"{to: [{address: 192.0.2.1}], allow: [10.0.0.1/8]}":         `dns.forward.allow[0]: got 10.0.0.1/8, want 10.0.0.0/8`,
-		"{to: [{address: 192.0.2.1}], cacheBytes: 5}":               `dns.forward.cacheBytes: got 5, want 0 for no cache`,
-		"{to: [{address: 192.0.2.1}], minTTL: 2h}":                  `dns.forward.minTTL: got 2h0m0s, want whole seconds, 1h0m0s at most`,
-		"{to: [{address: 192.0.2.1}], stale: 1000h}":                `dns.forward.stale: got 1000h0m0s`,
-		"{to: [{address: 192.0.2.1}], passOn: [example.org]}":       `dns.forward.passOn[0]: got "example.org", want one of the domains that are answered here`,
+		"{to: [{address: 192.0.2.1}, {address: \"192.0.2.1:53\"}]}":                                       `dns.forward.to[1].address: got 192.0.2.1:53, want each upstream once; to[0] is that one`,
+		"{to: [{address: 192.0.2.1, serverName: a.example}, {address: 127.0.0.1}, {address: 192.0.2.2}]}": `dns.forward.to[2].address: got 192.0.2.2, want one that is asked over TLS, with serverName, as to[0] before it is`,
+		"{to: [{address: \"127.0.0.1:8053\"}]}":                                                           `dns.forward.to[0].address: got 127.0.0.1:8053, want another server than this one`,
+		"{to: [{address: 192.0.2.1, caFile: /ca}]}":                                                       `dns.forward.to[0].caFile: got "/ca", want an absolute path, with serverName`,
+		"{to: [{address: 192.0.2.1, serverName: \"a:b\"}]}":                                               `dns.forward.to[0].serverName: got "a:b"`,
+		"{to: [{address: 192.0.2.1, timeout: 10s}]}":                                                      `dns.forward.to[0].timeout: got 10s, want 100ms to 5s`,
+		"{to: [{address: 192.0.2.1}], allow: [0.0.0.0/0]}":                                                `dns.forward.allow[0]: got 0.0.0.0/0, want networks of the site, /8 or longer`,
+		"{to: [{address: 192.0.2.1}], allow: [\"::/0\"]}":                                                 `dns.forward.allow[0]: got ::/0, want networks of the site, /7 or longer`,
+		"{to: [{address: 192.0.2.1}], allow: [10.0.0.1/8]}":                                               `dns.forward.allow[0]: got 10.0.0.1/8, want 10.0.0.0/8`,
+		"{to: [{address: 192.0.2.1}], cacheBytes: 5}":                                                     `dns.forward.cacheBytes: got 5, want 0 for no cache`,
+		"{to: [{address: 192.0.2.1}], minTTL: 2h}":                                                        `dns.forward.minTTL: got 2h0m0s, want whole seconds, 1h0m0s at most`,
+		"{to: [{address: 192.0.2.1}], stale: 1000h}":                                                      `dns.forward.stale: got 1000h0m0s`,
+		"{to: [{address: 192.0.2.1}], passOn: [example.org]}":                                             `dns.forward.passOn[0]: got "example.org", want one of the domains that are answered here`,
 	} {
 		if _, err := decodeControlFile("control.yaml", []byte("dns:\n  forward: "+text+"\n")); err == nil || !strings.Contains(err.Error(), "control.yaml:2: "+want) {
 			t.Errorf("%s: got %v, want %s", text, err, want)
