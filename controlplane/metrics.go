@@ -59,7 +59,7 @@ func newDescriptions() descriptions {
 
 		fwdAnswers:  describe("dns_forward_answers_total", "Answers of upstreams.", "upstream"),
 		fwdFailures: describe("dns_forward_failures_total", "Questions that the upstream did not answer.", "upstream"),
-		fwdUp:       describe("dns_forward_upstream_up", "Whether the upstream has answered last (1) or not (0).", "upstream"),
+		fwdUp:       describe("dns_forward_upstream_up", "Whether the upstream answers (1), or is asked after others as it does not (0).", "upstream"),
 		fwdCache:    describe("dns_forward_cache_total", "Forwarded queries by where their answer came from: the cache (hit), the cache after its time (stale), an upstream (miss), nobody as such names are not asked for (local).", "result"),
 		fwdRefused:  describe("dns_forward_refused_total", "Forwarded queries that were not answered, as too many were waiting."),
 		fwdLoops:    describe("dns_forward_loops_total", "Queries to upstreams that came back."),
