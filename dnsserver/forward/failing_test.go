@@ -272,3 +272,24 @@ func TestWhatIsOldStandsInWhereNobodyCanTell(t *testing.T) {
 		}
 	}
 }
+
+// TestAnswersWithoutTCPAreNotTheUpstreamsEnd: one whose large answers cannot be had is asked for others.
+func TestAnswersWithoutTCPAreNotTheUpstreamsEnd(t *testing.T) {
+	first := hostile(t, func(conn *net.UDPConn, from netip.AddrPort, q *dns.Msg) { // nobody listens at its port of TCP
+		m := reply(q)
+		if m.Truncated = strings.HasPrefix(strings.ToLower(q.Question[0].Name), "large"); !m.Truncated {
+			m = reply(q, q.Question[0].Name+" 60 IN A 198.51.100.1")
+		}
+		send(conn, from, m)
+	})
+	second := startPartly(t, "198.51.100.2")
+	b := newBed(t, nil, plain(first), plain(second.addr))
+	for _, c := range []struct{ name, want string }{{"large.example.org.", "198.51.100.2"}, {"small.example.org.", "198.51.100.1"}} {
+		if got := short(b.ask(t, "udp", question(c.name, dns.TypeA))); !strings.Contains(got, c.want) {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+	if s := b.Stats().Upstreams[0]; s.Error != "" || s.Failures != 1 {
+		t.Errorf("%+v", s)
+	}
+}

@@ -93,16 +93,22 @@ func (u *upstream) ask(ctx context.Context, k key, sending func(sent)) (*dns.Msg
 func (u *upstream) note(name dnsserver.Name, asked time.Time, err error) {
 	if err == nil {
 		u.answers.Add(1)
-		if now := time.Now(); u.health.heard(now) {
-			u.revived.Store(now.UnixNano())
-			u.log.Info("an upstream of dns.forward answers again", "upstream", u.Addr)
-		}
+		u.alive()
 		return
 	}
 	u.failures.Add(1)
-	var system syscall.Errno // what it was asked has nothing to do with that
-	if u.health.silent(time.Now(), asked, name, err, errors.Is(err, errConnect) || errors.As(err, &system)) {
+	var system syscall.Errno
+	unreachable := errors.Is(err, errConnect) || u.TLS == nil && errors.As(err, &system) // whatever it was asked
+	if u.health.silent(time.Now(), asked, name, err, unreachable) {
 		u.log.Warn("an upstream of dns.forward does not answer", "upstream", u.Addr, "err", err)
+	}
+}
+
+// alive notes that something came from it.
+func (u *upstream) alive() {
+	if now := time.Now(); u.health.heard(now) {
+		u.revived.Store(now.UnixNano())
+		u.log.Info("an upstream of dns.forward answers again", "upstream", u.Addr)
 	}
 }
 
@@ -123,6 +129,9 @@ func (u *upstream) plain(ctx context.Context, k key, sending func(sent)) (m *dns
 	}
 	if err == nil && !m.Truncated {
 		return m, nil
+	}
+	if err == nil {
+		u.alive() // whatever comes of TCP
 	}
 	if err == nil || errors.Is(err, errCase) || errors.Is(err, dnsask.ErrFlooded) {
 		return u.once(ctx, k, sending, send("tcp"))
