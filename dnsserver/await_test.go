@@ -172,9 +172,9 @@ func TestNoQueryOfAConnectionWaitsForAnother(t *testing.T) {
 	few.want("nor what comes later", 5)
 
 	last := message(t, 7, there)
-	conns["cut off"].write(append(message(t, 6, there), last[:1]...))
+	conns["cut off"].write(append(message(t, 6, there), last[:5]...))
 	conns["cut off"].want("an answer waits for no rest of the next query", 6)
-	conns["cut off"].write(last[1:])
+	conns["cut off"].write(last[5:])
 	conns["cut off"].want("which is answered when it is there", 7)
 
 	conns["half closed"].write(message(t, 8, slow))
