@@ -152,6 +152,61 @@ func TestSourcesAreBounded(t *testing.T) {
 	}
 }
 
+// TestErrorsAreBounded shows that what cannot be answered counts as what can, and is never answered with more than was asked.
+func TestErrorsAreBounded(t *testing.T) {
+	s := testServer(func(o *Options) { o.RateLimit, o.NSID = 10, strings.Repeat("x", 200) })
+	ask := func(edit func(*dns.Msg)) []byte {
+		m := new(dns.Msg).SetQuestion("web.default.mesh.internal.", dns.TypeA).SetEdns0(1232, true)
+		edit(m)
+		packed, err := m.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return packed
+	}
+	short := &dns.EDNS0_LOCAL{Code: dns.EDNS0COOKIE, Data: []byte("abc")}
+	for i, c := range []struct {
+		name    string
+		message []byte
+		rcode   int
+		opt     bool
+	}{
+		{"an opcode", ask(func(m *dns.Msg) { m.Opcode = dns.OpcodeUpdate }), dns.RcodeNotImplemented, false},
+		{"no question", ask(func(m *dns.Msg) { m.Question, m.Extra = nil, nil }), dns.RcodeFormatError, false},
+		{"a cookie that is none after NSID", ask(func(m *dns.Msg) { m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_NSID{Code: dns.EDNS0NSID}, short} }), dns.RcodeFormatError, true},
+		{"two OPT records", ask(func(m *dns.Msg) {
+			m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_NSID{Code: dns.EDNS0NSID}}
+			m.Extra = append(m.Extra, m.Extra[0])
+		}), dns.RcodeFormatError, true},
+	} {
+		var whole, short, none int
+		for range 30 {
+			r := newResponder(s, udp)
+			r.query.client = netip.AddrFrom4([4]byte{198, 51, byte(i), 1})
+			answer := r.respond(c.message, nil)
+			var m dns.Msg
+			switch err := m.Unpack(answer); {
+			case answer == nil:
+				none++
+				continue
+			case err != nil || len(answer) > len(c.message):
+				t.Errorf("%s: %v, %d bytes for %d", c.name, err, len(answer), len(c.message))
+			case m.Truncated:
+				short++
+				continue
+			case m.Rcode == c.rcode:
+				whole++
+			}
+			if opt := m.IsEdns0(); (opt != nil) != c.opt || opt != nil && (len(opt.Option) > 0 || opt.Version() != 0) {
+				t.Errorf("%s: OPT is %v, wanted: %v, without options", c.name, opt, c.opt)
+			}
+		}
+		if got := [3]int{whole, short, none}; got != [3]int{10, 10, 10} {
+			t.Errorf("%s: whole, truncated, none: %v, want ten of each", c.name, got)
+		}
+	}
+}
+
 func TestPadding(t *testing.T) {
 	s := testServer(func(*Options) {})
 	for by := range transports {

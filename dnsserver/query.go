@@ -51,7 +51,7 @@ func (q *query) questionEnd() int { return questionName + q.length + 4 }
 // parse reads a message of which nothing is known. What it takes is what the message library takes, but for questions that
 // are compressed: they could only point into the header.
 func (q *query) parse(message []byte) verdict {
-	q.message, q.length, q.edns, q.hasTSIG, q.hasSerial = message, 0, edns{}, false, false
+	q.message, q.length, q.qtype, q.edns, q.hasTSIG, q.hasSerial = message, 0, 0, edns{}, false, false
 	if len(message) < headerBytes || message[2]&0x80 != 0 {
 		return silence
 	}

@@ -80,17 +80,20 @@ func (r *responder) reply(message, to []byte) (answer []byte) {
 		r.counts.ignored.Add(1)
 		return nil
 	}
+	if verdict == formatError { // a bare OPT record says that we know EDNS (RFC 6891 §7), and answers nothing that is larger than the question
+		q.edns = edns{present: q.edns.present}
+	}
 	r.start(to)
 	switch {
-	case verdict == notImplemented:
-		r.rcode = dns.RcodeNotImplemented
-	case verdict == formatError:
-		r.rcode = dns.RcodeFormatError
 	case q.by == udp && r.server.limiter != nil && !r.permitted():
 		if r.tc {
 			return r.finish()
 		}
 		return nil
+	case verdict == notImplemented:
+		r.rcode = dns.RcodeNotImplemented
+	case verdict == formatError:
+		r.rcode = dns.RcodeFormatError
 	case q.hasTSIG && !r.authenticate():
 	case q.edns.present && q.edns.version != 0:
 		r.rcode = dns.RcodeBadVers
