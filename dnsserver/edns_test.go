@@ -3,6 +3,7 @@ package dnsserver
 import (
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -80,6 +81,44 @@ func TestCookieSecretsChange(t *testing.T) {
 		if good, fresh := jar.check(cookie, netip.MustParseAddr(c.client), c.now); good != c.good || fresh != c.fresh {
 			t.Errorf("%s: good %v, fresh %v, want %v, %v", c.name, good, fresh, c.good, c.fresh)
 		}
+	}
+}
+
+// TestCookieWithoutAQuestion is RFC 7873 §5.4: a client fetches our cookie, and asks whether it is good still.
+func TestCookieWithoutAQuestion(t *testing.T) {
+	s := testServer(func(*Options) {})
+	ask := func(client, cookie string) *dns.Msg {
+		r := newResponder(s, udp)
+		r.query.client = netip.MustParseAddr(client)
+		m := new(dns.Msg).SetEdns0(1232, false)
+		m.Id = 7
+		if cookie != "" {
+			m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: cookie}}
+		}
+		return exchange(t, r, m)
+	}
+	cookieOf := func(m *dns.Msg) string {
+		if opt := m.IsEdns0(); opt != nil && len(opt.Option) == 1 && len(m.Question)+len(m.Answer)+len(m.Ns) == 0 && m.Id == 7 {
+			if cookie, ok := opt.Option[0].(*dns.EDNS0_COOKIE); ok {
+				return cookie.Cookie
+			}
+		}
+		return fmt.Sprintf("not alone: %v", m)
+	}
+	const mine, another = "0102030405060708", "192.0.2.2"
+	got := ask("192.0.2.1", mine)
+	ours := cookieOf(got)
+	if got.Rcode != dns.RcodeSuccess || len(ours) != 2*(clientCookie+serverCookie) || !strings.HasPrefix(ours, mine) {
+		t.Errorf("got %v, want our cookie after theirs", got)
+	}
+	if again := ask("192.0.2.1", ours); again.Rcode != dns.RcodeSuccess || cookieOf(again) != ours {
+		t.Errorf("our cookie is answered %v, want the same", again)
+	}
+	if stolen := ask(another, ours); stolen.Rcode != dns.RcodeBadCookie || cookieOf(stolen) == ours || !strings.HasPrefix(cookieOf(stolen), mine) {
+		t.Errorf("another's cookie is answered %v, want BADCOOKIE with one of their own", stolen)
+	}
+	if without := ask(another, ""); without.Rcode != dns.RcodeFormatError || len(without.IsEdns0().Option) > 0 {
+		t.Errorf("neither question nor cookie is answered %v, want FORMERR", without)
 	}
 }
 

@@ -97,6 +97,10 @@ func (r *responder) reply(message, to []byte) (answer []byte) {
 	case q.hasTSIG && !r.authenticate():
 	case q.edns.present && q.edns.version != 0:
 		r.rcode = dns.RcodeBadVers
+	case verdict == cookieWanted: // who has none of ours yet gets one; of who shows one it is said whether it is
+		if q.edns.cookies > clientCookie && !r.hasCookie() {
+			r.rcode = dns.RcodeBadCookie
+		}
 	default:
 		r.origin = r.answer()
 		if r.deferred {
