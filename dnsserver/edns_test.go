@@ -278,7 +278,7 @@ func TestNearestFirst(t *testing.T) {
 		}
 	}
 	zone := NewZone(Apex{Origin: "mesh.internal", NameServers: []NameServer{{Name: "ns.mesh.internal"}}},
-		map[string]*Branch{"web": NewBranch(origin, 0, map[string][]Set{"web": {set}, "large": {large}})})
+		map[string]*Branch{"web": NewBranch(origin, 0, map[string][]Set{"web": {set}, "large": {large}, "alike": Addresses(5, []netip.Addr{netip.MustParseAddr("192.0.2.1")}, nil)})})
 	s := New(Options{
 		Zones: func() []*Zone { return []*Zone{zone} }, Log: slog.New(slog.DiscardHandler), SubnetFrom: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
 		Locality: func(client netip.Addr) (Locality, int, bool) {
@@ -298,14 +298,31 @@ func TestNearestFirst(t *testing.T) {
 		{"by subnet of nobody we know, near whom others may be known", "10.0.0.1", "233.252.0.0", nil, 24},
 		{"who tells is not trusted", "192.0.2.7", "203.0.113.0", []string{"192.", "198.", "203."}, -1},
 	} {
-		for _, name := range []string{"web.mesh.internal.", "large.mesh.internal."} {
+		ask := func(name string) (answer *dns.Msg, scope int) {
 			r := newResponder(s, udp)
 			r.query.client = netip.MustParseAddr(c.client)
 			m := new(dns.Msg).SetQuestion(name, dns.TypeA).SetEdns0(1232, false)
 			if c.subnet != "" {
 				m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 24, Address: netip.MustParseAddr(c.subnet).AsSlice()}}
 			}
-			a := exchange(t, r, m)
+			answer, scope = exchange(t, r, m), -1
+			for _, o := range answer.IsEdns0().Option {
+				if o, ok := o.(*dns.EDNS0_SUBNET); ok {
+					scope = int(o.SourceScope)
+					if o.Family != 1 || o.SourceNetmask != 24 || o.Address.String() != c.subnet {
+						t.Errorf("%s: %s comes back as %v", c.name, c.subnet, o)
+					}
+				}
+			}
+			return answer, scope
+		}
+		for _, name := range []string{"alike.mesh.internal.", "nobody.mesh.internal.", "example.org."} {
+			if _, scope := ask(name); scope != min(c.scope, 0) {
+				t.Errorf("%s: %s, which is the same everywhere, has scope %d, want %d", c.name, name, scope, min(c.scope, 0))
+			}
+		}
+		for _, name := range []string{"web.mesh.internal.", "large.mesh.internal."} {
+			a, scope := ask(name)
 			for i, rr := range a.Answer {
 				at := i
 				if name[0] == 'l' {
@@ -313,12 +330,6 @@ func TestNearestFirst(t *testing.T) {
 				}
 				if at < len(c.want) && !strings.HasPrefix(rr.(*dns.A).A.String(), c.want[at]) {
 					t.Errorf("%s: answer %d for %s is %s, want %s", c.name, i, name, rr.(*dns.A).A, c.want[at])
-				}
-			}
-			scope := -1
-			for _, o := range a.IsEdns0().Option {
-				if o, ok := o.(*dns.EDNS0_SUBNET); ok {
-					scope = int(o.SourceScope)
 				}
 			}
 			if scope != c.scope || len(a.Answer) < 3 {

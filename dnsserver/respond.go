@@ -28,8 +28,7 @@ type responder struct {
 	rcode      int
 	aa, tc     bool
 	ede        extendedError
-	scope      uint8 // for how many bits of a client's subnet the answer is
-	located    bool  // the answer is for a client's place
+	scope      uint8 // for how many bits of a client's subnet the answer is; 0: for all
 	signed     bool  // the answer is to be signed
 	failed     bool  // a signature could not be made
 	held       bool  // there was no leave to make one
@@ -141,7 +140,7 @@ func (r *responder) start(to []byte) {
 		end = q.questionEnd()
 	}
 	r.b = append(to[:0], q.message[:end]...)
-	r.rcode, r.aa, r.tc, r.ede.given, r.located = dns.RcodeSuccess, false, false, false, false
+	r.rcode, r.aa, r.tc, r.ede.given, r.scope = dns.RcodeSuccess, false, false, false, 0
 	r.signed, r.failed, r.held = false, false, false
 	r.session, r.wanted = nil, nil
 	r.passedOn, r.authentic = false, false
@@ -280,7 +279,7 @@ func (r *responder) appendOptions() {
 		r.b = appendOption(r.b, dns.EDNS0TCPKEEPALIVE, 2)
 		r.b = binary.BigEndian.AppendUint16(r.b, uint16(tcpIdleTimeout.Milliseconds()/keepAliveUnits))
 	}
-	if s := &q.edns.subnet; r.located && q.edns.hasSubnet {
+	if s := &q.edns.subnet; q.edns.hasSubnet && r.trusted(q.client) { // RFC 7871 §7.2.1: also where the place does not matter
 		addr := s.addr.AsSlice()[:(int(s.source)+7)/8]
 		r.b = appendOption(r.b, dns.EDNS0SUBNET, 4+len(addr))
 		r.b = binary.BigEndian.AppendUint16(r.b, s.family)
