@@ -95,7 +95,13 @@ func New(o Options) (*Resolver, error) {
 		return nil, fmt.Errorf("make resolver: %w", err)
 	}
 	r := &Resolver{opts: o, origin: origin, answered: map[string]answer{}}
-	r.build()
+	r.zone.Store(dnsserver.NewZone(dnsserver.Apex{
+		Origin: o.Domain, Serial: serial(), TTL: ttl, NegativeTTL: negativeTTL,
+		NameServers: []dnsserver.NameServer{{Name: "localhost.host." + o.Domain, Addrs: []netip.Addr{o.Addr.Addr()}}},
+	}, map[string]*dnsserver.Branch{
+		// Namespaces exist if they have no service of their name; of this one everybody knows.
+		"": dnsserver.NewBranch(origin, 1, map[string][]dnsserver.Set{"default": nil}),
+	}))
 	return r, nil
 }
 
@@ -162,27 +168,25 @@ func (r *Resolver) drop(cfg *config.Config) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	changed := false
+	changed := map[string]*dnsserver.Branch{}
 	for service, a := range r.answered {
 		now := look(cfg, service)
 		if now.cluster == a.cluster && (now.listener == a.listener || now.cluster != nil) {
 			continue
 		}
-		changed = true
 		if now.listener != nil && a.listener != nil && slices.Equal(now.listener.Addresses, a.listener.Addresses) && maps.Equal(now.listener.PortLabels, a.listener.PortLabels) {
 			r.answered[service] = answer{listener: now.listener, branch: a.branch}
 			continue
 		}
 		if now.cluster != nil {
 			now.branch = r.branch(service, now)
-			r.answered[service] = now
+			r.answered[service], changed[service] = now, now.branch
 			continue
 		}
 		delete(r.answered, service)
+		changed[service] = nil
 	}
-	if changed {
-		r.build()
-	}
+	r.change(changed)
 }
 
 // look finds what there is of a service. A cluster of its name is for services that no proxy stands for.
@@ -197,19 +201,16 @@ func look(cfg *config.Config, service string) answer {
 	return answer{listener: cfg.Listeners[i]}
 }
 
-// build makes the zone of what is answered. mu is held, or nobody else is there.
-func (r *Resolver) build() {
-	branches := make(map[string]*dnsserver.Branch, len(r.answered)+1)
-	for service, a := range r.answered {
-		branches[service] = a.branch
+// change answers from the zone with other branches for some services, nil for none. It takes time for these, not for all services. mu
+// is held.
+func (r *Resolver) change(services map[string]*dnsserver.Branch) {
+	if len(services) > 0 {
+		r.zone.Store(r.zone.Load().Next(serial(), services))
 	}
-	// Namespaces exist if they have no service of their name; of this one everybody knows.
-	branches[""] = dnsserver.NewBranch(r.origin, 1, map[string][]dnsserver.Set{"default": nil})
-	r.zone.Store(dnsserver.NewZone(dnsserver.Apex{
-		Origin: r.opts.Domain, Serial: uint32(time.Now().Unix()), TTL: ttl, NegativeTTL: negativeTTL,
-		NameServers: []dnsserver.NameServer{{Name: "localhost.host." + r.opts.Domain, Addrs: []netip.Addr{r.opts.Addr.Addr()}}},
-	}, branches))
 }
+
+// serial is the zone's: nobody copies it.
+func serial() uint32 { return uint32(time.Now().Unix()) }
 
 // branch makes the records of a service.
 func (r *Resolver) branch(service string, a answer) *dnsserver.Branch {
