@@ -164,6 +164,9 @@ func (l *Log) write(ctx context.Context) error {
 func (l *Log) copy(ctx context.Context, to *sink) error {
 	e := encoder{identity: []byte(l.opts.Identity), version: []byte(l.opts.Version)}
 	for {
+		if to.over.Load() {
+			return l.flush(to)
+		}
 		var next *exchange
 		select {
 		case next = <-l.queue:

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -299,4 +300,34 @@ func TestSample(t *testing.T) {
 	if s := log.Stats(); s.Written < 700 || s.Written > 1300 || s.Dropped != 0 { // ten standard deviations
 		t.Errorf("%d of 10,000 written, %d dropped", s.Written, s.Dropped)
 	}
+}
+
+// TestAFileEndsThoughMoreComes: what still comes holds the end up for two seconds at most.
+func TestAFileEndsThoughMoreComes(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "log")
+	log := dnstap.New(dnstap.Options{File: file, FileBytes: 1 << 20, Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- log.Run(ctx) }()
+	asking, enough := context.WithCancel(t.Context())
+	var askers sync.WaitGroup
+	for range 4 {
+		askers.Go(func() {
+			for asking.Err() == nil {
+				log.Show(dnsserver.Exchange{Transport: "udp", Query: make([]byte, 12)})
+			}
+		})
+	}
+	within(t, "more comes than is written", func() bool { return log.Stats().Dropped > 0 })
+	cancel()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("Run: %v", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("Run did not return within 30 s of its context's end")
+	}
+	enough()
+	askers.Wait()
 }
