@@ -61,6 +61,8 @@ type Options struct {
 	Domain string // without a last dot
 	// Addr is where it listens, over UDP and TCP.
 	Addr netip.AddrPort
+	// Given are the sockets of the process before, see Resolver.Sockets. They are Run's.
+	Given []int
 	// Config has the services' listeners, at the addresses that they have on this host, and clusters.
 	Config *watch.Value[*config.Config]
 	// Bound has the listening addresses, with the errors of those that could not be bound.
@@ -123,11 +125,25 @@ func (r *Resolver) Run(ctx context.Context) error {
 	return err
 }
 
+// Sockets returns copies of the sockets on which it listens, for the process that comes after; they are the caller's. There are none while
+// it does not listen.
+func (r *Resolver) Sockets() ([]int, error) {
+	server := r.server.Load()
+	if server == nil {
+		return nil, nil
+	}
+	return server.Sockets()
+}
+
 // listen returns a server that listens, nil when ctx ended.
 func (r *Resolver) listen(ctx context.Context) *dnsserver.Server {
 	for first := true; ; first = false {
+		var given []int
+		if first {
+			given = r.opts.Given
+		}
 		server := dnsserver.New(dnsserver.Options{
-			Addrs: []string{r.opts.Addr.String()}, Log: r.opts.Log, Await: r.await,
+			Addrs: []string{r.opts.Addr.String()}, Given: given, Log: r.opts.Log, Await: r.await,
 			Zones: func() []*dnsserver.Zone { return []*dnsserver.Zone{r.zone.Load()} },
 		})
 		err := server.Listen()
