@@ -162,8 +162,10 @@ func TestRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
 		k := testKeys(t, dir)
-		ctx, done := t.Context(), make(chan error, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
 		go func() { done <- k.Run(ctx) }()
+		defer func() { cancel(); <-done }() // it writes at its end
 		first := k.Status()
 		time.Sleep(90*24*time.Hour + time.Hour)
 		states := map[State]int{}
