@@ -81,10 +81,17 @@ func (w *worker) listen(addr config.Address, fd int, r *reception, c *crowd) err
 	return nil
 }
 
-// keepAlive has connections probed, as the listener says. Those of before stay as they are.
+// keepAlive has the connections probed that come from now on, as the listener says.
 func (a *acceptor) keepAlive() {
-	if k := a.reception.cfg.Keepalive; k != nil && a.socket.IsOpen() && !a.addr.IsUnix() {
-		_ = a.socket.KeepAlive(k.Time, k.Interval, k.Probes) // whose bounds are checked
+	if a.socket.IsOpen() {
+		a.probe(a.socket.FD())
+	}
+}
+
+// probe has one connection probed, or those that are accepted on a listening socket.
+func (a *acceptor) probe(fd int) {
+	if k := a.reception.cfg.Keepalive; k != nil && !a.addr.IsUnix() {
+		_ = loop.KeepAlive(fd, k.Time, k.Interval, k.Probes) // whose bounds are checked
 	}
 }
 
@@ -101,6 +108,9 @@ func (a *acceptor) serve(r *reception) {
 	if old := a.reception; old != nil && old.limit != r.limit {
 		old.limit.force(-a.taken)
 		r.limit.force(a.taken)
+	}
+	if old := a.reception; old != nil && old.cfg.Keepalive != nil && r.cfg.Keepalive == nil && a.socket.IsOpen() {
+		_ = loop.NoKeepAlive(a.socket.FD())
 	}
 	a.reception = r
 	a.keepAlive()

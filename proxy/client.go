@@ -55,6 +55,7 @@ type client struct {
 	readable bool // there may be something to read: no new edge will tell
 	hup      bool // the client will send no more
 	closing  bool // close when out is sent
+	tunneled bool // at once: a tunnel is over
 	linger   bool // and the client may still be sending
 	shut     bool // a tunnel: tell the end when out is sent
 	broken   bool // the last response is cut off, and the client must see that
@@ -279,7 +280,7 @@ func (c *client) idleTimeout() time.Duration {
 func (c *client) finishClose() {
 	patience := c.served.http().DelayedCloseTimeout
 	c.byPeer = c.hup
-	if c.hup || c.broken || patience == 0 || !c.linger && len(c.in) == 0 && !c.readable && !c.mayLose() {
+	if c.hup || c.tunneled || c.broken || patience == 0 || !c.linger && len(c.in) == 0 && !c.readable && !c.mayLose() {
 		c.dispose()
 		return
 	}
@@ -404,7 +405,7 @@ func (c *client) Expired(*loop.Timer) {
 		switch {
 		case len(c.out) > 0: // it takes nothing
 			c.dispose()
-		case c.readable || !c.Quiet(): // a request is just arriving
+		case !c.guessing && (c.readable || !c.Quiet()): // a request is just arriving
 		default:
 			c.finishClose()
 		}

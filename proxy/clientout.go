@@ -252,7 +252,7 @@ func (c *client) finish(reject bool) {
 	tunnel := c.phase == phaseTunnel
 	c.x = nil
 	if tunnel {
-		c.keep, c.hup = false, true
+		c.keep, c.tunneled = false, true
 	}
 	c.nextRequest(c.keep && !reject, reject)
 }

@@ -80,6 +80,9 @@ func (x *exchange) expected() time.Duration {
 	if wait == 0 {
 		wait = whole
 	}
+	if whole > 0 {
+		wait = min(wait, whole)
+	}
 	if whole > 0 && x.retries > 0 && x.received > 0 {
 		wait = max(min(wait, whole-time.Duration(x.w.loop.Clock()-x.received)), time.Millisecond)
 	}
@@ -88,7 +91,7 @@ func (x *exchange) expected() time.Duration {
 
 // serviceTime is how long the answer took from the end of the request, over all attempts; ok is false when it came before that.
 func (x *exchange) serviceTime() (ms int64, ok bool) {
-	return (x.firstByte - x.received) / 1e6, x.received > 0
+	return (x.firstByte - x.received) / 1e6, x.received > 0 && x.firstByte >= x.received
 }
 
 // tellClientAttempts reports whether the client is told in a reply of the proxy's own how many attempts there were: when it was an

@@ -217,3 +217,27 @@ func TestServiceTimeIsThatOfAllAttempts(t *testing.T) {
 		t.Errorf("no %s in\n%s", told, log)
 	}
 }
+
+// TestServiceTimeIsNeverNegative: a client that has the answer and then ends its part of a tunnel makes none.
+func TestServiceTimeIsNeverNegative(t *testing.T) {
+	l := httpConfig(freeAddr(t), vhost("web.mesh.internal", "web"))
+	l.HTTP.AccessLogs = append(l.HTTP.AccessLogs, config.AccessLog{Path: "/dev/stdout", Format: &config.LogFormat{Text: "TIME %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%\n"}})
+	p := start(t, &config.Config{Listeners: []*config.Listener{l}, Clusters: clusters(cluster("web", rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+		_ = readHead(r)
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+		_, _ = io.Copy(io.Discard, r)
+	})))}, nil)
+	conn := p.dial()
+	_, _ = io.WriteString(conn, webSocketRequest)
+	r := bufio.NewReader(conn)
+	if head := readHead(r); !strings.HasPrefix(head, "HTTP/1.1 101 ") {
+		t.Fatalf("got %q", head)
+	}
+	time.Sleep(30 * time.Millisecond)
+	_ = conn.(*net.TCPConn).CloseWrite()
+	_, _ = io.Copy(io.Discard, r)
+	p.stop()
+	if log := p.log.String(); !strings.Contains(log, "TIME -\n") {
+		t.Errorf("got\n%s", log)
+	}
+}

@@ -305,6 +305,7 @@ func (w *worker) adopt(c takeover.Connection) bool {
 func (w *worker) emptySocket(addr config.Address, fd int, r *reception, c *crowd) {
 	a := w.newAcceptor(addr, r, c)
 	if a.socket.Open(w.loop, fd, a) == nil {
+		a.keepAlive()
 		a.remove()
 	}
 }

@@ -22,9 +22,9 @@ import (
 	"github.com/hostmesh/hostmesh/proxy/config"
 )
 
-// host2 answers requests of HTTP/2 by 204, and pings, on each connection but the first, of which it says when it has one: there
-// it answers nothing from the first request on, or pings alone.
-func host2(t *testing.T, pings bool) (addr string, conns *atomic.Int32) {
+// host2 answers requests of HTTP/2 by 204, and pings, on each connection but the first: there it answers nothing from the first request on,
+// or pings alone (pings), or it speaks now and then of other things (speaks).
+func host2(t *testing.T, pings, speaks bool) (addr string, conns *atomic.Int32) {
 	t.Helper()
 	conns = new(atomic.Int32)
 	return rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
@@ -41,6 +41,13 @@ func host2(t *testing.T, pings bool) (addr string, conns *atomic.Int32) {
 			}
 			switch frame := frame.(type) {
 			case *http2.HeadersFrame:
+				if first && speaks && !asked {
+					go func() {
+						for err := error(nil); err == nil; time.Sleep(20 * time.Millisecond) {
+							err = f.WriteWindowUpdate(0, 1)
+						}
+					}()
+				}
 				if asked = true; first {
 					continue
 				}
@@ -61,18 +68,20 @@ func TestKeepaliveOfHosts(t *testing.T) {
 	for _, c := range []struct {
 		name        string
 		pings       bool
+		speaks      bool
 		keep        config.Keepalive
 		status      int
 		silent, log string
 	}{
-		{"silent", false, config.Keepalive{Interval: 50 * time.Millisecond, Timeout: 200 * time.Millisecond}, 503, "1", " 503 UC "},
-		{"alive", true, config.Keepalive{Interval: 10 * time.Millisecond, Jitter: 0.5, Timeout: 500 * time.Millisecond}, 504, "0", " 504 UT "},
-		{"nobody asks", false, config.Keepalive{}, 504, "0", " 504 UT "},
-		{"asked after a pause", false, config.Keepalive{Timeout: 200 * time.Millisecond, Idle: time.Second}, 204, "1", " 204 - "}, // it is sent again,
+		{"silent", false, false, config.Keepalive{Interval: 50 * time.Millisecond, Timeout: 200 * time.Millisecond}, 503, "1", " 503 UC "},
+		{"busy", false, true, config.Keepalive{Interval: 50 * time.Millisecond, Timeout: 200 * time.Millisecond}, 504, "0", " 504 UT "},
+		{"alive", true, false, config.Keepalive{Interval: 10 * time.Millisecond, Jitter: 0.5, Timeout: 500 * time.Millisecond}, 504, "0", " 504 UT "},
+		{"nobody asks", false, false, config.Keepalive{}, 504, "0", " 504 UT "},
+		{"asked after a pause", false, false, config.Keepalive{Timeout: 200 * time.Millisecond, Idle: time.Second}, 204, "1", " 204 - "}, // it is sent again,
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			addr, _ := host2(t, c.pings)
+			addr, _ := host2(t, c.pings, c.speaks)
 			p := start2(t, config.ProtocolHTTP1, config.ProtocolHTTP2, addr, func(l *config.Listener, cl *config.Cluster) {
 				r := l.HTTP.Routes.VirtualHosts[0].Routes[0]
 				r.Retry, r.Timeout = config.Retry{}, 1500*time.Millisecond
@@ -100,7 +109,7 @@ func TestHostsThatFallSilentAreDoubted(t *testing.T) {
 	for _, pings := range []bool{false, true} {
 		t.Run(map[bool]string{false: "silent", true: "slow"}[pings], func(t *testing.T) {
 			t.Parallel()
-			addr, conns := host2(t, pings)
+			addr, conns := host2(t, pings, false)
 			p := start2(t, config.ProtocolHTTP1, config.ProtocolHTTP2, addr, func(l *config.Listener, _ *config.Cluster) {
 				r := l.HTTP.Routes.VirtualHosts[0].Routes[0]
 				r.Retry, r.Timeout = config.Retry{}, 2500*time.Millisecond
@@ -153,7 +162,10 @@ func TestKeepaliveOfClients(t *testing.T) {
 func TestTCPKeepalive(t *testing.T) {
 	for _, on := range []bool{true, false} {
 		host := fixed(t)
+		var served config.Listener
+		var cl *config.Cluster
 		p := start2(t, config.ProtocolHTTP1, config.ProtocolHTTP1, host, func(l *config.Listener, c *config.Cluster) {
+			served, cl = *l, c
 			if on {
 				l.Keepalive = &config.TCPKeepalive{Time: 100 * time.Second, Interval: 7 * time.Second, Probes: 3}
 				c.Keepalive = &config.TCPKeepalive{Time: 50 * time.Second}
@@ -170,6 +182,17 @@ func TestTCPKeepalive(t *testing.T) {
 		if !within(down, 100*time.Second) || !within(up, 50*time.Second) {
 			t.Errorf("%v: probes come in %s to the client and in %s to the host", on, down, up)
 		}
+		if !on {
+			continue
+		}
+		p.config.Set(&config.Config{Listeners: []*config.Listener{&served}, Clusters: clusters(cl)})
+		p.await("new connections are not probed any more", func() bool {
+			conn := p.dial()
+			defer conn.Close()
+			_, _ = io.WriteString(conn, get)
+			_, _ = readResponse(t, bufio.NewReader(conn), "GET")
+			return probesIn(t, p.addr, netip.MustParseAddrPort(conn.LocalAddr().String())) == 0
+		})
 	}
 }
 

@@ -47,6 +47,7 @@ func (a *acceptor) acceptPreface(fd int, peer netip.AddrPort) {
 	a.active++
 	a.stats.count[listenerPreCxActive]++
 	if err := p.Open(a.w.loop, fd, p); err != nil {
+		p.arrival.visit.over(p.arrival.peer, p.arrival.via, nil)
 		p.unlink()
 		a.left()
 		return

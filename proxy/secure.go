@@ -34,6 +34,7 @@ func (b *branch) secure(in *arrival) {
 	head.prev.next = h
 	head.prev = h
 	if err := h.Open(b.w.loop, in.fd, h); err != nil {
+		h.tell("", err.Error())
 		h.unlink()
 		b.released()
 		return
@@ -119,10 +120,18 @@ func (h *shake) unlink() {
 
 // countFailure counts a handshake that failed by its cause.
 func (b *branch) countFailure(err error) {
-	b.stats.count[map[upstream.Counter]listenerCounter{
-		upstream.TLSVerifySAN: listenerVerifySAN, upstream.TLSVerifyHash: listenerVerifyHash, upstream.TLSVerifyError: listenerVerifyError,
-		upstream.TLSVerifyNone: listenerVerifyNone, upstream.TLSError: listenerHandshakeError,
-	}[handshakeCounter(err)]]++
+	c := listenerHandshakeError
+	switch handshakeCounter(err) {
+	case upstream.TLSVerifySAN:
+		c = listenerVerifySAN
+	case upstream.TLSVerifyHash:
+		c = listenerVerifyHash
+	case upstream.TLSVerifyError:
+		c = listenerVerifyError
+	case upstream.TLSVerifyNone:
+		c = listenerVerifyNone
+	}
+	b.stats.count[c]++
 }
 
 // handshakeCounter is what a handshake counts as that failed: in a cluster, and by the same names in a listener.

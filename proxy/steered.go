@@ -46,6 +46,7 @@ func (s *steering) resume() {
 		}
 		at := loop.LocalAddr(fd)
 		if a := s.w.acceptors[config.Address{IP: at}]; a != nil {
+			a.probe(fd)
 			a.arrived(fd, peer)
 			continue
 		}

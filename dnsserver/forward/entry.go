@@ -174,6 +174,10 @@ func (e *entry) pack(k key, m *dns.Msg) error {
 	if err != nil {
 		return fmt.Errorf("write the answer anew: %w", err)
 	}
+	// The message library reads records without data, and writes them so that nobody can read them.
+	if err := new(dns.Msg).Unpack(wire); err != nil {
+		return fmt.Errorf("read the answer that was written anew: %w", err)
+	}
 	start := headerBytes + len(k.name) + 4
 	e.records, e.answers, e.authority = append([]byte(nil), wire[start:]...), len(m.Answer), len(m.Ns)
 	for at := 0; at < len(e.records); {

@@ -107,6 +107,7 @@ const (
 	keptStreams = 4096
 	keptWorks   = 256
 	keptBuckets = 256 // of the table of streams in each
+	keptControl = 4 << 10
 )
 
 // streams finds streams by their number. Numbers come in sequence, so they spread evenly.

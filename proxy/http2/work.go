@@ -58,7 +58,11 @@ func (a *Arena) rest(w *work) {
 	if len(buckets) > keptBuckets {
 		buckets = nil
 	}
-	*w = work{table: streams{buckets: buckets}, control: w.control[:0]}
+	control := w.control[:0]
+	if cap(control) > keptControl {
+		control = nil
+	}
+	*w = work{table: streams{buckets: buckets}, control: control}
 	a.works = append(a.works, w)
 }
 

@@ -181,18 +181,21 @@ func (s *Socket) Dial(l *Loop, addr netip.AddrPort, h Handler) error {
 	return s.Open(l, int(fd), h)
 }
 
-// KeepAlive has the kernel find out by probes that the peer of a TCP connection is gone, also of those accepted on a listening socket from
-// now on: the first one after idle, others after interval each, and so many of them, each in whole seconds, or as the kernel has it where
-// it is 0.
-func (s *Socket) KeepAlive(idle, interval time.Duration, probes int) error {
-	err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+// KeepAlive has the kernel find out by probes that the peer of a TCP connection is gone, also of those that are accepted on a listening
+// socket from now on: the first one after idle, others after interval each, and so many of them, each in whole seconds, or as the kernel
+// has it where it is 0.
+func KeepAlive(fd int, idle, interval time.Duration, probes int) error {
+	err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
 	for option, v := range map[int]int{unix.TCP_KEEPIDLE: int(idle / time.Second), unix.TCP_KEEPINTVL: int(interval / time.Second), unix.TCP_KEEPCNT: probes} {
 		if v > 0 && err == nil {
-			err = unix.SetsockoptInt(s.fd, unix.IPPROTO_TCP, option, v)
+			err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, option, v)
 		}
 	}
 	return err
 }
+
+// NoKeepAlive undoes KeepAlive.
+func NoKeepAlive(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 0) }
 
 // LocalAddr is the address the socket is bound to.
 func (s *Socket) LocalAddr() netip.AddrPort {

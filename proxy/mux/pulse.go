@@ -13,7 +13,7 @@ import (
 type Keepalive struct {
 	Interval time.Duration // from an answer to the next ping; 0: none is sent
 	Jitter   float64       // the share of the interval that is added at most, at random
-	Timeout  time.Duration // for an answer, or the connection ends
+	Timeout  time.Duration // for an answer, or anything else, or the connection ends
 }
 
 // ErrSilent ends a connection whose peer did not answer a ping in time.
@@ -24,12 +24,13 @@ type pulse struct {
 	c     *Conn
 	timer loop.Timer
 	keep  Keepalive
+	limit time.Duration // for the answer that is awaited
 	asked bool
 	doubt bool  // because of a doubt
 	last  int64 // when there was one, on the loop's clock
 }
 
-// KeepAlive has the connection ask for its peer as k says.
+// KeepAlive has the connection, which has just begun, ask for its peer as k says.
 func (c *Conn) KeepAlive(k Keepalive) {
 	if k.Interval > 0 {
 		c.pulse = &pulse{c: c, keep: k}
@@ -37,7 +38,7 @@ func (c *Conn) KeepAlive(k Keepalive) {
 	}
 }
 
-// Ask asks the peer whether it is still there; without an answer in that time the connection ends. It does nothing while an answer
+// Ask asks the peer whether it is still there; when nothing comes of it for that time the connection ends. It does nothing while an answer
 // is awaited.
 func (c *Conn) Ask(timeout time.Duration) {
 	if c.pulse == nil {
@@ -70,10 +71,10 @@ func (p *pulse) ask(timeout time.Duration) {
 	if p.asked || p.c.Closed() {
 		return
 	}
-	p.asked = true
+	p.asked, p.limit = true, timeout
 	p.c.Ping([8]byte{'p', 'u', 'l', 's', 'e'})
 	p.c.mark()
-	p.c.loop.Start(&p.timer, timeout, p)
+	p.c.loop.StartAt(&p.timer, timeout, p)
 }
 
 // answered is told that a ping was. Answers come in the order of pings: it may be one to the owner's, who is told of the next.
@@ -89,16 +90,30 @@ func (p *pulse) answered() bool {
 
 func (p *pulse) wait() {
 	if k := p.keep; k.Interval > 0 {
-		p.c.loop.Start(&p.timer, k.Interval+time.Duration(rand.Float64()*k.Jitter*float64(k.Interval)), p)
+		p.c.loop.StartAt(&p.timer, k.Interval+time.Duration(rand.Float64()*k.Jitter*float64(k.Interval)), p)
 	}
 }
 
-// Expired asks, or ends the connection of a peer that did not answer.
+// Expired asks, or ends the connection of a peer that did not answer. One of which anything else comes is there, as in Envoy: the ping, or
+// its answer, may wait behind content. Nothing can come while the peer is not read, because it does not read, and when the connection
+// ends: those who have it look after that.
 func (p *pulse) Expired(*loop.Timer) {
+	c := p.c
+	if c.Closed() {
+		return
+	}
 	if !p.asked {
 		p.ask(p.keep.Timeout)
 		return
 	}
-	p.c.CountOne(http2.KeepaliveTimeout)
-	p.c.end(ErrSilent)
+	left := p.limit - c.Silence()
+	if c.server && c.Clogged() {
+		left = p.limit
+	}
+	if left > 0 {
+		c.loop.StartAt(&p.timer, left, p)
+		return
+	}
+	c.CountOne(http2.KeepaliveTimeout)
+	c.end(ErrSilent)
 }

@@ -120,7 +120,7 @@ func (conn *Conn) dial(at config.Address) error {
 		return err
 	}
 	if k := c.cfg.Keepalive; k != nil {
-		_ = conn.KeepAlive(k.Time, k.Interval, k.Probes) // a connection that is closed already says so itself
+		_ = loop.KeepAlive(conn.FD(), k.Time, k.Interval, k.Probes) // a connection that is closed already says so itself
 	}
 	return nil
 }

@@ -17,14 +17,14 @@ const defaultStreams = 1024
 // 6.5.2), and what is too much would be refused.
 const unsettledStreams = 100
 
-// A request that is given up before its host has answered, on a connection on which nothing has come for doubtAfter, makes one doubt that
-// the host is there: it may have lost its power, and to find that out takes the kernel a quarter of an hour. The host is asked by a ping, once
-// in doubtEvery (servers of gRPC take offence at more), and for as long as the answer may take, doubtTime at most, the connection is not
-// used for others.
+// A request that is given up before its host has answered, when nothing has come on its connection for doubtAfter since it was begun, makes
+// one doubt that the host is there: it may have lost its power, and to find that out takes the kernel a quarter of an hour. The host is asked
+// by a ping, once in doubtEvery (servers of gRPC end connections that bring more), and for as long as the answer may take, doubtTime at
+// most, the connection is not used for others.
 const (
 	doubtAfter = 2 * time.Second
 	doubtTime  = 5 * time.Second
-	doubtEvery = 30 * time.Second
+	doubtEvery = 5 * time.Minute
 )
 
 // flushTime is how long a host may take to read the last of a connection.
@@ -49,10 +49,11 @@ type muxCall struct {
 	recv Receiver
 	w    *Waiter // of one that waits
 
-	head *message.Head // of a tunnel that waits
-	edit *message.Edit
-	seen bool
-	sent bool
+	head  *message.Head // of a tunnel that waits
+	edit  *message.Edit
+	began int64 // on the loop's clock
+	seen  bool
+	sent  bool
 }
 
 // openMux gets a stream for r: on a connection with a free one, on one that is being opened, or on a new one.
@@ -131,9 +132,14 @@ func (m *muxConn) forget(w *Waiter) {
 	}
 }
 
+// takes reports whether another stream can begin.
+func (m *muxConn) takes() bool {
+	return m.ready && !m.draining && !m.Doubted() && !m.Clogged() && m.Slots() > 0 && (m.settled || m.Active() < unsettledStreams)
+}
+
 // open begins a stream; nil when there is none to be had.
 func (m *muxConn) open(r Receiver) *muxCall {
-	if !m.ready || m.draining || m.Doubted() || m.Clogged() || m.Slots() == 0 || !m.settled && m.Active() >= unsettledStreams {
+	if !m.takes() {
 		return nil
 	}
 	if m.conn.worn() {
@@ -141,7 +147,7 @@ func (m *muxConn) open(r Receiver) *muxCall {
 		return nil
 	}
 	k := m.conn.Host.cluster.memory().call()
-	*k = muxCall{m: m, recv: r}
+	*k = muxCall{m: m, recv: r, began: m.conn.Host.cluster.loop.Now()}
 	if k.s = m.Conn.Open(k); k.s == nil {
 		return nil
 	}
@@ -296,7 +302,7 @@ func (k *muxCall) close() {
 	if k.head != nil { // it may wait still, and k will be another request
 		k.m.tunnels = slices.DeleteFunc(k.m.tunnels, func(other *muxCall) bool { return other == k })
 	}
-	if k.sent && !k.seen && !k.m.Lost() && k.m.Silence() >= doubtAfter {
+	if k.sent && !k.seen && !k.m.Lost() && min(k.m.Silence(), time.Duration(h.cluster.loop.Now()-k.began)) >= doubtAfter {
 		k.m.Doubt(doubtTime, doubtEvery)
 	}
 	*k = muxCall{m: k.m}

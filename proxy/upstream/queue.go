@@ -117,7 +117,7 @@ func (c *Cluster) slots() bool {
 	}
 	for _, h := range c.hosts {
 		for _, m := range h.muxes {
-			if m.ready && !m.draining && !m.Clogged() && m.Slots() > 0 {
+			if m.takes() {
 				return true
 			}
 		}
