@@ -51,7 +51,7 @@ func (r *responder) answer() Name {
 		}
 	}
 	r.aa, r.signed = true, r.signs(zone)
-	if set := r.keyed(zone); set != nil {
+	if set := r.keyed(zone, q.asked()); set != nil {
 		r.keys(zone, set)
 		return zone.origin
 	}
@@ -314,54 +314,4 @@ func (r *responder) appendOwned(image []byte, owner int) (n int) {
 		at += recordBytes + int(binary.BigEndian.Uint16(r.b[at+recordBytes-2:]))
 	}
 	return n
-}
-
-// maxAliases is how many names a chain of aliases is followed for.
-const maxAliases = 8
-
-// follow appends what an alias, which was appended last, leads to in the server's zones, as far as there is room (RFC 1034
-// §4.3.2). Where that ends the client asks on; it returns the name if that is in none of them.
-func (r *responder) follow(alias *Set) (outside Name) {
-	owner := questionName + r.query.length + 4 + recordBytes
-	for range maxAliases {
-		target := alias.Data[0]
-		zone := r.zoneOf(target)
-		if r.tc || r.failed || r.held {
-			return ""
-		}
-		if zone == nil {
-			return Name(target)
-		}
-		n := zone.index.find(target)
-		if n == nil {
-			return ""
-		}
-		s := n.set(r.query.qtype)
-		next := n.set(dns.TypeCNAME)
-		if s == nil {
-			s = next
-		}
-		if s == nil {
-			return ""
-		}
-		w := s.choose()
-		records := s.image[s.start(w.from):s.start(w.to)]
-		var rrsigs [][]byte
-		if r.signs(zone) {
-			if rrsigs = r.signAs(zone, target, s, w); rrsigs == nil {
-				return ""
-			}
-		}
-		at := len(r.b)
-		if at+len(records)+signatureBytes(rrsigs) > r.limit {
-			return ""
-		}
-		r.answers += r.appendOwned(records, owner)
-		r.answers += r.appendSignatures(rrsigs, owner, s.TTL)
-		if s != next {
-			return ""
-		}
-		alias, owner = next, at+recordBytes
-	}
-	return ""
 }

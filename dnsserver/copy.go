@@ -21,6 +21,7 @@ const (
 	maxCopies       = 64       // at once
 	maxSourceCopies = 16       // of one source, which may want several zones
 	copyWait        = 5 * time.Second
+	copyRate        = 16 << 10 // bytes that a client has to take in a second, on the average and after tcpWriteTime
 )
 
 // Copies has the zones as secondaries get them.
@@ -107,9 +108,10 @@ func (c *copiesUnderWay) end(client netip.Addr) {
 	}
 }
 
-// serveCopy sends what the responder found wanted. An error is of the connection, or of a copy that ends within.
+// serveCopy sends what the responder found wanted. An error is of the connection, or of a copy that ends within, as it does with ctx: a
+// client that takes little at a time holds nobody up for long.
 func (s *Server) serveCopy(ctx context.Context, conn net.Conn, out *bufio.Writer, r *responder) error {
-	p := &packer{r: r, conn: conn, out: out}
+	p := &packer{ctx: ctx, r: r, conn: conn, out: out}
 	client, want := r.query.client, r.wanted
 	if !s.underWay.begin(client) {
 		return p.refuse(dns.RcodeRefused, dns.ExtendedErrorCodeOther, "too many copies at once")
@@ -122,6 +124,8 @@ func (s *Server) serveCopy(ctx context.Context, conn net.Conn, out *bufio.Writer
 		s.opts.Log.Warn("zone not copied", "zone", want.zone.origin.String(), "client", client, "error", err)
 		return p.refuse(dns.RcodeServerFailure, dns.ExtendedErrorCodeNotReady, "no copy yet")
 	}
+	defer context.AfterFunc(ctx, func() { _ = conn.SetWriteDeadline(time.Unix(1, 0)) })()
+	p.begun = time.Now()
 	for record := range copied.Records {
 		if err = p.add(record); err != nil {
 			break
@@ -145,10 +149,12 @@ func (s *Server) serveCopy(ctx context.Context, conn net.Conn, out *bufio.Writer
 
 // packer makes the messages of a copy, of which it holds one.
 type packer struct {
-	r    *responder
-	conn net.Conn
-	out  *bufio.Writer
-	sent bool // the first message
+	ctx   context.Context
+	r     *responder
+	conn  net.Conn
+	out   *bufio.Writer
+	begun time.Time
+	sent  int // bytes of messages
 
 	last Name                     // whose labels are in the message
 	at   [maxNameBytes + 1]uint16 // where its ends begin, by their length; 0 for those that are not there
@@ -220,16 +226,19 @@ func (p *packer) send() error {
 	if len(message) > dns.MaxMsgSize {
 		return fmt.Errorf("write message: got %d bytes, want %d at most", len(message), dns.MaxMsgSize)
 	}
-	_ = p.conn.SetWriteDeadline(time.Now().Add(tcpWriteTime))
+	_ = p.conn.SetWriteDeadline(p.deadline(time.Now()))
+	if p.ctx.Err() != nil { // after the deadline is set, so that the one of serveCopy, past, is not lost
+		return fmt.Errorf("write message: %w", context.Cause(p.ctx))
+	}
 	_, _ = p.out.Write([]byte{byte(len(message) >> 8), byte(len(message))}) // errors stay with the writer
 	_, _ = p.out.Write(message)
 	if err := p.out.Flush(); err != nil {
 		return fmt.Errorf("write message: %w", err)
 	}
-	if !p.sent {
-		p.sent = true
+	if p.sent == 0 {
 		r.query.length, r.query.edns = 0, edns{}
 	}
+	p.sent += len(message)
 	session := r.session
 	r.start(r.b)
 	r.session, r.aa = session, true
@@ -238,4 +247,17 @@ func (p *packer) send() error {
 	}
 	p.at, p.last = [maxNameBytes + 1]uint16{}, ""
 	return nil
+}
+
+// deadline is until when the next message has to be taken: soon, and no later than a client that takes copyRate would.
+func (p *packer) deadline(now time.Time) time.Time {
+	soon := now.Add(tcpWriteTime)
+	if p.begun.IsZero() { // an error alone
+		return soon
+	}
+	last := p.begun.Add(tcpWriteTime + time.Duration(p.sent)*time.Second/copyRate)
+	if last.Before(soon) {
+		return last
+	}
+	return soon
 }

@@ -1,6 +1,7 @@
 package dnsserver
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/base64"
@@ -11,8 +12,10 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/miekg/dns"
@@ -203,6 +206,54 @@ func TestACopyThatNobodyTakes(t *testing.T) {
 			t.Fatalf("%d are still under way", left)
 		}
 		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// TestACopyThatIsTakenInDrops shows that a client gets a copy that it takes slowly, not one that it takes too slowly though never still, and
+// that the end of the server is the end of either.
+func TestACopyThatIsTakenInDrops(t *testing.T) {
+	zone := largeZone()
+	query := copyQuery(t, new(dns.Msg).SetAxfr("mesh.internal."), "", 0)
+	for _, c := range []struct {
+		name  string
+		every time.Duration // for a kilobyte
+		stop  time.Duration // when the server ends
+		want  error
+	}{
+		{"slowly", 60 * time.Millisecond, 24 * time.Hour, nil},
+		{"too slowly", 80 * time.Millisecond, 24 * time.Hour, os.ErrDeadlineExceeded},
+		{"slowly, to the end of the server", 60 * time.Millisecond, time.Second, os.ErrDeadlineExceeded},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := New(Options{Zones: func() []*Zone { return []*Zone{zone} }, Log: slog.New(slog.DiscardHandler), Copies: plainCopies{make(chan string, 1)}})
+				r := newResponder(s, tcp)
+				r.query.client = netip.MustParseAddr("127.0.0.1")
+				if r.respond(query, nil); r.wanted == nil {
+					t.Fatal("no copy")
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), c.stop)
+				defer cancel()
+				client, server := net.Pipe()
+				began, ended := time.Now(), make(chan error, 1)
+				go func() {
+					err := s.serveCopy(ctx, server, bufio.NewWriter(server), r)
+					_ = server.Close()
+					ended <- err
+				}()
+				for drop := make([]byte, 1<<10); ; time.Sleep(c.every) {
+					if _, err := io.ReadFull(client, drop); err != nil {
+						break
+					}
+				}
+				if err := <-ended; !errors.Is(err, c.want) {
+					t.Errorf("after %v: %v, want %v", time.Since(began), err, c.want)
+				}
+				if took := time.Since(began); c.stop == time.Second && took > 2*time.Second {
+					t.Errorf("it ended %v after it began, want it to end with the server", took)
+				}
+			})
+		})
 	}
 }
 

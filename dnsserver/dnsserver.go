@@ -31,6 +31,9 @@ type Options struct {
 	// Addrs are IP:port pairs on which UDP and TCP are served. ":port" means all addresses of the host, IPv4 and IPv6;
 	// with port 0 the system picks one, the same for UDP and TCP.
 	Addrs []string
+	// Given are sockets of another process, see Server.Sockets: those of an address of Addrs are used in the place of new ones. Listen closes
+	// them; it uses copies.
+	Given []int
 	// TLS and HTTPS are such pairs for DNS over TLS (RFC 7858) and over HTTPS (RFC 8484, at Path), with certificates from
 	// Certificate, which is asked at each handshake.
 	TLS, HTTPS  []string
@@ -106,6 +109,7 @@ func New(opts Options) *Server {
 // Listen binds all addresses, or none when it fails. Run does it when it was not done before; who calls it must call
 // Run too, which releases them.
 func (s *Server) Listen() error {
+	defer closeAll(s.opts.Given)
 	for _, addr := range s.opts.Addrs {
 		targets, err := parseAddr(addr)
 		if err == nil {
@@ -204,6 +208,9 @@ func (s *Server) bindAll(targets []netip.AddrPort) error {
 
 // bind binds TCP and UDP to the same port. A port that TCP was given freely may be taken for UDP, so it tries some.
 func (s *Server) bind(addr netip.AddrPort) (port uint16, err error) {
+	if adopted, err := s.adopt(addr); adopted || err != nil {
+		return addr.Port(), err
+	}
 	network := "4"
 	if addr.Addr().Is6() {
 		network = "6"

@@ -3,6 +3,7 @@ package dnsserver
 import (
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -83,6 +84,44 @@ func TestCookieSecretsChange(t *testing.T) {
 	}
 }
 
+// TestCookieWithoutAQuestion is RFC 7873 §5.4: a client fetches our cookie, and asks whether it is good still.
+func TestCookieWithoutAQuestion(t *testing.T) {
+	s := testServer(func(*Options) {})
+	ask := func(client, cookie string) *dns.Msg {
+		r := newResponder(s, udp)
+		r.query.client = netip.MustParseAddr(client)
+		m := new(dns.Msg).SetEdns0(1232, false)
+		m.Id = 7
+		if cookie != "" {
+			m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: cookie}}
+		}
+		return exchange(t, r, m)
+	}
+	cookieOf := func(m *dns.Msg) string {
+		if opt := m.IsEdns0(); opt != nil && len(opt.Option) == 1 && len(m.Question)+len(m.Answer)+len(m.Ns) == 0 && m.Id == 7 {
+			if cookie, ok := opt.Option[0].(*dns.EDNS0_COOKIE); ok {
+				return cookie.Cookie
+			}
+		}
+		return fmt.Sprintf("not alone: %v", m)
+	}
+	const mine, another = "0102030405060708", "192.0.2.2"
+	got := ask("192.0.2.1", mine)
+	ours := cookieOf(got)
+	if got.Rcode != dns.RcodeSuccess || len(ours) != 2*(clientCookie+serverCookie) || !strings.HasPrefix(ours, mine) {
+		t.Errorf("got %v, want our cookie after theirs", got)
+	}
+	if again := ask("192.0.2.1", ours); again.Rcode != dns.RcodeSuccess || cookieOf(again) != ours {
+		t.Errorf("our cookie is answered %v, want the same", again)
+	}
+	if stolen := ask(another, ours); stolen.Rcode != dns.RcodeBadCookie || cookieOf(stolen) == ours || !strings.HasPrefix(cookieOf(stolen), mine) {
+		t.Errorf("another's cookie is answered %v, want BADCOOKIE with one of their own", stolen)
+	}
+	if without := ask(another, ""); without.Rcode != dns.RcodeFormatError || len(without.IsEdns0().Option) > 0 {
+		t.Errorf("neither question nor cookie is answered %v, want FORMERR", without)
+	}
+}
+
 // testServer has a small zone and no sockets.
 func testServer(edit func(*Options)) *Server {
 	zone := smallZone()
@@ -152,6 +191,61 @@ func TestSourcesAreBounded(t *testing.T) {
 	}
 }
 
+// TestErrorsAreBounded shows that what cannot be answered counts as what can, and is never answered with more than was asked.
+func TestErrorsAreBounded(t *testing.T) {
+	s := testServer(func(o *Options) { o.RateLimit, o.NSID = 10, strings.Repeat("x", 200) })
+	ask := func(edit func(*dns.Msg)) []byte {
+		m := new(dns.Msg).SetQuestion("web.default.mesh.internal.", dns.TypeA).SetEdns0(1232, true)
+		edit(m)
+		packed, err := m.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return packed
+	}
+	short := &dns.EDNS0_LOCAL{Code: dns.EDNS0COOKIE, Data: []byte("abc")}
+	for i, c := range []struct {
+		name    string
+		message []byte
+		rcode   int
+		opt     bool
+	}{
+		{"an opcode", ask(func(m *dns.Msg) { m.Opcode = dns.OpcodeUpdate }), dns.RcodeNotImplemented, false},
+		{"no question", ask(func(m *dns.Msg) { m.Question, m.Extra = nil, nil }), dns.RcodeFormatError, false},
+		{"a cookie that is none after NSID", ask(func(m *dns.Msg) { m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_NSID{Code: dns.EDNS0NSID}, short} }), dns.RcodeFormatError, true},
+		{"two OPT records", ask(func(m *dns.Msg) {
+			m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_NSID{Code: dns.EDNS0NSID}}
+			m.Extra = append(m.Extra, m.Extra[0])
+		}), dns.RcodeFormatError, true},
+	} {
+		var whole, short, none int
+		for range 30 {
+			r := newResponder(s, udp)
+			r.query.client = netip.AddrFrom4([4]byte{198, 51, byte(i), 1})
+			answer := r.respond(c.message, nil)
+			var m dns.Msg
+			switch err := m.Unpack(answer); {
+			case answer == nil:
+				none++
+				continue
+			case err != nil || len(answer) > len(c.message):
+				t.Errorf("%s: %v, %d bytes for %d", c.name, err, len(answer), len(c.message))
+			case m.Truncated:
+				short++
+				continue
+			case m.Rcode == c.rcode:
+				whole++
+			}
+			if opt := m.IsEdns0(); (opt != nil) != c.opt || opt != nil && (len(opt.Option) > 0 || opt.Version() != 0) {
+				t.Errorf("%s: OPT is %v, wanted: %v, without options", c.name, opt, c.opt)
+			}
+		}
+		if got := [3]int{whole, short, none}; got != [3]int{10, 10, 10} {
+			t.Errorf("%s: whole, truncated, none: %v, want ten of each", c.name, got)
+		}
+	}
+}
+
 func TestPadding(t *testing.T) {
 	s := testServer(func(*Options) {})
 	for by := range transports {
@@ -184,7 +278,7 @@ func TestNearestFirst(t *testing.T) {
 		}
 	}
 	zone := NewZone(Apex{Origin: "mesh.internal", NameServers: []NameServer{{Name: "ns.mesh.internal"}}},
-		map[string]*Branch{"web": NewBranch(origin, 0, map[string][]Set{"web": {set}, "large": {large}})})
+		map[string]*Branch{"web": NewBranch(origin, 0, map[string][]Set{"web": {set}, "large": {large}, "alike": Addresses(5, []netip.Addr{netip.MustParseAddr("192.0.2.1")}, nil)})})
 	s := New(Options{
 		Zones: func() []*Zone { return []*Zone{zone} }, Log: slog.New(slog.DiscardHandler), SubnetFrom: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
 		Locality: func(client netip.Addr) (Locality, int, bool) {
@@ -204,14 +298,31 @@ func TestNearestFirst(t *testing.T) {
 		{"by subnet of nobody we know, near whom others may be known", "10.0.0.1", "233.252.0.0", nil, 24},
 		{"who tells is not trusted", "192.0.2.7", "203.0.113.0", []string{"192.", "198.", "203."}, -1},
 	} {
-		for _, name := range []string{"web.mesh.internal.", "large.mesh.internal."} {
+		ask := func(name string) (answer *dns.Msg, scope int) {
 			r := newResponder(s, udp)
 			r.query.client = netip.MustParseAddr(c.client)
 			m := new(dns.Msg).SetQuestion(name, dns.TypeA).SetEdns0(1232, false)
 			if c.subnet != "" {
 				m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 24, Address: netip.MustParseAddr(c.subnet).AsSlice()}}
 			}
-			a := exchange(t, r, m)
+			answer, scope = exchange(t, r, m), -1
+			for _, o := range answer.IsEdns0().Option {
+				if o, ok := o.(*dns.EDNS0_SUBNET); ok {
+					scope = int(o.SourceScope)
+					if o.Family != 1 || o.SourceNetmask != 24 || o.Address.String() != c.subnet {
+						t.Errorf("%s: %s comes back as %v", c.name, c.subnet, o)
+					}
+				}
+			}
+			return answer, scope
+		}
+		for _, name := range []string{"alike.mesh.internal.", "nobody.mesh.internal.", "example.org."} {
+			if _, scope := ask(name); scope != min(c.scope, 0) {
+				t.Errorf("%s: %s, which is the same everywhere, has scope %d, want %d", c.name, name, scope, min(c.scope, 0))
+			}
+		}
+		for _, name := range []string{"web.mesh.internal.", "large.mesh.internal."} {
+			a, scope := ask(name)
 			for i, rr := range a.Answer {
 				at := i
 				if name[0] == 'l' {
@@ -219,12 +330,6 @@ func TestNearestFirst(t *testing.T) {
 				}
 				if at < len(c.want) && !strings.HasPrefix(rr.(*dns.A).A.String(), c.want[at]) {
 					t.Errorf("%s: answer %d for %s is %s, want %s", c.name, i, name, rr.(*dns.A).A, c.want[at])
-				}
-			}
-			scope := -1
-			for _, o := range a.IsEdns0().Option {
-				if o, ok := o.(*dns.EDNS0_SUBNET); ok {
-					scope = int(o.SourceScope)
 				}
 			}
 			if scope != c.scope || len(a.Answer) < 3 {

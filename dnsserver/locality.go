@@ -99,7 +99,6 @@ func (r *responder) locate() (where Locality, known bool) {
 	q := &r.query
 	client, subnet := q.client, q.edns.hasSubnet && r.trusted(q.client)
 	if subnet {
-		r.located, r.scope = true, 0
 		if q.edns.subnet.source == 0 {
 			return Locality{}, false // RFC 7871 §7.1.2: the client does not want to be told apart
 		}

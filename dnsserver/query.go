@@ -22,6 +22,7 @@ const (
 	formatError                   // FORMERR
 	notImplemented                // another opcode than QUERY
 	understood                    // a query: it is answered
+	cookieWanted                  // a query for a server's cookie alone
 )
 
 // query is a message that asks. It refers to the message's bytes and is used again for the next one.
@@ -51,7 +52,7 @@ func (q *query) questionEnd() int { return questionName + q.length + 4 }
 // parse reads a message of which nothing is known. What it takes is what the message library takes, but for questions that
 // are compressed: they could only point into the header.
 func (q *query) parse(message []byte) verdict {
-	q.message, q.length, q.edns, q.hasTSIG, q.hasSerial = message, 0, edns{}, false, false
+	q.message, q.length, q.qtype, q.edns, q.hasTSIG, q.hasSerial = message, 0, 0, edns{}, false, false
 	if len(message) < headerBytes || message[2]&0x80 != 0 {
 		return silence
 	}
@@ -60,6 +61,10 @@ func (q *query) parse(message []byte) verdict {
 	}
 	count := func(at int) int { return int(binary.BigEndian.Uint16(message[at:])) }
 	records := count(6) + count(8) + count(10)
+	alone := records == 1 && count(10) == 1
+	if count(4) == 0 && alone && q.optAt(headerBytes) && q.edns.parse(message[headerBytes:]) && q.edns.hasCookie {
+		return cookieWanted // RFC 7873 §5.4
+	}
 	if count(4) != 1 || records > maxRecords || !q.parseQuestion() {
 		return formatError
 	}
@@ -67,14 +72,19 @@ func (q *query) parse(message []byte) verdict {
 	switch {
 	case records == 0:
 		return understood
-	case records == 1 && count(10) == 1 && len(message)-end >= optBytes && message[end] == 0 &&
-		binary.BigEndian.Uint16(message[end+1:]) == dns.TypeOPT:
+	case alone && q.optAt(end):
 		if !q.edns.parse(message[end:]) {
 			return formatError
 		}
 		return understood
 	}
 	return q.parseRecords()
+}
+
+// optAt says whether an OPT record begins there, as far as it has no options.
+func (q *query) optAt(at int) bool {
+	m := q.message[at:]
+	return len(m) >= optBytes && m[0] == 0 && binary.BigEndian.Uint16(m[1:]) == dns.TypeOPT
 }
 
 // parseQuestion reads the name, folding its case, and what follows it.

@@ -28,8 +28,7 @@ type responder struct {
 	rcode      int
 	aa, tc     bool
 	ede        extendedError
-	scope      uint8 // for how many bits of a client's subnet the answer is
-	located    bool  // the answer is for a client's place
+	scope      uint8 // for how many bits of a client's subnet the answer is; 0: for all
 	signed     bool  // the answer is to be signed
 	failed     bool  // a signature could not be made
 	held       bool  // there was no leave to make one
@@ -80,20 +79,27 @@ func (r *responder) reply(message, to []byte) (answer []byte) {
 		r.counts.ignored.Add(1)
 		return nil
 	}
+	if verdict == formatError { // a bare OPT record says that we know EDNS (RFC 6891 §7), and answers nothing that is larger than the question
+		q.edns = edns{present: q.edns.present}
+	}
 	r.start(to)
 	switch {
-	case verdict == notImplemented:
-		r.rcode = dns.RcodeNotImplemented
-	case verdict == formatError:
-		r.rcode = dns.RcodeFormatError
 	case q.by == udp && !r.patient && r.server.limiter != nil && !r.permitted(): // what was deferred was counted then
 		if r.tc {
 			return r.finish()
 		}
 		return nil
+	case verdict == notImplemented:
+		r.rcode = dns.RcodeNotImplemented
+	case verdict == formatError:
+		r.rcode = dns.RcodeFormatError
 	case q.hasTSIG && !r.authenticate():
 	case q.edns.present && q.edns.version != 0:
 		r.rcode = dns.RcodeBadVers
+	case verdict == cookieWanted: // who has none of ours yet gets one; of who shows one it is said whether it is
+		if q.edns.cookies > clientCookie && !r.hasCookie() {
+			r.rcode = dns.RcodeBadCookie
+		}
 	default:
 		r.origin = r.answer()
 		if r.deferred {
@@ -134,7 +140,7 @@ func (r *responder) start(to []byte) {
 		end = q.questionEnd()
 	}
 	r.b = append(to[:0], q.message[:end]...)
-	r.rcode, r.aa, r.tc, r.ede.given, r.located = dns.RcodeSuccess, false, false, false, false
+	r.rcode, r.aa, r.tc, r.ede.given, r.scope = dns.RcodeSuccess, false, false, false, 0
 	r.signed, r.failed, r.held = false, false, false
 	r.session = nil
 	r.passedOn, r.authentic = false, false
@@ -273,7 +279,7 @@ func (r *responder) appendOptions() {
 		r.b = appendOption(r.b, dns.EDNS0TCPKEEPALIVE, 2)
 		r.b = binary.BigEndian.AppendUint16(r.b, uint16(tcpIdleTimeout.Milliseconds()/keepAliveUnits))
 	}
-	if s := &q.edns.subnet; r.located && q.edns.hasSubnet {
+	if s := &q.edns.subnet; q.edns.hasSubnet && r.trusted(q.client) { // RFC 7871 §7.2.1: also where the place does not matter
 		addr := s.addr.AsSlice()[:(int(s.source)+7)/8]
 		r.b = appendOption(r.b, dns.EDNS0SUBNET, 4+len(addr))
 		r.b = binary.BigEndian.AppendUint16(r.b, s.family)

@@ -32,6 +32,15 @@ func reference(zone *Zone, message []byte) (answer *dns.Msg, due bool) {
 	case reply.Opcode != dns.OpcodeQuery:
 		reply.Rcode = dns.RcodeNotImplemented
 		return reply, true
+	case unread == nil && wantsCookie(&asked, message):
+		opt := asked.IsEdns0()
+		switch cookie := opt.Option[slices.IndexFunc(opt.Option, isCookie)].(*dns.EDNS0_COOKIE).Cookie; {
+		case opt.Version() != 0:
+			reply.Rcode = dns.RcodeBadVers
+		case len(cookie) > 2*clientCookie: // nobody guesses ours
+			reply.Rcode = dns.RcodeBadCookie
+		}
+		return reply, true
 	case unread != nil, len(asked.Question) != 1, message[4] != 0 || message[5] != 1, records > maxRecords, !plain(message):
 		reply.Rcode = dns.RcodeFormatError
 		return reply, true
@@ -53,6 +62,14 @@ func reference(zone *Zone, message []byte) (answer *dns.Msg, due bool) {
 	referenceAnswer(reply, zone)
 	return reply, true
 }
+
+// wantsCookie says whether a query has no question and an OPT record with a cookie alone (RFC 7873 §5.4).
+func wantsCookie(asked *dns.Msg, message []byte) bool {
+	opt := asked.IsEdns0()
+	return bytes.Equal(message[4:headerBytes], []byte{0, 0, 0, 0, 0, 0, 0, 1}) && opt != nil && message[headerBytes] == 0 && strict(opt) && slices.ContainsFunc(opt.Option, isCookie)
+}
+
+func isCookie(o dns.EDNS0) bool { return o.Option() == dns.EDNS0COOKIE }
 
 // plain says whether the question's name is without pointers and whole, with type and class: the library reads on where they
 // are missing.
@@ -263,6 +280,15 @@ func FuzzRespond(f *testing.F) {
 				}
 			}
 		}
+	}
+	for _, cookie := range []string{"0102030405060708", "010203040506070801000000000000000102030405060708"} {
+		m := new(dns.Msg).SetEdns0(1232, false)
+		m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: cookie}}
+		packed, err := m.Pack()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(packed)
 	}
 	f.Fuzz(func(t *testing.T, message []byte) {
 		for by := range transports {

@@ -130,10 +130,10 @@ func (r *responder) appendSignatures(rrsigs [][]byte, owner int, ttl uint32) int
 	return len(rrsigs)
 }
 
-// keyed returns a set that comes of the zone's keys, nil when the question is for none.
-func (r *responder) keyed(zone *Zone) *dnssec.ApexSet {
+// keyed returns a set that comes of the zone's keys, nil when the question, asked of that name, is for none.
+func (r *responder) keyed(zone *Zone, name []byte) *dnssec.ApexSet {
 	q := &r.query
-	if zone.signer == nil || q.qtype != dns.TypeDNSKEY && q.qtype != dns.TypeCDS && q.qtype != dns.TypeCDNSKEY || string(q.asked()) != string(zone.origin) {
+	if zone.signer == nil || q.qtype != dns.TypeDNSKEY && q.qtype != dns.TypeCDS && q.qtype != dns.TypeCDNSKEY || string(name) != string(zone.origin) {
 		return nil
 	}
 	sets := zone.signer.Ring().Apex()

@@ -6,6 +6,9 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -136,5 +139,62 @@ func TestConnectionsAreBounded(t *testing.T) {
 	c.end()
 	if c.admit(last) {
 		t.Error("one is taken while the server stops")
+	}
+}
+
+// TestSocketsAreHandedOver has one server go on with the sockets of another, which ends: every question is answered, at the first try.
+func TestSocketsAreHandedOver(t *testing.T) {
+	zone := smallZone()
+	run := func(addr string, given []int) (s *Server, stop func()) {
+		s = New(Options{Addrs: []string{addr}, Given: given, Zones: func() []*Zone { return []*Zone{zone} }, Log: slog.New(slog.DiscardHandler)})
+		if err := s.Listen(); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- s.Run(ctx) }()
+		return s, func() { cancel(); <-ended }
+	}
+	for _, listen := range []string{"127.0.0.1:0", "[::1]:0", ":0"} {
+		t.Run(listen, func(t *testing.T) {
+			now, stop := run(listen, nil)
+			at := now.Addrs()[0]
+			to := at
+			if to.Addr().IsUnspecified() {
+				to = netip.AddrPortFrom(netip.MustParseAddr("127.0.0.7"), at.Port())
+			}
+			var askers sync.WaitGroup
+			var asked, failed atomic.Int64
+			asking, enough := context.WithCancel(t.Context())
+			for range 4 {
+				askers.Go(func() {
+					for asking.Err() == nil {
+						m, _, err := (&dns.Client{Timeout: 10 * time.Second}).Exchange(new(dns.Msg).SetQuestion("web.default.mesh.internal.", dns.TypeA), to.String())
+						if asked.Add(1); err != nil || len(m.Answer) != 2 {
+							failed.Add(1)
+							t.Errorf("%v, %v", m, err)
+						}
+					}
+				})
+			}
+			for range 20 {
+				fds, err := now.Sockets()
+				if err != nil {
+					t.Fatal(err)
+				}
+				next, stopNext := run(strings.TrimPrefix(at.String(), "0.0.0.0"), fds)
+				stop()
+				now, stop = next, stopNext
+				if m, _, err := (&dns.Client{Net: "tcp", Timeout: 10 * time.Second}).Exchange(new(dns.Msg).SetQuestion("web.default.mesh.internal.", dns.TypeA), to.String()); err != nil || len(m.Answer) != 2 {
+					t.Errorf("over TCP: %v, %v", m, err)
+				}
+			}
+			enough()
+			askers.Wait()
+			stop()
+			if asked.Load() < 20 || failed.Load() > 0 {
+				t.Errorf("of %d questions %d had no answer", asked.Load(), failed.Load())
+			}
+		})
 	}
 }

@@ -60,17 +60,22 @@ func listenUDP(network string, addr netip.AddrPort, count int) (sockets []*udpSo
 		}
 		u := &udpSocket{conn: conn.(*net.UDPConn), wildcard: addr.Addr().IsUnspecified(), v6: addr.Addr().Is6()}
 		sockets = append(sockets, u)
-		if u.raw, err = u.conn.SyscallConn(); err != nil {
-			return sockets, err
-		}
-		if err := sharePort(u.raw); err != nil {
-			return sockets, err
-		}
-		if err := errors.Join(u.enlargeQueue(), u.forbidFragments(), u.learnDestinations()); err != nil {
+		if err := u.prepare(); err != nil {
 			return sockets, err
 		}
 	}
 	return sockets, nil
+}
+
+// prepare sets what the server wants of a socket.
+func (u *udpSocket) prepare() (err error) {
+	if u.raw, err = u.conn.SyscallConn(); err != nil {
+		return err
+	}
+	if err := sharePort(u.raw); err != nil {
+		return err
+	}
+	return errors.Join(u.enlargeQueue(), u.forbidFragments(), u.learnDestinations())
 }
 
 func sharePort(c syscall.RawConn) error {

@@ -13,9 +13,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/miekg/dns"
 
 	"github.com/hostmesh/hostmesh/e2e/testbed"
 )
@@ -186,12 +189,52 @@ endpoints: []
 			t.Errorf("of what is not known it is said:\n%s", out)
 		}
 	}
-	// An upgrade answers on, and the control plane's next word is heard.
+	// An upgrade answers on, without a gap, and the control plane's next word is heard.
+	asked := h.askOn(t, "web.mesh.internal.", web)
 	upgrade(t, proxy)
+	if n, failed := asked(); n < 100 || len(failed) > 0 {
+		t.Errorf("of %d questions throughout an upgrade %d had no answer: %v", n, len(failed), errors.Join(failed[:min(len(failed), 5)]...))
+	}
 	h.has(t, web, "+short", "web.mesh.internal")
 	h.startControl(t)
 	h.has(t, "status: NXDOMAIN", "missing.mesh.internal")
 	h.gets(t, "web.mesh.internal", "web v1\n")
+}
+
+// askOn asks for a name, over UDP and TCP, each time from another port, until it is told that it is enough. Nothing is asked twice, but what is
+// asked over a connection that ends (RFC 7766 §6.2.4).
+func (h nameHost) askOn(t testing.TB, name, want string) (enough func() (n int, failed []error)) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var mu sync.Mutex
+	var askers sync.WaitGroup
+	var n int
+	var failed []error
+	for _, network := range []string{"udp", "tcp"} {
+		askers.Go(func() {
+			for ctx.Err() == nil {
+				m, _, err := (&dns.Client{Net: network, Timeout: 5 * time.Second}).Exchange(new(dns.Msg).SetQuestion(name, dns.TypeA), hostDNS+":53")
+				if network == "tcp" && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
+					continue
+				}
+				if err == nil && (len(m.Answer) != 1 || !strings.HasSuffix(m.Answer[0].String(), "\t"+want)) {
+					err = fmt.Errorf("answered %v", m)
+				}
+				mu.Lock()
+				if n++; err != nil {
+					failed = append(failed, fmt.Errorf("%s: %w", network, err))
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	time.Sleep(100 * time.Millisecond) // it is under way
+	return func() (int, []error) {
+		time.Sleep(500 * time.Millisecond) // and beyond the end of what it is asked for
+		cancel()
+		askers.Wait()
+		return n, failed
+	}
 }
 
 // upgrade has another process take over, which ends with the test.

@@ -111,6 +111,33 @@ func (p parts) configureDNS(t testing.TB, fields string) {
 	writeFile(t, p.controlFile, strings.Replace(string(file), "dns: {", "dns: {"+fields, 1))
 }
 
+// told wants each of so many secondaries to have confirmed a NOTIFY of the serial that is served.
+func (p parts) told(secondaries int) error {
+	_, serial, err := holds(p.dns)
+	if err != nil {
+		return err
+	}
+	var status struct {
+		Secondaries []struct {
+			Secondary, Error string
+			Notified         uint32
+		}
+	}
+	if err := fetchJSON(p.api, "/api/v1/dns", &status); err != nil {
+		return err
+	}
+	n := 0
+	for _, s := range status.Secondaries {
+		if s.Error == "" && s.Notified == serial {
+			n++
+		}
+	}
+	if n != secondaries {
+		return fmt.Errorf("%+v, want %d that were told of %d", status.Secondaries, secondaries, serial)
+	}
+	return nil
+}
+
 // TestDocsSecondariesHoldTheZone runs NSD, Knot and BIND as docs/dns.md has them, with the key of control.yaml: they hold the zone that mesh control
 // serves, signed, while services come and go, after a restart of mesh control, and what they answer is validated.
 func TestDocsSecondariesHoldTheZone(t *testing.T) {
@@ -150,6 +177,7 @@ func TestDocsSecondariesHoldTheZone(t *testing.T) {
 				return err
 			})
 		}
+		eventually(t, 30*time.Second, "all are told: by the refresh of 30 s they would come to hold it too", func() error { return p.told(len(servers)) })
 		status, code := run(t, bin(t, "mesh"), "dns", "status", "--server", p.api)
 		if code != 0 || strings.Count(status, "transfer.example.org.") != len(servers) {
 			t.Errorf("mesh dns status: exit %d, %s", code, status)

@@ -49,6 +49,7 @@ func dnsOf(f *proxy.File) *dnsSettings {
 type places struct {
 	addresses *loopback.Addresses
 	resolver  *hostdns.Resolver
+	given     []int // the resolver's sockets, of the process before
 	steered   bool
 }
 
@@ -71,10 +72,8 @@ func (v *service) place(ctx context.Context, given []takeover.Socket) *watch.Val
 // holdsSteered reports whether the socket is there to which connections are steered.
 func holdsSteered(given []takeover.Socket) bool {
 	for _, s := range given {
-		if at, err := unix.Getsockname(s.FD); err == nil {
-			if in, ok := at.(*unix.SockaddrInet4); ok && netip.AddrFrom4(in.Addr) == loopback.Steered() {
-				return true
-			}
+		if boundTo(s.FD).Addr() == loopback.Steered() {
+			return true
 		}
 	}
 	return false
@@ -87,10 +86,49 @@ func (v *service) answerNames() (err error) {
 		return nil
 	}
 	v.places.resolver, err = hostdns.New(hostdns.Options{
-		Domain: d.domain, Addr: d.listen, Config: v.places.addresses.Config(), Bound: v.engine.Bound(),
+		Domain: d.domain, Addr: d.listen, Given: v.places.given, Config: v.places.addresses.Config(), Bound: v.engine.Bound(),
 		Control: v.client, Places: v.places.addresses, Log: v.log,
 	})
 	return err
+}
+
+// ofNames keeps the sockets on which names are answered, and returns the others.
+func (v *service) ofNames(given []takeover.Socket) (others []takeover.Socket) {
+	for _, s := range given {
+		if v.settings.dns != nil && boundTo(s.FD) == v.settings.dns.listen {
+			v.places.given = append(v.places.given, s.FD)
+			continue
+		}
+		others = append(others, s)
+	}
+	return others
+}
+
+// boundTo is the address of a socket, if it is one of IP.
+func boundTo(fd int) netip.AddrPort {
+	at, err := unix.Getsockname(fd)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	switch at := at.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(at.Addr), uint16(at.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(at.Addr), uint16(at.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// resolve answers names. After an upgrade the process before does so until this one serves.
+func (v *service) resolve(ctx context.Context) error {
+	if v.heir != nil {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-v.engine.Accepting():
+		}
+	}
+	return v.places.resolver.Run(ctx)
 }
 
 // dnsRuns are the parts for names: who answers them ends first, so that they fail at once; the addresses end after the engine.
@@ -98,7 +136,7 @@ func (v *service) dnsRuns(runs []func(context.Context) error) []func(context.Con
 	if v.settings.dns == nil {
 		return runs
 	}
-	first := v.upgrader.unlessHandedOver(v.places.resolver.Run)
+	first := v.upgrader.unlessHandedOver(v.resolve)
 	last := func(ctx context.Context) error { return v.places.addresses.Run(ctx, v.engine.Bound()) }
 	return append(append([]func(context.Context) error{first}, runs...), last)
 }

@@ -110,7 +110,7 @@ func (v *service) inherit(ctx context.Context) ([]takeover.Socket, error) {
 	}
 	if old != nil {
 		v.heir, v.start = newHeir(v, old), make(chan struct{})
-		return old.Sockets, nil
+		return v.ofNames(old.Sockets), nil
 	}
 	var given []takeover.Socket
 	for _, s := range systemd.Sockets() {

@@ -106,6 +106,15 @@ func (u *upgrader) startSuccessor(ctx context.Context) (*takeover.Successor, err
 			_ = syscall.Close(s.FD)
 		}
 	}()
+	if names := u.v.places.resolver; names != nil {
+		fds, err := names.Sockets()
+		if err != nil {
+			return nil, err
+		}
+		for _, fd := range fds {
+			sockets = append(sockets, takeover.Socket{FD: fd})
+		}
+	}
 	state := u.state
 	state.Counters = map[string]uint64{"attempts": u.attempts.Load(), "failures": u.failures.Load()}
 	return takeover.Start(ctx, takeover.Offer{

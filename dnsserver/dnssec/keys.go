@@ -24,7 +24,7 @@ const (
 	sealKind    = "dnssec-keys"
 	sealVersion = 1
 	stepEvery   = time.Minute
-	saveEvery   = time.Hour // at a restart that much of a wait may count twice, which harms nobody
+	saveEvery   = time.Hour // after a crash that much of a wait may count twice, which harms nobody
 )
 
 // Keys are a zone's keys: on disk, and through their lives. They are safe for concurrent use.
@@ -121,13 +121,15 @@ func (k *Keys) load(payload []byte) error {
 // Ring returns what is published and signed with now. It is never nil.
 func (k *Keys) Ring() *Ring { return k.ring.Load() }
 
-// Run lets the keys grow older until ctx ends. What cannot be written is tried again, and until then nothing changes.
+// Run lets the keys grow older until ctx ends, and writes how old they are then: programs that seldom run for an hour roll keys too. What
+// cannot be written is tried again, and until then nothing changes.
 func (k *Keys) Run(ctx context.Context) error {
 	tick := time.NewTicker(stepEvery)
 	defer tick.Stop()
 	for last := time.Now(); ; {
 		select {
 		case <-ctx.Done():
+			k.keep(time.Since(last))
 			return context.Cause(ctx)
 		case <-tick.C:
 		}
@@ -137,6 +139,18 @@ func (k *Keys) Run(ctx context.Context) error {
 			continue // the time that has passed counts at the next attempt
 		}
 		last = now
+	}
+}
+
+// keep writes how old the keys are, that much more than was counted.
+func (k *Keys) keep(elapsed time.Duration) {
+	err := k.change(func(l *life) ([]string, error) {
+		events, err := l.step(elapsed)
+		l.unsaved += saveEvery // so that it is written now
+		return events, err
+	})
+	if err != nil {
+		k.log.Warn("the age of the keys of DNSSEC is not kept: it counts from an hour ago at most", "zone", k.name, "error", err)
 	}
 }
 

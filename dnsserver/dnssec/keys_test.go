@@ -1,6 +1,7 @@
 package dnssec
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -161,8 +162,10 @@ func TestRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
 		k := testKeys(t, dir)
-		ctx, done := t.Context(), make(chan error, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
 		go func() { done <- k.Run(ctx) }()
+		defer func() { cancel(); <-done }() // it writes at its end
 		first := k.Status()
 		time.Sleep(90*24*time.Hour + time.Hour)
 		states := map[State]int{}
@@ -182,6 +185,26 @@ func TestRun(t *testing.T) {
 		again := testKeys(t, dir).Status()
 		if d := last[1].In - again[1].In; again[1].Tag != last[1].Tag || d < 0 || d > 2*time.Hour {
 			t.Errorf("on disk: %+v, want %+v", again, last)
+		}
+	})
+}
+
+// TestShortRunsCount has a program that never runs for an hour roll its ZSK as soon as one that always does.
+func TestShortRunsCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		first := testKeys(t, dir).Status()
+		const runs, each = 40, 50*time.Minute + 30*time.Second
+		for range runs {
+			ctx, cancel := context.WithTimeout(t.Context(), each)
+			if err := testKeys(t, dir).Run(ctx); !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatalf("Run: %v", err)
+			}
+			cancel()
+		}
+		last := testKeys(t, dir).Status()
+		if len(last) != len(first) || last[1].Tag != first[1].Tag || last[1].In < runs*each-runs*time.Second || last[1].In > runs*each {
+			t.Errorf("after %d runs of %v: %+v, want an age of %v", runs, each, last, runs*each)
 		}
 	})
 }

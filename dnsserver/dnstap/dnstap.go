@@ -164,6 +164,9 @@ func (l *Log) write(ctx context.Context) error {
 func (l *Log) copy(ctx context.Context, to *sink) error {
 	e := encoder{identity: []byte(l.opts.Identity), version: []byte(l.opts.Version)}
 	for {
+		if to.over.Load() {
+			return l.flush(to)
+		}
 		var next *exchange
 		select {
 		case next = <-l.queue:
@@ -227,7 +230,7 @@ func (e *encoder) write(to *sink, x *dnsserver.Exchange) error {
 		QueryTimeSec: proto.Uint64(uint64(x.Asked.Unix())), QueryTimeNsec: proto.Uint32(uint32(x.Asked.Nanosecond())),
 		QueryMessage: x.Query,
 	}
-	if x.Asker.Addr().Is6() {
+	if x.Asker.Addr().Is6() || x.Answerer.Addr().Is6() { // of what we ask others, who asks is not known
 		m.SocketFamily = pb.SocketFamily_INET6.Enum()
 	}
 	if x.Asker.IsValid() {

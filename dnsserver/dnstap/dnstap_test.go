@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -110,7 +111,7 @@ func short(t *testing.T, tap *pb.Dnstap, server netip.AddrPort) string {
 	t.Helper()
 	m := tap.GetMessage()
 	wire, at := m.GetQueryMessage(), time.Unix(int64(m.GetQueryTimeSec()), 0)
-	if m.GetType() == pb.Message_AUTH_RESPONSE {
+	if m.GetResponseMessage() != nil {
 		wire, at = m.GetResponseMessage(), time.Unix(int64(m.GetResponseTimeSec()), 0)
 	}
 	var said dns.Msg
@@ -120,7 +121,7 @@ func short(t *testing.T, tap *pb.Dnstap, server netip.AddrPort) string {
 	if age := time.Since(at); age < 0 || age > time.Minute {
 		t.Errorf("its time is %v", at)
 	}
-	if to, _ := netip.AddrFromSlice(m.GetResponseAddress()); netip.AddrPortFrom(to, uint16(m.GetResponsePort())) != server || m.GetQueryPort() == 0 {
+	if to, _ := netip.AddrFromSlice(m.GetResponseAddress()); netip.AddrPortFrom(to, uint16(m.GetResponsePort())) != server || (m.GetQueryPort() == 0) != (m.GetType() == pb.Message_FORWARDER_QUERY || m.GetType() == pb.Message_FORWARDER_RESPONSE) {
 		t.Errorf("between %v port %d and %v port %d", m.GetQueryAddress(), m.GetQueryPort(), m.GetResponseAddress(), m.GetResponsePort())
 	}
 	return fmt.Sprintf("%s %v %v %v %q %s %s/%d", tap.GetIdentity(), m.GetType(), m.GetSocketFamily(), m.GetSocketProtocol(), m.GetQueryZone(), said.Question[0].Name, dns.RcodeToString[said.Rcode], len(said.Answer))
@@ -223,6 +224,36 @@ func TestFileIsReadDnstapTools(t *testing.T) {
 	equal(t, messages(t, file+".1", server), want("UDP", meshInternal, "web.mesh.internal.", "NOERROR/1"))
 }
 
+// TestForwardedIsToldApart has what clients ask that is forwarded, and what upstreams are asked for it, over either family.
+func TestForwardedIsToldApart(t *testing.T) {
+	for _, server := range []string{"192.0.2.53:53", "[2001:db8::53]:853"} {
+		file, at := filepath.Join(t.TempDir(), "log"), netip.MustParseAddrPort(server)
+		log := dnstap.New(dnstap.Options{File: file, Identity: "ns1", Log: slog.New(slog.DiscardHandler)})
+		asked := new(dns.Msg).SetQuestion("example.org.", dns.TypeA)
+		query, err := asked.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := new(dns.Msg).SetRcode(asked, dns.RcodeNameError).Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		now := time.Now()
+		x := dnsserver.Exchange{Answerer: at, Transport: "tls", Kind: dnsserver.FromUpstream, Query: query, Answer: answer, Asked: now, Answered: now}
+		log.Show(x)
+		x.Asker, x.Transport, x.Kind = netip.AddrPortFrom(at.Addr().Next(), 4096), "udp", dnsserver.FromForwarder
+		log.Show(x)
+		stop := run(t, log.Run)
+		within(t, "both are written", func() bool { return log.Stats().Written == 2 })
+		stop()
+		family := map[bool]string{true: "INET6", false: "INET"}[at.Addr().Is6()]
+		equal(t, messages(t, file, at), []string{
+			`ns1 FORWARDER_QUERY ` + family + ` DOT "" example.org. NOERROR/0`, `ns1 FORWARDER_RESPONSE ` + family + ` DOT "" example.org. NXDOMAIN/0`,
+			`ns1 CLIENT_QUERY ` + family + ` UDP "" example.org. NOERROR/0`, `ns1 CLIENT_RESPONSE ` + family + ` UDP "" example.org. NXDOMAIN/0`,
+		})
+	}
+}
+
 // TestReceiverThatReadsNothingHoldsNobodyUp: all is answered, memory is bounded, and each exchange is written or counted.
 func TestReceiverThatReadsNothingHoldsNobodyUp(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "tap")
@@ -269,4 +300,34 @@ func TestSample(t *testing.T) {
 	if s := log.Stats(); s.Written < 700 || s.Written > 1300 || s.Dropped != 0 { // ten standard deviations
 		t.Errorf("%d of 10,000 written, %d dropped", s.Written, s.Dropped)
 	}
+}
+
+// TestAFileEndsThoughMoreComes: what still comes holds the end up for two seconds at most.
+func TestAFileEndsThoughMoreComes(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "log")
+	log := dnstap.New(dnstap.Options{File: file, FileBytes: 1 << 20, Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- log.Run(ctx) }()
+	asking, enough := context.WithCancel(t.Context())
+	var askers sync.WaitGroup
+	for range 4 {
+		askers.Go(func() {
+			for asking.Err() == nil {
+				log.Show(dnsserver.Exchange{Transport: "udp", Query: make([]byte, 12)})
+			}
+		})
+	}
+	within(t, "more comes than is written", func() bool { return log.Stats().Dropped > 0 })
+	cancel()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("Run: %v", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("Run did not return within 30 s of its context's end")
+	}
+	enough()
+	askers.Wait()
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"time"
 
 	pb "github.com/dnstap/golang-dnstap"
@@ -22,6 +23,7 @@ type sink struct {
 	pending uint64 // exchanges that were written and not flushed
 	size    int64  // bytes of frames
 	most    int64  // bytes, of a file
+	over    atomic.Bool
 }
 
 func (l *Log) open(ctx context.Context) (*sink, error) {
@@ -79,11 +81,14 @@ func (s *sink) roll() error {
 	return s.openFile()
 }
 
-// end gives a connection so long to be closed in good order.
+// end gives a sink so long to be written and closed in good order, whatever still comes.
 func (s *sink) end(after time.Duration) {
-	if s.conn != nil {
-		time.AfterFunc(after, s.abandon)
-	}
+	time.AfterFunc(after, func() {
+		s.over.Store(true)
+		if s.conn != nil { // a write to a file ends by itself
+			s.abandon()
+		}
+	})
 }
 
 // close ends the stream in good order.

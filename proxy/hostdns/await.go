@@ -103,7 +103,7 @@ func (r *Resolver) try(service string) (done bool, err error) {
 	}
 	a.branch = r.branch(service, a)
 	r.answered[service] = a
-	r.build()
+	r.change(map[string]*dnsserver.Branch{service: a.branch})
 	return true, nil
 }
 

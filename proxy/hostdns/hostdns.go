@@ -61,6 +61,8 @@ type Options struct {
 	Domain string // without a last dot
 	// Addr is where it listens, over UDP and TCP.
 	Addr netip.AddrPort
+	// Given are the sockets of the process before, see Resolver.Sockets. They are Run's.
+	Given []int
 	// Config has the services' listeners, at the addresses that they have on this host, and clusters.
 	Config *watch.Value[*config.Config]
 	// Bound has the listening addresses, with the errors of those that could not be bound.
@@ -95,7 +97,13 @@ func New(o Options) (*Resolver, error) {
 		return nil, fmt.Errorf("make resolver: %w", err)
 	}
 	r := &Resolver{opts: o, origin: origin, answered: map[string]answer{}}
-	r.build()
+	r.zone.Store(dnsserver.NewZone(dnsserver.Apex{
+		Origin: o.Domain, Serial: serial(), TTL: ttl, NegativeTTL: negativeTTL,
+		NameServers: []dnsserver.NameServer{{Name: "localhost.host." + o.Domain, Addrs: []netip.Addr{o.Addr.Addr()}}},
+	}, map[string]*dnsserver.Branch{
+		// Namespaces exist if they have no service of their name; of this one everybody knows.
+		"": dnsserver.NewBranch(origin, 1, map[string][]dnsserver.Set{"default": nil}),
+	}))
 	return r, nil
 }
 
@@ -117,11 +125,25 @@ func (r *Resolver) Run(ctx context.Context) error {
 	return err
 }
 
+// Sockets returns copies of the sockets on which it listens, for the process that comes after; they are the caller's. There are none while
+// it does not listen.
+func (r *Resolver) Sockets() ([]int, error) {
+	server := r.server.Load()
+	if server == nil {
+		return nil, nil
+	}
+	return server.Sockets()
+}
+
 // listen returns a server that listens, nil when ctx ended.
 func (r *Resolver) listen(ctx context.Context) *dnsserver.Server {
 	for first := true; ; first = false {
+		var given []int
+		if first {
+			given = r.opts.Given
+		}
 		server := dnsserver.New(dnsserver.Options{
-			Addrs: []string{r.opts.Addr.String()}, Log: r.opts.Log, Await: r.await,
+			Addrs: []string{r.opts.Addr.String()}, Given: given, Log: r.opts.Log, Await: r.await,
 			Zones: func() []*dnsserver.Zone { return []*dnsserver.Zone{r.zone.Load()} },
 		})
 		err := server.Listen()
@@ -162,27 +184,25 @@ func (r *Resolver) drop(cfg *config.Config) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	changed := false
+	changed := map[string]*dnsserver.Branch{}
 	for service, a := range r.answered {
 		now := look(cfg, service)
 		if now.cluster == a.cluster && (now.listener == a.listener || now.cluster != nil) {
 			continue
 		}
-		changed = true
 		if now.listener != nil && a.listener != nil && slices.Equal(now.listener.Addresses, a.listener.Addresses) && maps.Equal(now.listener.PortLabels, a.listener.PortLabels) {
 			r.answered[service] = answer{listener: now.listener, branch: a.branch}
 			continue
 		}
 		if now.cluster != nil {
 			now.branch = r.branch(service, now)
-			r.answered[service] = now
+			r.answered[service], changed[service] = now, now.branch
 			continue
 		}
 		delete(r.answered, service)
+		changed[service] = nil
 	}
-	if changed {
-		r.build()
-	}
+	r.change(changed)
 }
 
 // look finds what there is of a service. A cluster of its name is for services that no proxy stands for.
@@ -197,19 +217,16 @@ func look(cfg *config.Config, service string) answer {
 	return answer{listener: cfg.Listeners[i]}
 }
 
-// build makes the zone of what is answered. mu is held, or nobody else is there.
-func (r *Resolver) build() {
-	branches := make(map[string]*dnsserver.Branch, len(r.answered)+1)
-	for service, a := range r.answered {
-		branches[service] = a.branch
+// change answers from the zone with other branches for some services, nil for none. It takes time for these, not for all services. mu
+// is held.
+func (r *Resolver) change(services map[string]*dnsserver.Branch) {
+	if len(services) > 0 {
+		r.zone.Store(r.zone.Load().Next(serial(), services))
 	}
-	// Namespaces exist if they have no service of their name; of this one everybody knows.
-	branches[""] = dnsserver.NewBranch(r.origin, 1, map[string][]dnsserver.Set{"default": nil})
-	r.zone.Store(dnsserver.NewZone(dnsserver.Apex{
-		Origin: r.opts.Domain, Serial: uint32(time.Now().Unix()), TTL: ttl, NegativeTTL: negativeTTL,
-		NameServers: []dnsserver.NameServer{{Name: "localhost.host." + r.opts.Domain, Addrs: []netip.Addr{r.opts.Addr.Addr()}}},
-	}, branches))
 }
+
+// serial is the zone's: nobody copies it.
+func serial() uint32 { return uint32(time.Now().Unix()) }
 
 // branch makes the records of a service.
 func (r *Resolver) branch(service string, a answer) *dnsserver.Branch {

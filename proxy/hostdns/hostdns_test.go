@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"runtime"
 	"slices"
@@ -15,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
 
+	"github.com/hostmesh/hostmesh/dnsserver"
 	"github.com/hostmesh/hostmesh/internal/watch"
 	"github.com/hostmesh/hostmesh/proxy/config"
 )
@@ -50,16 +53,10 @@ func (b *bed) Keep(service string) {
 	b.kept = append(b.kept, service)
 }
 
+// newBed returns one that answers.
 func newBed(t *testing.T) *bed {
 	t.Helper()
-	b := &bed{config: watch.New(&config.Config{}), bound: watch.New(map[netip.AddrPort]error{}), withheld: map[string]string{}}
-	var err error
-	b.Resolver, err = New(Options{
-		Domain: "mesh.internal", Addr: netip.MustParseAddrPort("127.0.0.1:0"), Config: b.config, Bound: b.bound, Control: b, Places: b, Log: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := stillBed(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- b.Run(ctx) }()
@@ -71,6 +68,20 @@ func newBed(t *testing.T) *bed {
 	})
 	for b.server.Load() == nil {
 		runtime.Gosched()
+	}
+	return b
+}
+
+// stillBed returns one that does not run.
+func stillBed(t testing.TB) *bed {
+	t.Helper()
+	b := &bed{config: watch.New(&config.Config{}), bound: watch.New(map[netip.AddrPort]error{}), withheld: map[string]string{}}
+	var err error
+	b.Resolver, err = New(Options{
+		Domain: "mesh.internal", Addr: netip.MustParseAddrPort("127.0.0.1:0"), Config: b.config, Bound: b.bound, Control: b, Places: b, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 	return b
 }
@@ -257,6 +268,84 @@ func TestChanges(t *testing.T) {
 	}
 	if got := b.Stats(); got["NXDOMAIN"] != 1 || got["SERVFAIL"] != 1 {
 		t.Errorf("counted %v", got)
+	}
+}
+
+// offer has the configuration tell of so many services, all of them bound.
+func (b *bed) offer(n int) {
+	cfg, bound := &config.Config{}, map[netip.AddrPort]error{}
+	for i := range n {
+		l := listener(fmt.Sprintf("s%05d.default.mesh.internal", i), netip.AddrFrom4([4]byte{127, 64, byte(i >> 8), byte(i)}).String(), 80)
+		cfg.Listeners = append(cfg.Listeners, l)
+		bound[l.Addresses[0]] = nil
+	}
+	b.bound.Set(bound)
+	b.config.Set(cfg)
+}
+
+// TestTheZoneFollows has services come, change and go in any order: the zone is the one that is made of what is answered alone.
+func TestTheZoneFollows(t *testing.T) {
+	b := stillBed(t)
+	bare := b.zone.Load()
+	random := rand.New(rand.NewPCG(1, 2))
+	bound := map[netip.AddrPort]error{}
+	for round := range 300 {
+		cfg := &config.Config{Clusters: map[string]*config.Cluster{}}
+		for i := range 20 {
+			name := fmt.Sprintf("s%02d.n%d.mesh.internal", i, i%3)
+			switch random.IntN(4) {
+			case 0:
+				l := listener(name, fmt.Sprintf("127.64.%d.%d", random.IntN(2), i), 80)
+				cfg.Listeners, bound[l.Addresses[0]] = append(cfg.Listeners, l), nil
+			case 1:
+				cfg.Clusters[name] = cluster(name, config.Healthy, fmt.Sprintf("10.0.0.%d:80", random.IntN(250)))
+			}
+		}
+		slices.SortFunc(cfg.Listeners, func(a, b *config.Listener) int { return strings.Compare(a.Name, b.Name) })
+		b.bound.Set(maps.Clone(bound))
+		b.config.Set(cfg)
+		b.drop(cfg)
+		for i := range 20 {
+			if name := fmt.Sprintf("s%02d.n%d.mesh.internal", i, i%3); random.IntN(2) == 0 {
+				if _, err := b.try(name); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		branches := map[string]*dnsserver.Branch{}
+		for service, a := range b.answered {
+			branches[service] = a.branch
+		}
+		if diff := dnsserver.Diff(bare.Next(1, branches), b.zone.Load()); len(diff) > 0 {
+			t.Fatalf("round %d: %v differs at %d names", round, diff[0].Name, len(diff))
+		}
+	}
+}
+
+// BenchmarkNewService is what one more service costs who answers so many: it is asked for the first time.
+func BenchmarkNewService(b *testing.B) {
+	for _, n := range []int{100, 1000, 10_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			bed := stillBed(b)
+			bed.offer(n)
+			cfg := bed.config.Load()
+			for _, l := range cfg.Listeners {
+				if _, err := bed.try(l.Name); err != nil {
+					b.Fatal(err)
+				}
+			}
+			last := cfg.Listeners[n-1].Name
+			without := &config.Config{Listeners: cfg.Listeners[:n-1]}
+			b.ReportAllocs()
+			for b.Loop() {
+				b.StopTimer()
+				bed.drop(without)
+				b.StartTimer()
+				if done, err := bed.try(last); !done || err != nil {
+					b.Fatal(done, err)
+				}
+			}
+		})
 	}
 }
 
