@@ -89,7 +89,7 @@ func (s *Socket) ResetOnClose() {
 // closed its side.
 func (s *Socket) Read(p []byte) (int, error) {
 	for {
-		n, _, errno := syscall.RawSyscall(unix.SYS_READ, uintptr(s.fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+		n, _, errno := syscall.RawSyscall6(unix.SYS_RECVFROM, uintptr(s.fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), 0, 0, 0)
 		switch {
 		case errno == syscall.EINTR:
 			continue
