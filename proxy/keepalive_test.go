@@ -85,7 +85,7 @@ func TestKeepaliveOfHosts(t *testing.T) {
 			p := start2(t, config.ProtocolHTTP1, config.ProtocolHTTP2, addr, func(l *config.Listener, cl *config.Cluster) {
 				r := l.HTTP.Routes.VirtualHosts[0].Routes[0]
 				r.Retry, r.Timeout = config.Retry{}, 1500*time.Millisecond
-				cl.HTTP2.Keepalive = c.keep
+				cl.HTTP2.Keepalive = &c.keep
 			})
 			if c.keep.Idle > 0 {
 				if status, _, err := p.get(once(), "web.mesh.internal", "/"); status != 504 || err != nil {
@@ -141,7 +141,7 @@ func TestHostsThatFallSilentAreDoubted(t *testing.T) {
 // TestKeepaliveOfClients: so do clients end that answer no ping.
 func TestKeepaliveOfClients(t *testing.T) {
 	p := start2(t, config.ProtocolHTTP2, config.ProtocolHTTP1, fixed(t), func(l *config.Listener, _ *config.Cluster) {
-		l.HTTP.HTTP2.Keepalive = config.Keepalive{Interval: 50 * time.Millisecond, Timeout: 300 * time.Millisecond}
+		l.HTTP.HTTP2.Keepalive = &config.Keepalive{Interval: 50 * time.Millisecond, Timeout: 300 * time.Millisecond}
 	})
 	alive := p.plainClient(config.ProtocolHTTP2)
 	if status, _, err := p.get(alive, "web.mesh.internal", "/"); status != 200 || err != nil {

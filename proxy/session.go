@@ -75,8 +75,9 @@ func (s *session) serve(early []byte) {
 		HeaderBytes: headLimit(http.MaxRequestHeadBytes), Fields: http.MaxRequestHeaders, Streams: int(http.HTTP2.MaxStreams),
 		Window: int(http.HTTP2.StreamWindow), ConnWindow: int(http.HTTP2.ConnWindow), ExtendedConnect: http.HTTP2.ExtendedConnect || len(http.Upgrades) > 0,
 	}, &s.w.arena.Arena, s, mux.Counts{Received: &s.a.stats.count[listenerRxBytes], Sent: &s.a.stats.count[listenerTxBytes], Frames: &s.w.http2}, http.DelayedCloseTimeout, early)
-	k := &http.HTTP2.Keepalive
-	s.mux.KeepAlive(mux.Keepalive{Interval: k.Interval, Jitter: k.Jitter, Timeout: k.Timeout})
+	if k := http.HTTP2.Keepalive; k != nil {
+		s.mux.KeepAlive(mux.Keepalive{Interval: k.Interval, Jitter: k.Jitter, Timeout: k.Timeout})
+	}
 	s.waitIdle()
 }
 

@@ -13,9 +13,9 @@ const (
 
 // HTTP2 bounds HTTP/2 connections. A value of 0 takes its default (see package http2).
 type HTTP2 struct {
-	MaxStreams      uint32 // open at once on a connection
-	StreamWindow    uint32 // bytes
-	ConnWindow      uint32 // bytes
-	ExtendedConnect bool   // tunnels by :protocol (RFC 8441)
-	Keepalive       Keepalive
+	MaxStreams      uint32     // open at once on a connection
+	StreamWindow    uint32     // bytes
+	ConnWindow      uint32     // bytes
+	ExtendedConnect bool       // tunnels by :protocol (RFC 8441)
+	Keepalive       *Keepalive // nil: none
 }

@@ -151,7 +151,7 @@ func (m *muxConn) open(r Receiver) *muxCall {
 	if k.s = m.Conn.Open(k); k.s == nil {
 		return nil
 	}
-	if idle := m.conn.Host.cluster.cfg.HTTP2.Keepalive; idle.Idle > 0 && m.Silence() >= idle.Idle {
+	if idle := m.conn.Host.cluster.cfg.HTTP2.Keepalive; idle != nil && idle.Idle > 0 && m.Silence() >= idle.Idle {
 		m.Ask(idle.Timeout)
 	}
 	m.conn.timer.Stop()
@@ -202,7 +202,9 @@ func (m *muxConn) begin() {
 	m.Dial(c.loop, &conn.Conn, http2.Limits{
 		Streams: int(c.streams()), Window: int(o.StreamWindow), ConnWindow: int(o.ConnWindow),
 	}, &c.memory().Arena, m, mux.Counts{Received: &c.Stats.Count[ConnRxBytes], Sent: &c.Stats.Count[ConnTxBytes], Frames: c.Stats.HTTP2})
-	m.KeepAlive(mux.Keepalive{Interval: o.Keepalive.Interval, Jitter: o.Keepalive.Jitter, Timeout: o.Keepalive.Timeout})
+	if k := o.Keepalive; k != nil {
+		m.KeepAlive(mux.Keepalive{Interval: k.Interval, Jitter: k.Jitter, Timeout: k.Timeout})
+	}
 }
 
 // leave takes the connection out of its host's.

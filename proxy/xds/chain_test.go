@@ -90,7 +90,7 @@ func TestProtocols(t *testing.T) {
 	}
 	tls := upstreamSocket("validation_context: {trusted_ca: {filename: /ca}}", "")
 	const limits = "{max_concurrent_streams: 7, initial_stream_window_size: 65535, initial_connection_window_size: 1048576, allow_connect: true, connection_keepalive: {interval: 30s, timeout: 10s}}"
-	full := config.HTTP2{MaxStreams: 7, StreamWindow: 65535, ConnWindow: 1 << 20, ExtendedConnect: true, Keepalive: config.Keepalive{Interval: 30 * time.Second, Timeout: 10 * time.Second, Jitter: 0.15}}
+	full := config.HTTP2{MaxStreams: 7, StreamWindow: 65535, ConnWindow: 1 << 20, ExtendedConnect: true, Keepalive: &config.Keepalive{Interval: 30 * time.Second, Timeout: 10 * time.Second, Jitter: 0.15}}
 	for _, c := range []struct {
 		name, text string
 		protocol   config.Protocol
@@ -106,7 +106,7 @@ func TestProtocols(t *testing.T) {
 		got, err := decoded(t, clusters, c.text)
 		if err != nil {
 			t.Errorf("%s: %v", c.name, err)
-		} else if c2 := got.(*cluster); c2.Protocol != c.protocol || c2.HTTP2 != c.http2 {
+		} else if c2 := got.(*cluster); c2.Protocol != c.protocol || !cmp.Equal(c2.HTTP2, c.http2) {
 			t.Errorf("%s: got %v, %+v", c.name, c2.Protocol, c2.HTTP2)
 		}
 	}
@@ -134,7 +134,7 @@ func TestProtocols(t *testing.T) {
 		got, err := decoded(t, listeners, strings.Replace(hcmYAML, "stat_prefix: s", "stat_prefix: s\n      http2_protocol_options: "+limits+"\n      "+line, 1))
 		if err != nil {
 			t.Errorf("%s: %v", line, err)
-		} else if h := got.(*listener).HTTP; h.Protocol != want || h.HTTP2 != full {
+		} else if h := got.(*listener).HTTP; h.Protocol != want || !cmp.Equal(h.HTTP2, full) {
 			t.Errorf("%s: got %v, %+v", line, h.Protocol, h.HTTP2)
 		}
 	}

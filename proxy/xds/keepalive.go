@@ -18,11 +18,11 @@ func (schema) addKeepalives(add func(protoreflect.FullName, string)) {
 }
 
 // pings reads by which pings the end of a peer is found out. The rules of the proto bound the figures.
-func pings(m *corev3.KeepaliveSettings) (k config.Keepalive) {
+func pings(m *corev3.KeepaliveSettings) *config.Keepalive {
 	if m == nil {
-		return k
+		return nil
 	}
-	k = config.Keepalive{
+	k := &config.Keepalive{
 		Interval: m.GetInterval().AsDuration(), Timeout: m.GetTimeout().AsDuration(), Idle: m.GetConnectionIdleInterval().AsDuration(), Jitter: 0.15,
 	}
 	if j := m.GetIntervalJitter(); j != nil {

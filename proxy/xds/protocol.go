@@ -48,8 +48,8 @@ func (r *reader) codec(at *path, m *hcmv3.HttpConnectionManager, h *config.HTTP)
 	}
 	at = at.field("http2_protocol_options")
 	h.HTTP2 = r.http2(at, m.GetHttp2ProtocolOptions())
-	if v := h.HTTP2.Keepalive.Idle; v > 0 {
-		r.wrong(at.field("connection_keepalive").field("connection_idle_interval"), v, "none: it is for connections to hosts")
+	if k := h.HTTP2.Keepalive; k != nil && k.Idle > 0 {
+		r.wrong(at.field("connection_keepalive").field("connection_idle_interval"), k.Idle, "none: it is for connections to hosts")
 	}
 }
 
