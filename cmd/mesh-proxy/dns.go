@@ -10,13 +10,12 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/hostmesh/hostmesh/internal/hostfile"
 	"github.com/hostmesh/hostmesh/internal/watch"
 	"github.com/hostmesh/hostmesh/proxy"
 	"github.com/hostmesh/hostmesh/proxy/config"
 	"github.com/hostmesh/hostmesh/proxy/hostdns"
+	"github.com/hostmesh/hostmesh/proxy/loop"
 	"github.com/hostmesh/hostmesh/proxy/loopback"
 	"github.com/hostmesh/hostmesh/proxy/takeover"
 	"github.com/hostmesh/hostmesh/proxy/xds"
@@ -72,7 +71,7 @@ func (v *service) place(ctx context.Context, given []takeover.Socket) *watch.Val
 // holdsSteered reports whether the socket is there to which connections are steered.
 func holdsSteered(given []takeover.Socket) bool {
 	for _, s := range given {
-		if boundTo(s.FD).Addr() == loopback.Steered() {
+		if loop.LocalAddr(s.FD).Addr() == loopback.Steered() {
 			return true
 		}
 	}
@@ -95,28 +94,13 @@ func (v *service) answerNames() (err error) {
 // ofNames keeps the sockets on which names are answered, and returns the others.
 func (v *service) ofNames(given []takeover.Socket) (others []takeover.Socket) {
 	for _, s := range given {
-		if v.settings.dns != nil && boundTo(s.FD) == v.settings.dns.listen {
+		if v.settings.dns != nil && loop.LocalAddr(s.FD) == v.settings.dns.listen {
 			v.places.given = append(v.places.given, s.FD)
 			continue
 		}
 		others = append(others, s)
 	}
 	return others
-}
-
-// boundTo is the address of a socket, if it is one of IP.
-func boundTo(fd int) netip.AddrPort {
-	at, err := unix.Getsockname(fd)
-	if err != nil {
-		return netip.AddrPort{}
-	}
-	switch at := at.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(at.Addr), uint16(at.Port))
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(at.Addr), uint16(at.Port))
-	}
-	return netip.AddrPort{}
 }
 
 // resolve answers names. After an upgrade the process before does so until this one serves.
